@@ -1,0 +1,29 @@
+"""Every error that is the user's to mend; the command line prints them as one line."""
+
+
+class ShvitError(Exception):
+    """Base of all of them."""
+
+
+class MissingDependencyError(ShvitError, ImportError):
+    """A feature needs a package that is not installed; the message says which command installs it."""
+
+
+class ImageError(ShvitError, ValueError):
+    """An input is not an image that can be used; the message names it and says why."""
+
+
+class ModelFileError(ShvitError, ValueError):
+    """A model file cannot be used; the message names it and says why."""
+
+
+class CheckpointError(ShvitError, ValueError):
+    """Weights cannot be read, or are not this network's; the message names the file and the tensor."""
+
+
+class DataError(ShvitError, ValueError):
+    """A dataset cannot be used; the message names it and says what was expected."""
+
+
+class ExportError(ShvitError, RuntimeError):
+    """An export failed its verification or could not be written; no file is left."""

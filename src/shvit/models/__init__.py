@@ -1,0 +1,30 @@
+"""The networks, their weights, and folding for deployment. Needs PyTorch."""
+
+from shvit.errors import MissingDependencyError
+
+try:
+    import torch  # noqa: F401
+except ImportError as error:
+    raise MissingDependencyError(
+        "this needs PyTorch, which is not installed; install the lab with: pip install 'shvit[torch]'"
+    ) from error
+
+from shvit.models.checkpoints import load_checkpoint, load_model, read_checkpoint, save_checkpoint
+from shvit.models.create import create_model, list_models
+from shvit.models.reparam import reparameterize
+from shvit.models.shvit import SHViT, SHViTFeatures
+from shvit.models.variants import VARIANTS, SHViTConfig
+
+__all__ = [
+    "VARIANTS",
+    "SHViT",
+    "SHViTConfig",
+    "SHViTFeatures",
+    "create_model",
+    "list_models",
+    "load_checkpoint",
+    "load_model",
+    "read_checkpoint",
+    "reparameterize",
+    "save_checkpoint",
+]

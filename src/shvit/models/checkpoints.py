@@ -1,0 +1,391 @@
+"""Weights on disk: ours, the reference repository's, timm's.
+
+The three name the same tensors differently. Reading recognises which it is; no pickle code is ever executed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from shvit.errors import CheckpointError
+from shvit.models.shvit import SHViT
+from shvit.models.variants import VARIANTS, SHViTConfig
+
+Names = Literal["shvit", "timm", "reference"]
+Weights = Literal["auto", "model", "ema"]
+
+CONFIG_KEY = "shvit.config"
+"""Key of the configuration's JSON in a safetensors file's metadata."""
+
+_MODEL_KEYS = ("model", "state_dict")
+_EMA_KEYS = ("model_ema", "state_dict_ema", "ema")
+_PREFIXES = ("module.", "_orig_mod.", "model.")
+
+_TO_TIMM = [
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        (r"^stem\.", "patch_embed."),
+        (r"\.downsample\.local_in\.dw\.", ".downsample.0.m."),
+        (r"\.downsample\.ffn_in\.", ".downsample.1.m."),
+        (r"\.downsample\.merge\.expand\.", ".downsample.2.conv1."),
+        (r"\.downsample\.merge\.dw\.", ".downsample.2.conv2."),
+        (r"\.downsample\.merge\.project\.", ".downsample.2.conv3."),
+        (r"\.merge\.squeeze_excite\.reduce\.", ".2.se.fc1."),
+        (r"\.merge\.squeeze_excite\.expand\.", ".2.se.fc2."),
+        (r"\.downsample\.local_out\.dw\.", ".downsample.3.m."),
+        (r"\.downsample\.ffn_out\.", ".downsample.4.m."),
+        (r"\.local\.dw\.", ".conv.m."),
+        (r"\.attention\.norm\.", ".mixer.m.pre_norm."),
+        (r"\.attention\.qkv\.", ".mixer.m.qkv."),
+        (r"\.attention\.project\.", ".mixer.m.proj.1."),
+        (r"\.ffn\.", ".ffn.m."),
+        (r"(\.m)\.expand\.", r"\1.pw1."),
+        (r"(\.ffn\.m|downsample\.[14]\.m)\.project\.", r"\1.pw2."),
+        (r"\.conv\.(weight|bias)$", r".c.\1"),
+        (r"^(head(?:_dist)?)\.linear\.", r"\1.l."),
+        (r"(?<!pre_)\bnorm\.", "bn."),
+    )
+]
+# timm's downsample.0 to .4 stand in three sub-modules of the reference, which counts blocks after them.
+_DOWNSAMPLE = {"0": "0.0", "1": "0.1", "2": "1", "3": "2.0", "4": "2.1"}
+
+
+def _timm_name(name: str) -> str:
+    for pattern, replacement in _TO_TIMM:
+        name = pattern.sub(replacement, name)
+    return name
+
+
+def _reference_name(name: str) -> str:
+    parts = _timm_name(name).split(".")
+    if parts[0] != "stages":
+        return ".".join(parts)
+    stage = int(parts[1])
+    if parts[2] == "downsample":
+        return ".".join([f"blocks{stage + 1}", _DOWNSAMPLE[parts[3]], *parts[4:]])
+    place = int(parts[3]) + (3 if stage > 0 else 0)
+    return ".".join([f"blocks{stage + 1}", str(place), *parts[4:]])
+
+
+_RENAME = {"shvit": lambda name: name, "timm": _timm_name, "reference": _reference_name}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a file holds, under the names it holds it by."""
+
+    path: Path
+    names: Names
+    state: dict[str, Tensor]
+    """Tensors without wrappers' prefixes."""
+    ema: bool = False
+    """The tensors are an exponential moving average."""
+    config: SHViTConfig | None = None
+    """The network these tensors are of; ``None`` when it is none that can be told."""
+    metadata: dict[str, Any] = field(default_factory=dict)
+    """What ``save_checkpoint`` was given."""
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """How a checkpoint met a network."""
+
+    names: Names
+    ema: bool
+    notes: tuple[str, ...]
+    """What was adapted: a fresh head, another number of input channels; also given as warnings."""
+
+
+def read_checkpoint(path: str | Path, weights: Weights = "auto") -> Checkpoint:
+    """Reads a checkpoint: safetensors, or ``.pth`` without executing anything in it.
+
+    Args:
+        path: a file of the reference repository (bare state dict, ``{"model": ...}`` or a whole training
+            checkpoint), of timm, or of ``save_checkpoint``.
+        weights: ``model`` or ``ema``; ``auto`` takes the moving average where there is one.
+
+    Raises:
+        CheckpointError: it cannot be read, is not safe to read, or is no SHViT.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file")
+    metadata: dict[str, Any] = {}
+    ema = False
+    if _is_safetensors(path):
+        state, metadata = _read_safetensors(path)
+        if weights == "ema":
+            raise CheckpointError(f"{path}: has one set of weights, no moving average beside it")
+    else:
+        state, ema = _choose(path, _read_pickle(path), weights)
+    state = _strip_prefixes(state)
+    names = _recognise(path, state)
+    stored = metadata.pop(CONFIG_KEY, None)
+    try:
+        config = SHViTConfig(**stored) if stored is not None else _infer_config(state, names)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: its configuration cannot be used: {error}") from None
+    return Checkpoint(path, names, state, ema, config, metadata)
+
+
+def load_checkpoint(model: SHViT, path: str | Path, weights: Weights = "auto") -> LoadReport:
+    """Loads a checkpoint into a network; after an error the network is as it was.
+
+    A head of another size keeps its fresh values, and a first convolution for another number of channels is
+    adapted (summed for grey, repeated and rescaled for more); both are warned of.
+
+    Raises:
+        CheckpointError: the file cannot be read, or a tensor is missing, unexpected or of another shape.
+    """
+    checkpoint = read_checkpoint(path, weights)
+    if model.folded:
+        raise CheckpointError(f"{checkpoint.path}: a folded network takes no checkpoint; load, then reparameterize")
+    rename = _RENAME[checkpoint.names]
+    given = dict(checkpoint.state)
+    own = model.state_dict()
+    notes: list[str] = []
+    new: dict[str, Tensor] = {}
+    missing: list[str] = []
+    for name, tensor in own.items():
+        value = given.pop(rename(name), None)
+        if value is None and name.endswith("num_batches_tracked"):
+            value = tensor  # some savers leave the counters out; evaluation does not use them
+        if value is None and name.startswith("head_dist."):
+            value = tensor
+            _note(notes, "the checkpoint has no distillation head: that head is fresh")
+        if value is None:
+            missing.append(rename(name))
+            continue
+        if value.shape != tensor.shape:
+            value = _adapt(checkpoint, name, value, tensor, notes)
+        new[name] = value
+    if missing:
+        raise CheckpointError(
+            f"{checkpoint.path}: {len(missing)} tensors are missing, such as {missing[0]}{_guess(checkpoint)}"
+        )
+    extra = [name for name in given if not name.startswith("head_dist.")]
+    if extra:
+        raise CheckpointError(
+            f"{checkpoint.path}: {len(extra)} tensors are not of this network, such as {extra[0]}{_guess(checkpoint)}"
+        )
+    if given:
+        _note(notes, "the checkpoint's distillation head is left out: pass distillation=True to use both heads")
+    model.load_state_dict(new)
+    for note in notes:
+        warnings.warn(f"{checkpoint.path}: {note}", stacklevel=2)
+    return LoadReport(checkpoint.names, checkpoint.ema, tuple(notes))
+
+
+def load_model(path: str | Path, weights: Weights = "auto") -> tuple[SHViT, Checkpoint]:
+    """Builds the network that a checkpoint is of, with its weights.
+
+    Raises:
+        CheckpointError: the file cannot be read, or tells of no network that is known.
+    """
+    checkpoint = read_checkpoint(path, weights)
+    if checkpoint.config is None:
+        raise CheckpointError(
+            f"{path}: these tensors are of none of {', '.join(VARIANTS)}, and the file has no configuration"
+        )
+    model = SHViT(checkpoint.config)
+    load_checkpoint(model, path, weights)
+    return model.eval(), checkpoint
+
+
+def save_checkpoint(
+    model: SHViT, path: str | Path, names: Names = "shvit", metadata: Mapping[str, Any] | None = None
+) -> None:
+    """Writes weights: safetensors, or for ``.pth`` the reference repository's ``{"model": ...}``.
+
+    The file is written aside and renamed, so that ``path`` never holds half of one.
+
+    Args:
+        names: ``shvit``, or the names that ``timm`` or the ``reference`` code know the tensors by.
+        metadata: travels in the safetensors header, each value as JSON.
+
+    Raises:
+        CheckpointError: the network is folded, or the file cannot be written.
+    """
+    path = Path(path)
+    if model.folded:
+        raise CheckpointError(f"{path}: a folded network is not saved as a checkpoint; save the one it came from")
+    rename = _RENAME[names]
+    state = {rename(name): tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    aside = path.with_name(f".{path.name}.partial")
+    try:
+        if path.suffix in (".pth", ".pt"):
+            torch.save({"model": state}, aside)
+        else:
+            texts = {CONFIG_KEY: json.dumps(asdict(_actual_config(model)))}
+            texts |= {key: json.dumps(value) for key, value in (metadata or {}).items()}
+            save_file(state, aside, metadata={"format": "pt", **texts})
+        with aside.open("rb+") as file:
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: cannot be written: {error}") from None
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _actual_config(model: SHViT) -> SHViTConfig:
+    """The configuration with the head as it is now."""
+    return replace(model.config, num_classes=model.num_classes, distillation=model.head_dist is not None)
+
+
+def _note(notes: list[str], text: str) -> None:
+    if text not in notes:
+        notes.append(text)
+
+
+def _is_safetensors(path: Path) -> bool:
+    """A safetensors file starts with its header's length and the header's brace, whatever it is called."""
+    with path.open("rb") as file:
+        start = file.read(9)
+    return path.suffix == ".safetensors" or (len(start) == 9 and start[8:9] == b"{")
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            texts = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: not a whole safetensors file: {error}") from None
+    metadata = {}
+    for key, text in texts.items():
+        try:
+            metadata[key] = json.loads(text)
+        except ValueError:
+            metadata[key] = text
+    return state, metadata
+
+
+def _read_pickle(path: Path) -> Any:
+    try:
+        # A namespace is a bag of values: making one runs nothing. The reference keeps its arguments in one.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        text = str(error)
+        if "Unsupported" in text or "not an allowed global" in text or "WeightsUnpickler" in text:
+            asked = re.search(r"GLOBAL ([\w.]+)", text)
+            what = f" ({asked.group(1)})" if asked else ""
+            raise CheckpointError(
+                f"{path}: refused: the file asks to run code{what}; nothing of it was executed"
+            ) from None
+        raise CheckpointError(
+            f"{path}: not a whole PyTorch checkpoint: {text.splitlines()[0] if text else error!r}"
+        ) from None
+
+
+def _choose(path: Path, raw: Any, weights: Weights) -> tuple[dict[str, Tensor], bool]:
+    if not isinstance(raw, dict):
+        raise CheckpointError(f"{path}: expected a state dict, got {type(raw).__name__}")
+    ema = next((raw[key] for key in _EMA_KEYS if raw.get(key)), None)
+    model = next((raw[key] for key in _MODEL_KEYS if raw.get(key)), None)
+    if model is None and ema is None:
+        model = raw
+    if weights == "ema" and ema is None:
+        raise CheckpointError(f"{path}: has no moving average (looked for {', '.join(_EMA_KEYS)})")
+    if weights == "model" and model is None:
+        raise CheckpointError(f"{path}: has a moving average only")
+    use_ema = ema is not None and weights != "model"
+    state = ema if use_ema else model
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{path}: expected a state dict, got {type(state).__name__}")
+    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise CheckpointError(f"{path}: holds no tensors")
+    return tensors, use_ema
+
+
+def _strip_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Takes off what DistributedDataParallel, torch.compile and the like put before every name."""
+    while True:
+        prefix = next((each for each in _PREFIXES if all(name.startswith(each) for name in state)), None)
+        if prefix is None:
+            return state
+        state = {name.removeprefix(prefix): value for name, value in state.items()}
+
+
+def _recognise(path: Path, state: dict[str, Tensor]) -> Names:
+    if "stem.0.conv.weight" in state:
+        return "shvit"
+    if "patch_embed.0.c.weight" in state:
+        return "reference" if any(name.startswith("blocks1.") for name in state) else "timm"
+    raise CheckpointError(
+        f"{path}: not a SHViT: expected a first convolution stem.0.conv.weight or patch_embed.0.c.weight; "
+        f"the file's first tensor is {next(iter(state), None)}"
+    )
+
+
+def _infer_config(state: dict[str, Tensor], names: Names) -> SHViTConfig | None:
+    """Which published variant has a body of these shapes, whatever its input channels and its head."""
+    rename = _RENAME[names]
+
+    def body_shape(name: str, tensor: Tensor) -> torch.Size:
+        return tensor.shape[2:] if name == "stem.0.conv.weight" else tensor.shape
+
+    for variant in VARIANTS.values():
+        with torch.device("meta"):
+            body = SHViT(replace(variant, num_classes=0)).state_dict()
+        wanted = {rename(name): body_shape(name, tensor) for name, tensor in body.items() if tensor.ndim}
+        own = {rename(name): name for name in body}
+        if all(name in state and body_shape(own[name], state[name]) == shape for name, shape in wanted.items()):
+            head = state.get(rename("head.linear.weight"))
+            return replace(
+                variant,
+                in_chans=state[rename("stem.0.conv.weight")].shape[1],
+                num_classes=0 if head is None else head.shape[0],
+                distillation=rename("head_dist.linear.weight") in state,
+            )
+    return None
+
+
+def _adapt(checkpoint: Checkpoint, name: str, value: Tensor, wanted: Tensor, notes: list[str]) -> Tensor:
+    if re.match(r"head(_dist)?\.linear\.", name) and value.shape[1:] == wanted.shape[1:]:
+        _note(notes, f"the head has {value.shape[0]} classes, this network {wanted.shape[0]}: the head is fresh")
+        return wanted
+    if name == "stem.0.conv.weight" and value.shape[0] == wanted.shape[0] and value.shape[2:] == wanted.shape[2:]:
+        _note(
+            notes,
+            f"the first convolution was made for {value.shape[1]} channels: adapted to {wanted.shape[1]}",
+        )
+        return _adapt_channels(value, wanted.shape[1])
+    raise CheckpointError(
+        f"{checkpoint.path}: {_RENAME[checkpoint.names](name)} should have the shape {tuple(wanted.shape)}, "
+        f"got {tuple(value.shape)}{_guess(checkpoint)}"
+    )
+
+
+def _adapt_channels(kernel: Tensor, channels: int) -> Tensor:
+    """A first convolution for another number of channels, as timm does it."""
+    given = kernel.shape[1]
+    if channels == 1:
+        return kernel.sum(dim=1, keepdim=True)
+    repeats = -(-channels // given)
+    return kernel.repeat(1, repeats, 1, 1)[:, :channels] * (given / channels)
+
+
+def _guess(checkpoint: Checkpoint) -> str:
+    """What the file seems to be, for an error's end."""
+    if checkpoint.config is None:
+        return ""
+    for name, variant in VARIANTS.items():
+        if (variant.widths, variant.depths) == (checkpoint.config.widths, checkpoint.config.depths):
+            return f"; the file is of {name}"
+    return ""

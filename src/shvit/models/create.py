@@ -1,0 +1,124 @@
+"""Networks by name, with or without weights."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal, overload
+
+from shvit.errors import CheckpointError
+from shvit.models.checkpoints import load_checkpoint
+from shvit.models.shvit import SHViT, SHViTFeatures
+from shvit.models.variants import VARIANTS
+
+HUB_REPOSITORY = "timm/{name}.in1k"
+HUB_FILE = "model.safetensors"
+
+
+def list_models() -> list[str]:
+    """Names that ``create_model`` knows."""
+    return list(VARIANTS)
+
+
+@overload
+def create_model(
+    name: str,
+    pretrained: bool | str | Path = False,
+    *,
+    num_classes: int | None = None,
+    in_chans: int = 3,
+    distillation: bool = False,
+    dropout: float = 0.0,
+    drop_path: float = 0.0,
+    features_only: Literal[False] = False,
+    out_indices: Sequence[int] | None = None,
+) -> SHViT: ...
+
+
+@overload
+def create_model(
+    name: str,
+    pretrained: bool | str | Path = False,
+    *,
+    num_classes: int | None = None,
+    in_chans: int = 3,
+    distillation: bool = False,
+    dropout: float = 0.0,
+    drop_path: float = 0.0,
+    features_only: Literal[True],
+    out_indices: Sequence[int] | None = None,
+) -> SHViTFeatures: ...
+
+
+def create_model(
+    name: str,
+    pretrained: bool | str | Path = False,
+    *,
+    num_classes: int | None = None,
+    in_chans: int = 3,
+    distillation: bool = False,
+    dropout: float = 0.0,
+    drop_path: float = 0.0,
+    features_only: bool = False,
+    out_indices: Sequence[int] | None = None,
+) -> SHViT | SHViTFeatures:
+    """Builds a published variant.
+
+    Args:
+        name: ``shvit_s1`` to ``shvit_s4``.
+        pretrained: ``True`` fetches ImageNet-1k weights from the Hugging Face Hub (``timm/shvit_s1.in1k``), a
+            path loads a checkpoint of any known format.
+        num_classes: outputs; 0 gives pooled features. 1000 when not given.
+        in_chans: input channels.
+        distillation: a second head, for training with a teacher.
+        dropout: probability before the head.
+        drop_path: stochastic depth of the last block.
+        features_only: a backbone that returns feature maps instead of logits.
+        out_indices: which stages' maps; all when not given.
+
+    Raises:
+        ValueError: there is no such variant, or a value that no network can be built with.
+        CheckpointError: the weights cannot be fetched or loaded.
+    """
+    if name not in VARIANTS:
+        close = difflib.get_close_matches(name, VARIANTS, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise ValueError(f"name: no model {name!r}; known: {', '.join(VARIANTS)}{hint}")
+    config = replace(
+        VARIANTS[name],
+        num_classes=VARIANTS[name].num_classes if num_classes is None else num_classes,
+        in_chans=in_chans,
+        distillation=distillation,
+        dropout=dropout,
+        drop_path=drop_path,
+    )
+    model = SHViT(config)
+    if pretrained is True:
+        load_checkpoint(model, fetch_pretrained(name))
+    elif pretrained:
+        load_checkpoint(model, pretrained)
+    return SHViTFeatures(model, out_indices) if features_only else model
+
+
+def fetch_pretrained(name: str) -> Path:
+    """The file of a variant's ImageNet-1k weights, from the hub or its cache.
+
+    Raises:
+        CheckpointError: the hub cannot be reached and the cache does not have it.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    repository = HUB_REPOSITORY.format(name=name)
+    try:
+        return Path(hf_hub_download(repository, HUB_FILE))
+    except LocalEntryNotFoundError:
+        reason = "the hub cannot be reached, and the file is not in the cache"
+    except (HfHubHTTPError, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+    raise CheckpointError(
+        f"{repository}: weights cannot be fetched: {reason}; "
+        "give a file instead (pretrained=PATH), or set HF_ENDPOINT to a mirror"
+    )

@@ -1,0 +1,367 @@
+"""SHViT: Single-Head Vision Transformer with Memory Efficient Macro Design (Yun & Ro, CVPR 2024).
+
+The whole network, in the order in which an image meets it. Shapes are ``(B, C, H, W)``. Every module works
+in training form (convolution + batch normalisation) and, after ``shvit.reparameterize``, in inference form,
+where plain convolutions stand in the same places.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from huggingface_hub import PyTorchModelHubMixin
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from shvit.models.variants import SHViTConfig
+
+
+class ConvNorm(nn.Module):
+    """Convolution without a bias, then batch normalisation."""
+
+    def __init__(
+        self,
+        in_dim: int,
+        out_dim: int,
+        kernel_size: int = 1,
+        stride: int = 1,
+        groups: int = 1,
+        norm_weight: float = 1.0,
+    ) -> None:
+        super().__init__()
+        padding = kernel_size // 2
+        self.conv = nn.Conv2d(in_dim, out_dim, kernel_size, stride, padding, groups=groups, bias=False)
+        self.norm = nn.BatchNorm2d(out_dim)
+        nn.init.constant_(self.norm.weight, norm_weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x))
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: in training, drops a residual branch for a random part of the images."""
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        self.probability = probability
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.probability == 0:
+            return x
+        keep = 1 - self.probability
+        return x * x.new_empty(x.shape[0], 1, 1, 1).bernoulli_(keep).div_(keep)
+
+
+class DepthwiseConv(nn.Module):
+    """``x + BN(DWConv3x3(x))``: local features, and the position of a token."""
+
+    def __init__(self, dim: int, norm_weight: float, drop_path: float = 0.0) -> None:
+        super().__init__()
+        self.dw = ConvNorm(dim, dim, 3, groups=dim, norm_weight=norm_weight)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.drop_path(self.dw(x))
+
+
+class FeedForward(nn.Module):
+    """``x + FFN(x)``: 1x1 to ``ratio`` times the width, ReLU, 1x1 back."""
+
+    def __init__(self, dim: int, ratio: int, norm_weight: float, drop_path: float = 0.0) -> None:
+        super().__init__()
+        self.expand = ConvNorm(dim, dim * ratio)
+        self.project = ConvNorm(dim * ratio, dim, norm_weight=norm_weight)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.drop_path(self.project(self.expand(x).relu()))
+
+
+class SingleHeadAttention(nn.Module):
+    """``x + SHSA(x)``: attention on the first ``partial_dim`` channels only (section 3.1, equation 2).
+
+    The remaining channels pass untouched, and the projection mixes both. ``num_heads`` > 1 splits the same
+    channels into heads, for the paper's comparison with multi-head attention.
+    """
+
+    def __init__(self, dim: int, partial_dim: int, qk_dim: int, num_heads: int = 1, drop_path: float = 0.0) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.split_dims = (partial_dim, dim - partial_dim)
+        self.qkv_dims = (qk_dim * num_heads, qk_dim * num_heads, partial_dim)
+        self.scale = qk_dim**-0.5
+        self.norm = nn.GroupNorm(1, partial_dim)
+        self.qkv = ConvNorm(partial_dim, sum(self.qkv_dims))
+        self.project = ConvNorm(dim, dim, norm_weight=0)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        attended, rest = x.split(self.split_dims, dim=1)
+        # One image's tokens as columns: (B, channels, H, W) -> (B, heads, channels of a head, H·W).
+        q, k, v = (
+            part.flatten(2).unflatten(1, (self.num_heads, -1))
+            for part in self.qkv(self.norm(attended)).split(self.qkv_dims, dim=1)
+        )
+        if self.scale != 1:  # folded into the queries' weights for deployment
+            q = q * self.scale
+        weights = (q.transpose(-2, -1) @ k).softmax(dim=-1)  # (B, heads, H·W, H·W)
+        attended = (v @ weights.transpose(-2, -1)).reshape(attended.shape)
+        return x + self.drop_path(self.project(torch.cat((attended, rest), dim=1).relu()))
+
+
+class SqueezeExcite(nn.Module):
+    """Scales each channel by a gate computed from all channels' means, through a quarter of the channels."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        hidden = max(8, (dim // 4 + 4) // 8 * 8)  # a multiple of 8, as in the published weights
+        self.reduce = nn.Conv2d(dim, hidden, 1)
+        self.expand = nn.Conv2d(hidden, dim, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate = self.expand(self.reduce(x.mean((2, 3), keepdim=True)).relu())
+        return x * gate.sigmoid()
+
+
+class PatchMerging(nn.Module):
+    """Halves the height and the width, and changes the number of channels, through 4 times the width."""
+
+    def __init__(self, in_dim: int, out_dim: int) -> None:
+        super().__init__()
+        hidden = in_dim * 4
+        self.expand = ConvNorm(in_dim, hidden)
+        self.dw = ConvNorm(hidden, hidden, 3, stride=2, groups=hidden)
+        self.squeeze_excite = SqueezeExcite(hidden)
+        self.project = ConvNorm(hidden, out_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.dw(self.expand(x).relu()).relu()
+        return self.project(self.squeeze_excite(x))
+
+
+class Block(nn.Sequential):
+    """Depthwise convolution, single-head attention where the stage has it, feed-forward network."""
+
+    def __init__(self, config: SHViTConfig, stage: int, drop_path: float) -> None:
+        dim = config.widths[stage]
+        super().__init__()
+        self.local = DepthwiseConv(dim, norm_weight=0, drop_path=drop_path)
+        if config.attention[stage]:
+            self.attention = SingleHeadAttention(
+                dim, config.partial_dims[stage], config.qk_dim, config.num_heads, drop_path=drop_path
+            )
+        self.ffn = FeedForward(dim, config.mlp_ratio, norm_weight=0, drop_path=drop_path)
+
+
+class Downsample(nn.Sequential):
+    """Patch merging between two stages, with local layers at the old width before and at the new one after."""
+
+    def __init__(self, in_dim: int, out_dim: int, mlp_ratio: int) -> None:
+        super().__init__()
+        self.local_in = DepthwiseConv(in_dim, norm_weight=1)
+        self.ffn_in = FeedForward(in_dim, mlp_ratio, norm_weight=1)
+        self.merge = PatchMerging(in_dim, out_dim)
+        self.local_out = DepthwiseConv(out_dim, norm_weight=1)
+        self.ffn_out = FeedForward(out_dim, mlp_ratio, norm_weight=1)
+
+
+class Stage(nn.Module):
+    """Downsampling (in all stages but the first), then blocks of one width."""
+
+    def __init__(self, config: SHViTConfig, stage: int, drop_path: Sequence[float]) -> None:
+        super().__init__()
+        self.downsample: nn.Module = nn.Identity()
+        if stage > 0:
+            self.downsample = Downsample(config.widths[stage - 1], config.widths[stage], config.mlp_ratio)
+        self.blocks = nn.Sequential(*(Block(config, stage, probability) for probability in drop_path))
+        self.grad_checkpointing = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.downsample(x)
+        for block in self.blocks:
+            if self.grad_checkpointing and self.training and torch.is_grad_enabled():
+                x = checkpoint(block, x, use_reentrant=False)
+            else:
+                x = block(x)
+        return x
+
+
+class Head(nn.Module):
+    """Batch normalisation of the pooled features, then a linear classifier."""
+
+    def __init__(self, dim: int, num_classes: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(dim)
+        self.linear = nn.Linear(dim, num_classes)
+        nn.init.trunc_normal_(self.linear.weight, std=0.02)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(self.norm(x))
+
+
+class DistilledLogits(NamedTuple):
+    """What a network with two heads returns in training, each ``(B, num_classes)``."""
+
+    logits: Tensor
+    """The head that learns from the labels."""
+    distilled: Tensor
+    """The head that learns from the teacher."""
+
+
+class SHViT(
+    nn.Module,
+    PyTorchModelHubMixin,
+    library_name="shvit",
+    tags=["image-classification", "shvit"],
+    license="mit",
+):
+    """The SHViT image classifier.
+
+    Takes images ``(B, in_chans, H, W)`` of any size, normalised with ImageNet's mean and standard deviation,
+    and returns logits ``(B, num_classes)``; with ``num_classes=0`` the pooled features ``(B, widths[-1])``.
+    With ``distillation`` it returns ``DistilledLogits`` in training, and the mean of the two in evaluation.
+
+    ``save_pretrained``, ``from_pretrained`` and ``push_to_hub`` are Hugging Face Hub's.
+
+    Example:
+        >>> model = SHViT(SHViTConfig(num_classes=10)).eval()
+        >>> model(torch.zeros(1, 3, 224, 224)).shape
+        torch.Size([1, 10])
+    """
+
+    def __init__(self, config: SHViTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.folded = False  # set by reparameterize
+        width = config.widths[0]
+        steps = config.stem_stride.bit_length() - 1
+        dims = [config.in_chans] + [width >> shift for shift in reversed(range(steps))]
+        stem: list[nn.Module] = []
+        for in_dim, out_dim in pairwise(dims):
+            stem += [ConvNorm(in_dim, out_dim, 3, stride=2), nn.ReLU()]
+        self.stem = nn.Sequential(*stem[:-1])  # no ReLU after the last
+        blocks = sum(config.depths)
+        drop_path = [config.drop_path * block / max(blocks - 1, 1) for block in range(blocks)]
+        starts = [sum(config.depths[:stage]) for stage in range(len(config.depths))]
+        self.stages = nn.ModuleList(
+            Stage(config, stage, drop_path[start : start + depth])
+            for stage, (start, depth) in enumerate(zip(starts, config.depths, strict=True))
+        )
+        self.dropout = nn.Dropout(config.dropout)
+        self.head: nn.Module = nn.Identity()
+        self.head_dist: nn.Module | None = None
+        self.reset_classifier(config.num_classes, distillation=config.distillation)
+
+    @property
+    def num_features(self) -> int:
+        """Channels of the last feature map."""
+        return self.config.widths[-1]
+
+    def reset_classifier(self, num_classes: int, distillation: bool = False) -> None:
+        """Replaces the head by a fresh one for ``num_classes`` classes; 0 removes it."""
+        self.num_classes = num_classes
+        self.head = Head(self.num_features, num_classes) if num_classes else nn.Identity()
+        self.head_dist = Head(self.num_features, num_classes) if num_classes and distillation else None
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recomputes each block in the backward pass: less memory, about a third more time."""
+        for stage in self.stages:
+            assert isinstance(stage, Stage)
+            stage.grad_checkpointing = enable
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Images ``(B, in_chans, H, W)`` to the last feature map ``(B, widths[-1], H/64, W/64)``, rounded up."""
+        x = self.stem(x)
+        for stage in self.stages:
+            x = stage(x)
+        return x
+
+    def forward_intermediates(
+        self, x: Tensor, indices: int | Sequence[int] | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The last feature map, and those of the stages asked for.
+
+        Args:
+            x: images ``(B, in_chans, H, W)``.
+            indices: which stages' feature maps, negative counting from the end; an ``int`` n asks for the
+                last n; ``None`` for all.
+
+        Raises:
+            IndexError: there is no such stage.
+        """
+        wanted = self._stage_indices(indices)
+        maps = {}
+        x = self.stem(x)
+        for index, stage in enumerate(self.stages):
+            x = stage(x)
+            if index in wanted:
+                maps[index] = x
+        return x, [maps[index] for index in wanted]
+
+    def _stage_indices(self, indices: int | Sequence[int] | None) -> list[int]:
+        count = len(self.stages)
+        if indices is None:
+            return list(range(count))
+        if isinstance(indices, int):
+            if not 1 <= indices <= count:
+                raise IndexError(f"indices: expected 1 to {count} feature maps, got {indices}")
+            return list(range(count - indices, count))
+        for index in indices:
+            if not -count <= index < count:
+                raise IndexError(f"indices: the network has {count} stages, there is no stage index {index}")
+        return [index % count for index in indices]
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor | DistilledLogits:
+        """The last feature map to logits; with ``pre_logits`` to the pooled features ``(B, widths[-1])``."""
+        x = self.dropout(x.mean((2, 3)))
+        if pre_logits:
+            return x
+        if self.head_dist is None:
+            return self.head(x)
+        both = DistilledLogits(self.head(x), self.head_dist(x))
+        return both if self.training else (both.logits + both.distilled) / 2
+
+    def forward(self, x: Tensor) -> Tensor | DistilledLogits:
+        return self.forward_head(self.forward_features(x))
+
+
+class FeatureInfo(NamedTuple):
+    """Channels, stride and name of one feature map."""
+
+    num_chs: int
+    reduction: int
+    module: str
+
+
+class FeatureInfoList(tuple[FeatureInfo, ...]):
+    """What detection frameworks ask of a backbone, under the names that timm uses."""
+
+    def channels(self) -> list[int]:
+        return [info.num_chs for info in self]
+
+    def reduction(self) -> list[int]:
+        return [info.reduction for info in self]
+
+    def module_name(self) -> list[str]:
+        return [info.module for info in self]
+
+
+class SHViTFeatures(nn.Module):
+    """A backbone: images to a list of feature maps, strides 16, 32 and 64 in the published variants."""
+
+    def __init__(self, model: SHViT, out_indices: Sequence[int] | None = None) -> None:
+        super().__init__()
+        self.out_indices = model._stage_indices(out_indices)
+        model.reset_classifier(0)
+        # Stages past the last one asked for would only cost time.
+        del model.stages[max(self.out_indices) + 1 :]
+        self.model = model
+        self.feature_info = FeatureInfoList(
+            FeatureInfo(model.config.widths[index], model.config.strides[index], f"stages.{index}")
+            for index in self.out_indices
+        )
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return self.model.forward_intermediates(x, self.out_indices)[1]
