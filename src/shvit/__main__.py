@@ -1,0 +1,5 @@
+import sys
+
+from shvit.cli.main import main
+
+sys.exit(main())

@@ -1,0 +1,53 @@
+"""Print the card of a model file: what it is, how it was made, how good it is."""
+
+from __future__ import annotations
+
+import argparse
+
+from shvit.runtime.classifier import Classifier
+
+EPILOG = """\
+examples:
+  shvit info shvit_s1_tiny_imagenet
+  shvit info mine.onnx --format json
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="FILE", help="model file, or a shipped model's name")
+    parser.add_argument("--format", choices=("text", "json"), default="text", help="default: text")
+
+
+def run(args: argparse.Namespace) -> int:
+    card = Classifier(args.model, threads=1).card
+    if args.format == "json":
+        print(card.to_json())
+        return 0
+    height, width = card.preprocessing.image_size
+    labels = ", ".join(each.label.split(",")[0] for each in card.classes[:5])
+    more = f", ... ({len(card.classes)} in all)" if len(card.classes) > 5 else ""
+    rows = {
+        "name": card.name,
+        "task": card.task,
+        "architecture": card.architecture,
+        "parameters": f"{card.parameters:,}" if card.parameters else None,
+        "MACs": f"{card.macs:,}" if card.macs else None,
+        "input": f"uint8 (N, {height}, {width}, 3) RGB, {card.preprocessing.resize_mode}, "
+        f"crop ratio {card.preprocessing.crop_ratio}, {card.preprocessing.interpolation}",
+        "output": card.output,
+        "classes": labels + more,
+        "training data": card.training_data,
+        "licence": card.licence,
+        "source": card.source,
+        "notes": card.notes,
+        "created": card.created,
+        "made by": f"shvit {card.shvit_version}" if card.shvit_version else None,
+    }
+    for key, value in rows.items():
+        if value:
+            print(f"{key:>14}  {value}")
+    for metric in card.metrics:
+        print(f"{metric.name:>14}  {metric.value:.4g} on {metric.dataset}")
+        if metric.command:
+            print(f"{'':>14}  measured by: {metric.command}")
+    return 0

@@ -1,0 +1,78 @@
+"""Entry point of the ``shvit`` command."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from shvit import __version__
+from shvit.errors import ShvitError
+
+COMMANDS = {
+    "predict": "classify images: files, folders, globs or paths on stdin",
+    "models": "list the variants and the shipped models",
+    "info": "print the card of a model file",
+    "export": "write a verified model file from a checkpoint",
+    "train": "train or fine-tune on a dataset of your own",
+    "eval": "measure the accuracy of a model file or a checkpoint",
+    "distill": "run a teacher once, for distillation",
+}
+"""Subcommand to its one line of help; the module ``shvit.cli.NAME`` has ``add_arguments`` and ``run``."""
+
+EPILOG = """\
+examples:
+  shvit predict photo.jpg
+  shvit predict photos/ --format csv --output labels.csv
+  shvit train data/ --model shvit_s1 --epochs 30 --output runs/mine
+  shvit export --model runs/mine/best.safetensors --output mine.onnx
+  shvit predict photos/ --model mine.onnx
+
+`shvit COMMAND --help` explains a command.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit status: 0 all fine, 1 some inputs failed, 2 wrong usage."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(
+        prog="shvit",
+        description="SHViT image classification: predict, train, export.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"shvit {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    chosen = next((each for each in arguments if not each.startswith("-")), None)
+    for name, summary in COMMANDS.items():
+        if name != chosen:
+            commands.add_parser(name, help=summary, add_help=False)
+            continue
+        module = import_module(f"shvit.cli.{name}")
+        command = commands.add_parser(
+            name,
+            help=summary,
+            description=module.__doc__,
+            epilog=module.EPILOG,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.add_arguments(command)
+        command.set_defaults(run=module.run, parser=command)
+    args, more_arguments = parser.parse_known_args(arguments)
+    args.more_arguments = more_arguments
+    if more_arguments and not getattr(sys.modules[args.run.__module__], "TAKES_MORE_ARGUMENTS", False):
+        args.parser.error(f"unrecognized arguments: {' '.join(more_arguments)}")
+    try:
+        return args.run(args)
+    except (ShvitError, ValueError) as error:
+        print(f"shvit {args.command}: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader went away, as `head` does. Keep the interpreter from complaining at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0

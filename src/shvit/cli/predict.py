@@ -1,0 +1,158 @@
+"""Classify images with a model file; needs no PyTorch."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO
+
+from shvit.media.files import atomic_write
+from shvit.media.sources import SourceError, expand_sources
+from shvit.runtime.classifier import Classifier
+from shvit.runtime.engines import ENGINES
+from shvit.runtime.models import DEFAULT_MODEL
+from shvit.runtime.results import Result
+
+EPILOG = """\
+examples:
+  shvit predict photo.jpg                              a table in the terminal
+  shvit predict photos/ 'more/**/*.png'                folders and globs
+  find . -name '*.jpg' | shvit predict - --format jsonl    paths on stdin, JSON lines out
+  shvit predict photos/ --format csv --output labels.csv
+  shvit predict photos/ --save-images labelled/        copies with the labels drawn in
+
+exit status: 0 all fine, 1 some inputs failed (the others are done), 2 wrong usage
+"""
+
+
+def positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected a positive number, got {text}")
+    return value
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("sources", nargs="+", metavar="SOURCE", help="file, folder, glob, or - for paths on stdin")
+    parser.add_argument("--model", default=DEFAULT_MODEL, help="shipped model or model file (default: %(default)s)")
+    parser.add_argument("--top-k", type=positive, default=5, metavar="K", help="labels for each image (default: 5)")
+    parser.add_argument("--engine", choices=ENGINES, default="auto", help="default: auto, which is onnxruntime")
+    parser.add_argument("--threads", type=positive, metavar="N", help="threads of the engine (default: all)")
+    parser.add_argument("--batch-size", type=positive, default=16, metavar="N", help="default: 16")
+    parser.add_argument("--format", choices=("table", "jsonl", "csv"), default="table", help="default: table")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write the results here instead of to stdout")
+    parser.add_argument("--save-images", type=Path, metavar="DIR", help="write copies with the labels drawn in")
+
+
+def run(args: argparse.Namespace) -> int:
+    classifier = Classifier(args.model, args.engine, args.threads)
+    sources = list(expand_sources(args.sources, sys.stdin))
+    if args.save_images is not None:
+        args.save_images.mkdir(parents=True, exist_ok=True)
+    failed = 0
+    with ExitStack() as stack:
+        try:
+            output = stack.enter_context(atomic_write(args.output)) if args.output else sys.stdout
+        except OSError as error:
+            raise ValueError(f"--output {args.output}: {error.strerror}") from None
+        write = WRITERS[args.format](output)
+        for result in _with_progress(_predict(classifier, sources, args), len(sources)):
+            if args.save_images is not None and result.error is None:
+                result = _save_image(result, args.save_images)
+            failed += result.error is not None
+            write(result)
+    if failed:
+        print(f"{failed} of {len(sources)} inputs failed", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _predict(classifier: Classifier, sources: list[str | SourceError], args: argparse.Namespace) -> Iterator[Result]:
+    paths = [source for source in sources if isinstance(source, str)]
+    results = classifier.stream(paths, args.top_k, args.batch_size)
+    for source in sources:
+        if isinstance(source, SourceError):
+            yield Result(source.source, error=source.reason)
+        else:
+            yield next(results)
+
+
+def _with_progress(results: Iterator[Result], total: int) -> Iterable[Result]:
+    """A progress bar where there is much to do and somebody watches."""
+    if total < 32 or not sys.stderr.isatty():
+        return results
+    from rich.console import Console
+    from rich.progress import track
+
+    return track(results, "classifying", total=total, console=Console(stderr=True), transient=True)
+
+
+def _save_image(result: Result, folder: Path) -> Result:
+    from shvit.errors import ImageError
+    from shvit.media.annotate import annotate
+    from shvit.runtime.preprocess import decode
+
+    path = _free_name(folder, Path(result.source).stem)
+    try:
+        picture = annotate(decode(result.source), result.predictions)
+        with atomic_write(path, "wb") as file:
+            picture.save(file, "JPEG", quality=90)
+    except ImageError as error:
+        return Result(result.source, error=str(error).removeprefix(f"{result.source}: "))
+    except OSError as error:
+        return Result(result.source, error=f"{path}: {error.strerror or error}")
+    return result
+
+
+def _free_name(folder: Path, stem: str) -> Path:
+    """A name that no earlier picture has: a/cat.jpg and b/cat.jpg are both kept."""
+    path, number = folder / f"{stem}.jpg", 2
+    while path.exists():
+        path, number = folder / f"{stem}-{number}.jpg", number + 1
+    return path
+
+
+def _write_jsonl(output: IO[str]) -> Callable[[Result], None]:
+    def write(result: Result) -> None:
+        print(json.dumps(result.to_dict(), ensure_ascii=False), file=output, flush=True)
+
+    return write
+
+
+def _write_csv(output: IO[str]) -> Callable[[Result], None]:
+    writer = csv.writer(output, lineterminator="\n")
+    writer.writerow(("source", "rank", "label", "class_id", "wnid", "score", "error"))
+
+    def write(result: Result) -> None:
+        if result.error is not None:
+            writer.writerow((result.source, "", "", "", "", "", result.error))
+        for rank, each in enumerate(result.predictions, start=1):
+            row = (result.source, rank, each.label, each.class_id, each.wnid or "", f"{each.score:.6f}", "")
+            writer.writerow(row)
+
+    return write
+
+
+def _write_table(output: IO[str]) -> Callable[[Result], None]:
+    """An image's name, then a line for each label; plain text, because it must start at once."""
+    colour = output.isatty() and "NO_COLOR" not in os.environ
+    bold, green, red, reset = ("\033[1m", "\033[32m", "\033[31m", "\033[0m") if colour else ("",) * 4
+
+    def write(result: Result) -> None:
+        print(f"{bold}{result.source}{reset}", file=output)
+        if result.error is not None:
+            print(f"  {red}error: {result.error}{reset}", file=output)
+        for each in result.predictions:
+            bar = "█" * round(each.score * 20)
+            print(f"  {each.score:6.1%} {green}{bar:<20}{reset} {each.label}", file=output)
+        output.flush()
+
+    return write
+
+
+WRITERS = {"table": _write_table, "jsonl": _write_jsonl, "csv": _write_csv}

@@ -1,0 +1,79 @@
+"""What a user points at, as a stream of image paths."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from glob import glob, has_magic
+from pathlib import Path
+from typing import TextIO
+
+IMAGE_EXTENSIONS = frozenset(
+    {
+        ".jpg",
+        ".jpeg",
+        ".jfif",
+        ".png",
+        ".webp",
+        ".bmp",
+        ".gif",
+        ".tif",
+        ".tiff",
+        ".ppm",
+        ".pgm",
+        ".avif",
+        ".jp2",
+    }
+)
+"""Which files of a folder are taken for images. A file named by itself is tried whatever it is called."""
+
+
+class SourceError(Exception):
+    """A source that gives no images: its name and the reason."""
+
+    def __init__(self, source: str, reason: str) -> None:
+        super().__init__(f"{source}: {reason}")
+        self.source, self.reason = source, reason
+
+
+def expand_sources(sources: Iterable[str], stdin: TextIO) -> Iterator[str | SourceError]:
+    """Files, folders (all levels), globs, and ``-`` for paths on ``stdin``, one a line.
+
+    Yields a path for each image, in a settled order within a folder, and a ``SourceError`` for each source
+    that gives none. Paths that are files, or nothing, are passed on as they are: opening them tells.
+    """
+    for source in sources:
+        if source == "-":
+            for line in stdin:
+                if path := line.rstrip("\r\n"):
+                    yield from _expand(path)
+        else:
+            yield from _expand(source)
+
+
+def _expand(source: str) -> Iterator[str | SourceError]:
+    if Path(source).is_dir():
+        found = False
+        for path in walk_images(Path(source)):
+            found = True
+            yield str(path)
+        if not found:
+            yield SourceError(source, "no images in this folder")
+    elif not os.path.lexists(source) and has_magic(source):
+        matches = sorted(glob(source, recursive=True))  # noqa: PTH207 - keeps the pattern relative as typed
+        if not matches:
+            yield SourceError(source, "no file matches")
+        for match in matches:
+            if not Path(match).is_dir():
+                yield match
+    else:
+        yield source
+
+
+def walk_images(folder: Path) -> Iterator[Path]:
+    """Image files of a folder and all below it, sorted by name; hidden ones and links to folders left out."""
+    for current, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_EXTENSIONS:
+                yield Path(current, name)

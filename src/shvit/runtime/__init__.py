@@ -1,0 +1,1 @@
+"""Running model files: decode, preprocess, infer. Nothing here imports PyTorch."""

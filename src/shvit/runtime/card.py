@@ -1,0 +1,174 @@
+"""The card inside a model file: what it is, what its outputs mean, how its inputs were prepared."""
+
+from __future__ import annotations
+
+import json
+import types
+import typing
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from typing import Any, Literal, get_args, get_origin
+
+from shvit.errors import ModelFileError
+
+SCHEMA_VERSION = 1
+METADATA_KEY = "shvit.card"
+"""Key of the card's JSON in the metadata of an ONNX file."""
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class ClassInfo:
+    """One class of a classifier."""
+
+    class_id: int
+    """Place in the output, from 0."""
+    label: str
+    wnid: str | None = None
+    """WordNet id, such as n02124075, where the class is one of ImageNet's."""
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a decoded image becomes the graph's input: ``uint8 (height, width, 3)``, RGB.
+
+    Normalisation is not part of it: that is inside the graph.
+    """
+
+    image_size: tuple[int, int] = (224, 224)
+    """Height and width, in pixels."""
+    crop_ratio: float = 0.875
+    """Share of the resized image that the centre crop keeps, in (0, 1]."""
+    resize_mode: Literal["crop", "squash"] = "crop"
+    """``crop``: keep the aspect ratio, cut the centre. ``squash``: resize to the input, whatever the shape."""
+    interpolation: Literal["bicubic", "bilinear", "lanczos"] = "bicubic"
+
+    def __post_init__(self) -> None:
+        if min(self.image_size) < 1:
+            raise ValueError(f"image_size: expected positive height and width, got {self.image_size}")
+        if not 0 < self.crop_ratio <= 1:
+            raise ValueError(f"crop_ratio: expected more than 0 and at most 1, got {self.crop_ratio}")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A measured figure, and how to measure it again."""
+
+    name: str
+    value: float
+    dataset: str
+    command: str | None = None
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a model file says of itself. Written as JSON; unknown keys of the same schema are ignored."""
+
+    name: str
+    architecture: str
+    """Variant, such as shvit_s1."""
+    classes: tuple[ClassInfo, ...]
+    """In the order of the outputs."""
+    preprocessing: Preprocessing
+    task: Literal["classification"] = "classification"
+    output: Literal["logits", "probabilities"] = "logits"
+    parameters: int | None = None
+    """Weights of the folded network."""
+    macs: int | None = None
+    """Multiply-accumulate operations for one image."""
+    training_data: str | None = None
+    licence: str | None = None
+    source: str | None = None
+    """Where the weights come from."""
+    metrics: tuple[Metric, ...] = ()
+    notes: str | None = None
+    created: str | None = None
+    """ISO date."""
+    shvit_version: str | None = None
+    schema_version: int = SCHEMA_VERSION
+
+    def __post_init__(self) -> None:
+        if not self.classes:
+            raise ValueError("classes: expected at least one")
+        for place, each in enumerate(self.classes):
+            if each.class_id != place:
+                raise ValueError(f"classes: expected class_id {place} at place {place}, got {each.class_id}")
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str, source: str = "card") -> Card:
+        """Reads a card.
+
+        Args:
+            source: what to call it in errors, such as the model file's name.
+
+        Raises:
+            ModelFileError: it is not JSON, is of a newer schema, or a field is missing or of a wrong type.
+        """
+        try:
+            raw = json.loads(text)
+        except ValueError as error:
+            raise ModelFileError(f"{source}: the card is not JSON: {error}") from None
+        version = raw.get("schema_version") if isinstance(raw, dict) else None
+        if type(version) is not int:
+            raise ModelFileError(f"{source}: the card has no schema_version")
+        if version > SCHEMA_VERSION:
+            raise ModelFileError(
+                f"{source}: the card has schema version {version}, this shvit reads up to {SCHEMA_VERSION}; "
+                "update with: pip install --upgrade shvit"
+            )
+        try:
+            return _build(cls, raw, "card")
+        except ValueError as error:
+            raise ModelFileError(f"{source}: {error}") from None
+
+
+def _build(kind: Any, raw: Any, where: str) -> Any:
+    """JSON to a typed value; errors name the field by its path."""
+    if is_dataclass(kind):
+        if not isinstance(raw, dict):
+            raise ValueError(f"{where}: expected an object, got {_describe(raw)}")
+        hints = typing.get_type_hints(kind)
+        values = {}
+        for field in fields(kind):
+            path = f"{where}.{field.name}"
+            if field.name in raw:
+                values[field.name] = _build(hints[field.name], raw[field.name], path)
+            elif field.default is MISSING and field.default_factory is MISSING:
+                raise ValueError(f"{path}: missing")
+        try:
+            return typing.cast(Any, kind)(**values)
+        except ValueError as error:
+            raise ValueError(f"{where}.{error}") from None
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is types.UnionType:
+        if raw is None:
+            return None
+        return _build(next(each for each in arguments if each is not type(None)), raw, where)
+    if origin is Literal:
+        if raw not in arguments:
+            raise ValueError(f"{where}: expected one of {', '.join(map(repr, arguments))}, got {_describe(raw)}")
+        return raw
+    if origin is tuple:
+        if not isinstance(raw, list):
+            raise ValueError(f"{where}: expected a list, got {_describe(raw)}")
+        if arguments[-1] is Ellipsis:
+            return tuple(_build(arguments[0], each, f"{where}[{i}]") for i, each in enumerate(raw))
+        if len(raw) != len(arguments):
+            raise ValueError(f"{where}: expected {len(arguments)} values, got {len(raw)}")
+        return tuple(
+            _build(each_kind, each, f"{where}[{i}]")
+            for i, (each_kind, each) in enumerate(zip(arguments, raw, strict=True))
+        )
+    accepted = (int, float) if kind is float else kind
+    if not isinstance(raw, accepted) or isinstance(raw, bool):
+        raise ValueError(f"{where}: expected {kind.__name__}, got {_describe(raw)}")
+    return kind(raw)
+
+
+def _describe(raw: Any) -> str:
+    text = json.dumps(raw)
+    return text if len(text) <= 60 else f"{text[:57]}..."

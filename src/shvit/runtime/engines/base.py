@@ -1,0 +1,56 @@
+"""What an engine is."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from shvit.errors import ModelFileError
+
+
+class Engine(ABC):
+    """A model file, loaded: ``uint8`` images in, ``float32`` outputs out.
+
+    Args:
+        path: the model file.
+        threads: how many threads one inference may use.
+    """
+
+    name: ClassVar[str]
+
+    metadata: dict[str, str]
+    """The file's metadata; the card is in it."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        raise NotImplementedError
+
+    @abstractmethod
+    def infer(self, batch: np.ndarray) -> np.ndarray:
+        """Runs the graph.
+
+        Args:
+            batch: ``uint8 (N, H, W, 3)``, RGB, contiguous.
+
+        Returns:
+            ``float32 (N, classes)``: logits or probabilities, as the card says.
+        """
+
+
+def check_input(path: Path, element: str, rank: int) -> None:
+    """Refuses a graph whose input is not a batch of ``uint8`` images."""
+    if element != "uint8" or rank != 4:
+        raise ModelFileError(
+            f"{path}: expected a graph that takes uint8 images (N, H, W, 3), this one takes {element} of rank {rank}; "
+            "make one with: shvit export"
+        )
+
+
+def available_threads() -> int:
+    """Processors that this process may run on, which in a container can be fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

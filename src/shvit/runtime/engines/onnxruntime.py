@@ -1,0 +1,29 @@
+"""ONNX Runtime, the default engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import onnxruntime as ort
+
+from shvit.runtime.engines.base import Engine, check_input
+
+
+class ONNXRuntimeEngine(Engine):
+    name: ClassVar[str] = "onnxruntime"
+
+    def __init__(self, path: Path, threads: int) -> None:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 4  # errors are raised; the library need not print them too
+        self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        first = self._session.get_inputs()[0]
+        check_input(path, first.type.removeprefix("tensor(").removesuffix(")"), len(first.shape))
+        self._input = first.name
+        self.metadata = dict(self._session.get_modelmeta().custom_metadata_map)
+
+    def infer(self, batch: np.ndarray) -> np.ndarray:
+        return self._session.run(None, {self._input: batch})[0]

@@ -1,0 +1,152 @@
+"""From an image, in whatever form, to the pixels a network sees. Evaluation and the runtime both use it."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from shvit.errors import ImageError
+from shvit.runtime.card import Preprocessing
+
+MAX_PIXELS = 100_000_000
+"""Images of more pixels are refused before they are decoded: 100 megapixels are 300 MB of RGB."""
+
+ImageSource = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
+
+_RESAMPLING = {
+    "bicubic": Image.Resampling.BICUBIC,
+    "bilinear": Image.Resampling.BILINEAR,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+def describe(source: ImageSource) -> str:
+    """A short name of an image for messages and results."""
+    if isinstance(source, str | os.PathLike):
+        return os.fspath(source)
+    if isinstance(source, bytes):
+        return f"<{len(source)} bytes>"
+    if isinstance(source, Image.Image):
+        return getattr(source, "filename", "") or f"<{source.mode} image {source.width}×{source.height}>"
+    return f"<array {getattr(source, 'shape', '')}>"
+
+
+def decode(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Reads an image as RGB, the right way up.
+
+    The pixels are those of ``PIL.ImageOps.exif_transpose(image).convert("RGB")``: EXIF orientation applied,
+    palettes and CMYK converted, transparency dropped, the first frame of an animation. 16-bit, 32-bit and
+    floating-point greyscale, which that would clip to white, is scaled: 16-bit by 1/257, other integers from
+    [0, 2³²) or, like floats, from the image's own range.
+
+    Args:
+        source: a path, the encoded bytes, a PIL image, or an array ``uint8 (H, W, 3)`` in RGB or ``(H, W)``.
+        max_pixels: refuse larger images; nothing of their size is allocated.
+
+    Raises:
+        ImageError: it is missing, unreadable, not an image, damaged or too large.
+    """
+    name = describe(source)
+    if isinstance(source, np.ndarray):
+        return _from_array(source, name)
+    try:
+        if isinstance(source, Image.Image):
+            return _to_rgb(source, name, max_pixels)
+        if not isinstance(source, bytes):
+            source = Path(source).read_bytes()
+        if not source:
+            raise ImageError(f"{name}: the file is empty")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's own size warning, and oddities of damaged metadata
+            with Image.open(io.BytesIO(source)) as image:
+                return _to_rgb(image, name, max_pixels)
+    except ImageError:
+        raise
+    except UnidentifiedImageError:
+        raise ImageError(f"{name}: not an image, or of a format that is not known") from None
+    except Image.DecompressionBombError:
+        raise ImageError(f"{name}: larger than the {max_pixels / 1e6:.0f} megapixels accepted") from None
+    except OSError as error:
+        # The operating system's errors carry a reason; Pillow's, of damaged files, only a text.
+        raise ImageError(f"{name}: {error.strerror or error}") from None
+    except Exception as error:  # decoders meet hostile bytes; whatever they trip over is the file's fault
+        raise ImageError(f"{name}: cannot be decoded: {str(error) or type(error).__name__}") from None
+
+
+def _to_rgb(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
+    if image.width * image.height > max_pixels:
+        raise ImageError(
+            f"{name}: {image.width}×{image.height} pixels, at most {max_pixels / 1e6:.0f} megapixels are accepted"
+        )
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I") or image.mode == "F":
+        return _scaled_to_eight_bits(image)
+    return image.convert("RGB")
+
+
+def _scaled_to_eight_bits(image: Image.Image) -> Image.Image:
+    values = np.asarray(image).astype(np.float64)
+    if image.mode.startswith("I;16") or (image.mode == "I" and values.min() >= 0 and 255 < values.max() < 65536):
+        values = values / 257
+    elif not (image.mode == "I" and values.min() >= 0 and values.max() <= 255):
+        values = np.nan_to_num(values)
+        low, high = values.min(), values.max()
+        values = (values - low) * (255 / (high - low) if high > low else 0)
+    return Image.fromarray(np.rint(values).astype(np.uint8)).convert("RGB")
+
+
+def _from_array(array: np.ndarray, name: str) -> Image.Image:
+    if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)):
+        raise ImageError(
+            f"{name}: expected uint8 of shape (H, W, 3) in RGB, or (H, W), got {array.dtype} {array.shape}"
+        )
+    if 0 in array.shape:
+        raise ImageError(f"{name}: the array is empty")
+    return Image.fromarray(array).convert("RGB")
+
+
+def preprocess(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
+    """A decoded image to a network's input.
+
+    The pixels are those of torchvision's ``Resize`` and ``CenterCrop`` on a PIL image, as timm evaluates. Only
+    what the crop keeps is computed, so a very long image costs no more than a square one.
+
+    Args:
+        image: RGB.
+
+    Returns:
+        ``uint8 (H, W, 3)`` with the H and W of ``preprocessing.image_size``.
+    """
+    height, width = preprocessing.image_size
+    resampling = _RESAMPLING[preprocessing.interpolation]
+    if preprocessing.resize_mode == "squash":
+        return np.asarray(image.resize((width, height), resampling))
+    full_width, full_height = resized_size(image.width, image.height, preprocessing)
+    left, top = _crop_offset(full_width, width), _crop_offset(full_height, height)
+    scale_x, scale_y = image.width / full_width, image.height / full_height
+    box = (left * scale_x, top * scale_y, (left + width) * scale_x, (top + height) * scale_y)
+    # Rounding must not take the box past the image's edge by a hair: Pillow refuses that.
+    box = (box[0], box[1], min(box[2], image.width), min(box[3], image.height))
+    return np.asarray(image.resize((width, height), resampling, box=box))
+
+
+def resized_size(width: int, height: int, preprocessing: Preprocessing) -> tuple[int, int]:
+    """Width and height of the whole image after the resize that precedes the crop.
+
+    The scale is the smallest at which the image covers the input enlarged by ``1 / crop_ratio``; for a square
+    input that brings the short side to that length.
+    """
+    target_height, target_width = (math.floor(side / preprocessing.crop_ratio) for side in preprocessing.image_size)
+    if width * target_height <= height * target_width:
+        return target_width, max(target_height, int(target_width * height / width))
+    return max(target_width, int(target_height * width / height)), target_height
+
+
+def _crop_offset(full: int, kept: int) -> int:
+    return round((full - kept) / 2.0)
