@@ -1,0 +1,7 @@
+"""Datasets, augmentation and loading: from files to batches of ``uint8`` images."""
+
+from shvit.data.datasets import ImageDataset, open_dataset
+from shvit.data.loader import Batch, evaluation_loader, training_loader
+from shvit.data.transforms import Augmentation
+
+__all__ = ["Augmentation", "Batch", "ImageDataset", "evaluation_loader", "open_dataset", "training_loader"]
