@@ -1,0 +1,34 @@
+PYTHON ?= python3
+# The light runtime that a user installs, and everything that the tests need, kept apart.
+VENV := .venv
+DEV := .venv-dev
+
+.PHONY: demo test test-fast lint format clean
+
+demo: $(VENV)/installed
+	$(VENV)/bin/shvit predict samples --top-k 3
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+$(DEV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(DEV)
+	$(DEV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+test: $(DEV)/installed
+	$(DEV)/bin/python -m pytest
+
+lint: $(DEV)/installed
+	$(DEV)/bin/ruff format --check .
+	$(DEV)/bin/ruff check .
+	$(DEV)/bin/mypy
+
+format: $(DEV)/installed
+	$(DEV)/bin/ruff format .
+	$(DEV)/bin/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) $(DEV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
