@@ -150,7 +150,10 @@ def load_checkpoint(model: SHViT, path: str | Path, weights: Weights = "auto") -
     Raises:
         CheckpointError: the file cannot be read, or a tensor is missing, unexpected or of another shape.
     """
-    checkpoint = read_checkpoint(path, weights)
+    return _load(model, read_checkpoint(path, weights))
+
+
+def _load(model: SHViT, checkpoint: Checkpoint) -> LoadReport:
     if model.folded:
         raise CheckpointError(f"{checkpoint.path}: a folded network takes no checkpoint; load, then reparameterize")
     rename = _RENAME[checkpoint.names]
@@ -185,7 +188,7 @@ def load_checkpoint(model: SHViT, path: str | Path, weights: Weights = "auto") -
         _note(notes, "the checkpoint's distillation head is left out: pass distillation=True to use both heads")
     model.load_state_dict(new)
     for note in notes:
-        warnings.warn(f"{checkpoint.path}: {note}", stacklevel=2)
+        warnings.warn(f"{checkpoint.path}: {note}", stacklevel=3)
     return LoadReport(checkpoint.names, checkpoint.ema, tuple(notes))
 
 
@@ -201,7 +204,7 @@ def load_model(path: str | Path, weights: Weights = "auto") -> tuple[SHViT, Chec
             f"{path}: these tensors are of none of {', '.join(VARIANTS)}, and the file has no configuration"
         )
     model = SHViT(checkpoint.config)
-    load_checkpoint(model, path, weights)
+    _load(model, checkpoint)
     return model.eval(), checkpoint
 
 

@@ -17,6 +17,9 @@ from shvit.runtime.card import Preprocessing
 MAX_PIXELS = 100_000_000
 """Images of more pixels are refused before they are decoded: 100 megapixels are 300 MB of RGB."""
 
+LONG = 100
+"""Aspect ratio above which the part of a resized image outside the crop is not computed."""
+
 ImageSource = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
 
 _RESAMPLING = {
@@ -114,8 +117,9 @@ def _from_array(array: np.ndarray, name: str) -> Image.Image:
 def preprocess(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
     """A decoded image to a network's input.
 
-    The pixels are those of torchvision's ``Resize`` and ``CenterCrop`` on a PIL image, as timm evaluates. Only
-    what the crop keeps is computed, so a very long image costs no more than a square one.
+    The pixels are those of torchvision's ``Resize`` and ``CenterCrop`` on a PIL image, as timm evaluates. Of
+    an image more than ``LONG`` times as long as it is wide only what the crop keeps is computed, so that it costs
+    no more than another; its pixels are then the same only up to the rounding of where they lie.
 
     Args:
         image: RGB.
@@ -129,11 +133,13 @@ def preprocess(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
         return np.asarray(image.resize((width, height), resampling))
     full_width, full_height = resized_size(image.width, image.height, preprocessing)
     left, top = _crop_offset(full_width, width), _crop_offset(full_height, height)
+    if max(full_width, full_height) <= LONG * min(full_width, full_height):
+        resized = image.resize((full_width, full_height), resampling)
+        return np.asarray(resized.crop((left, top, left + width, top + height)))
     scale_x, scale_y = image.width / full_width, image.height / full_height
-    box = (left * scale_x, top * scale_y, (left + width) * scale_x, (top + height) * scale_y)
     # Rounding must not take the box past the image's edge by a hair: Pillow refuses that.
-    box = (box[0], box[1], min(box[2], image.width), min(box[3], image.height))
-    return np.asarray(image.resize((width, height), resampling, box=box))
+    right, bottom = min((left + width) * scale_x, image.width), min((top + height) * scale_y, image.height)
+    return np.asarray(image.resize((width, height), resampling, box=(left * scale_x, top * scale_y, right, bottom)))
 
 
 def resized_size(width: int, height: int, preprocessing: Preprocessing) -> tuple[int, int]:
