@@ -41,10 +41,10 @@ class Hub:
                 if with_body and status == 200:
                     self.wfile.write(body)
 
-            def do_HEAD(self) -> None:  # noqa: N802
+            def do_HEAD(self) -> None:
                 self.answer(with_body=False)
 
-            def do_GET(self) -> None:  # noqa: N802
+            def do_GET(self) -> None:
                 self.answer(with_body=True)
 
             def log_message(self, *args: object) -> None:

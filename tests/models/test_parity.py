@@ -67,9 +67,7 @@ def test_feature_info_equals_timm(variant):
 
 
 def test_parameter_counts(variant, golden_model):
-    attention = zip(
-        VARIANTS[variant].partial_dims, VARIANTS[variant].depths, VARIANTS[variant].attention, strict=True
-    )
+    attention = zip(VARIANTS[variant].partial_dims, VARIANTS[variant].depths, VARIANTS[variant].attention, strict=True)
     group_norm_affine = sum(2 * partial * depth for partial, depth, attends in attention if attends)
     folded = reparameterize(golden_model)
     assert sum(p.numel() for p in golden_model.parameters()) == PAPER_PARAMETERS[variant]

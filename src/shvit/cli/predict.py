@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import IO
 
-from shvit.media.files import atomic_write
+from shvit.atomic import atomic_path
 from shvit.media.sources import SourceError, expand_sources
 from shvit.runtime.classifier import Classifier
 from shvit.runtime.engines import ENGINES
@@ -58,7 +58,10 @@ def run(args: argparse.Namespace) -> int:
     failed = 0
     with ExitStack() as stack:
         try:
-            output = stack.enter_context(atomic_write(args.output)) if args.output else sys.stdout
+            output = sys.stdout
+            if args.output is not None:
+                aside = stack.enter_context(atomic_path(args.output))
+                output = stack.enter_context(aside.open("w", encoding="utf-8", newline=""))
         except OSError as error:
             raise ValueError(f"--output {args.output}: {error.strerror}") from None
         write = WRITERS[args.format](output)
@@ -100,8 +103,8 @@ def _save_image(result: Result, folder: Path) -> Result:
     path = _free_name(folder, Path(result.source).stem)
     try:
         picture = annotate(decode(result.source), result.predictions)
-        with atomic_write(path, "wb") as file:
-            picture.save(file, "JPEG", quality=90)
+        with atomic_path(path) as aside:
+            picture.save(aside, "JPEG", quality=90)
     except ImageError as error:
         return Result(result.source, error=str(error).removeprefix(f"{result.source}: "))
     except OSError as error:

@@ -62,7 +62,7 @@ def parse_recipe(arguments: list[str]) -> Recipe:
     parser = _recipe_parser()
     # Keys are spelt as in Python and YAML; on a command line people type --image-size.
     arguments = [re.sub(r"^--[^=]+", lambda flag: "--" + flag[0][2:].replace("-", "_"), each) for each in arguments]
-    values = parser.instantiate_classes(parser.parse_args(arguments)).as_dict()
+    values = parser.instantiate(parser.parse_args(arguments)).as_dict()
     values.pop("config")
     return Recipe(**values)
 

@@ -119,9 +119,9 @@ def evaluation_loader(
 
 
 def _workers(workers: int) -> dict[str, Any]:
-    if workers == 0:
-        return {"num_workers": 0}
-    return {"num_workers": workers, "prefetch_factor": 4, "worker_init_fn": _yield_to_training}
+    # Without a generator of its own, a loader draws from the process's, and so changes what follows.
+    common = {"num_workers": workers, "generator": torch.Generator()}
+    return common if workers == 0 else {**common, "prefetch_factor": 4, "worker_init_fn": _yield_to_training}
 
 
 def _yield_to_training(worker: int) -> None:

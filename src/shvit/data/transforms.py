@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
-GEOMETRY, APPEARANCE = 0, 1
+GEOMETRY, APPEARANCE, STEP = 0, 1, 2
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Augmentation:
 
 
 def sample_seed(seed: int, stream: int, epoch: int, index: int) -> int:
-    """A seed for one image's draws, independent of every other's."""
+    """A seed for one image's draws (or one step's), independent of every other's."""
     words = [seed, epoch, index] if stream == GEOMETRY else [seed, epoch, index, stream]
     return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> np.uint64(1))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
+from shvit.atomic import atomic_path
 from shvit.errors import ExportError
 from shvit.models import SHViT, reparameterize
 from shvit.runtime.card import IMAGENET_MEAN, IMAGENET_STD, METADATA_KEY, Card
@@ -98,19 +98,13 @@ def export_onnx(
     entry = proto.metadata_props.add()
     entry.key, entry.value = METADATA_KEY, card.to_json()
 
-    aside = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with aside.open("wb") as file:
-            file.write(proto.SerializeToString())
-            file.flush()
-            os.fsync(file.fileno())
-        report = _verify(reference, aside, card, weights, images or verification_images())
-        aside.replace(path)
+        with atomic_path(path) as aside:
+            aside.write_bytes(proto.SerializeToString())
+            report = _verify(reference, aside, card, weights, images or verification_images())
     except OSError as error:
         raise ExportError(f"{path}: cannot be written: {error.strerror or error}") from None
-    finally:
-        aside.unlink(missing_ok=True)
     return ExportReport(path, path.stat().st_size, *report)
 
 

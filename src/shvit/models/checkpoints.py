@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import warnings
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from shvit.atomic import atomic_path
 from shvit.errors import CheckpointError
 from shvit.models.shvit import SHViT
 from shvit.models.variants import VARIANTS, SHViTConfig
@@ -227,21 +227,16 @@ def save_checkpoint(
         raise CheckpointError(f"{path}: a folded network is not saved as a checkpoint; save the one it came from")
     rename = _RENAME[names]
     state = {rename(name): tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    aside = path.with_name(f".{path.name}.partial")
     try:
-        if path.suffix in (".pth", ".pt"):
-            torch.save({"model": state}, aside)
-        else:
-            texts = {CONFIG_KEY: json.dumps(asdict(_actual_config(model)))}
-            texts |= {key: json.dumps(value) for key, value in (metadata or {}).items()}
-            save_file(state, aside, metadata={"format": "pt", **texts})
-        with aside.open("rb+") as file:
-            os.fsync(file.fileno())
-        aside.replace(path)
-    except (OSError, SafetensorError) as error:
+        with atomic_path(path) as aside:
+            if path.suffix in (".pth", ".pt"):
+                torch.save({"model": state}, aside)
+            else:
+                texts = {CONFIG_KEY: json.dumps(asdict(_actual_config(model)))}
+                texts |= {key: json.dumps(value) for key, value in (metadata or {}).items()}
+                save_file(state, aside, metadata={"format": "pt", **texts})
+    except (OSError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"{path}: cannot be written: {error}") from None
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def _actual_config(model: SHViT) -> SHViTConfig:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -17,9 +16,10 @@ from lightning_fabric import Fabric
 from timm.utils import ModelEmaV3
 from torch import nn
 
+from shvit.atomic import atomic_path
 from shvit.data.datasets import ImageDataset
 from shvit.data.loader import Batch, EpochSampler, normalize, training_loader
-from shvit.data.transforms import TrainTransform
+from shvit.data.transforms import STEP, TrainTransform, sample_seed
 from shvit.errors import CheckpointError, DataError
 from shvit.models import SHViT, create_model, save_checkpoint
 from shvit.models.shvit import DistilledLogits
@@ -197,6 +197,8 @@ def _train_epoch(run: Run, on_step: Callable[[Progress, dict[str, float]], None]
 def _train_step(run: Run, batch: Batch) -> float:
     recipe, progress = run.recipe, run.progress
     device = run.fabric.device
+    # A seed for each step, so that a resumed run draws what the uninterrupted one would have.
+    torch.manual_seed(sample_seed(recipe.seed, STEP, progress.epoch, progress.step))
     pixels = batch.images.to(device, non_blocking=True)
     classes = len(run.train.classes)
     labels = F.one_hot(batch.labels.to(device), classes).float()
@@ -251,13 +253,8 @@ def save_progress(run: Run) -> None:
         "progress": asdict(run.progress),
         "recipe": asdict(run.recipe),
     }
-    path = run.folder / CHECKPOINT
-    aside = path.with_suffix(".partial")
-    with aside.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
+    with atomic_path(run.folder / CHECKPOINT) as aside:
+        torch.save(state, aside)
 
 
 def resume(run: Run) -> bool:

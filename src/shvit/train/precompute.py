@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from shvit.atomic import atomic_path
 from shvit.data.datasets import ImageDataset, fingerprint
 from shvit.data.loader import EpochSampler, training_loader
 from shvit.data.transforms import Augmentation, TrainTransform
@@ -71,12 +71,8 @@ def _features_file(folder: Path, view: int) -> Path:
 
 
 def _save(path: Path, array: np.ndarray) -> None:
-    aside = path.with_suffix(".partial")
-    with aside.open("wb") as file:
+    with atomic_path(path) as aside, aside.open("wb") as file:
         np.save(file, array)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
 
 
 def _compile(teacher: TeacherNetwork, backend: str) -> Callable[[Tensor], Tensor]:

@@ -1,0 +1,204 @@
+"""The command as a user runs it: a real process on real files."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from shvit import __version__
+from shvit.cli.main import COMMANDS, main
+
+from ..conftest import SAMPLES, write_colour_model
+
+
+def shvit(*arguments: object, stdin: str | None = None, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "shvit", *map(str, arguments)]
+    return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=120, cwd=cwd)
+
+
+@pytest.fixture
+def pictures(tmp_path) -> Path:
+    folder = tmp_path / "pictures"
+    for name, colour in (("a/red.png", (200, 0, 0)), ("b/red.png", (220, 10, 10)), ("blue.jpg", (0, 0, 200))):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (60, 40), colour).save(folder / name)
+    return folder
+
+
+def test_json_lines_are_as_documented(pictures, colour_model):
+    done = shvit("predict", pictures, "--model", colour_model, "--format", "jsonl", "--top-k", 1)
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(line["source"], line["predictions"][0]["label"]) for line in lines] == [
+        (str(pictures / "blue.jpg"), "blue"),
+        (str(pictures / "a/red.png"), "red"),
+        (str(pictures / "b/red.png"), "red"),
+    ]
+    assert set(lines[0]["predictions"][0]) == {"label", "class_id", "wnid", "score"}
+    assert done.stderr == ""
+
+
+def test_csv_opens_as_csv(pictures, colour_model, tmp_path):
+    output = tmp_path / "labels.csv"
+    done = shvit("predict", pictures, "--model", colour_model, "--format", "csv", "--output", output, "--top-k", 2)
+    assert (done.returncode, done.stdout) == (0, "")
+    rows = list(csv.DictReader(io.StringIO(output.read_text())))
+    assert len(rows) == 6
+    assert rows[0]["label"] == "blue"
+    assert float(rows[0]["score"]) > 0.9
+
+
+def test_a_failed_input_is_one_failed_result(pictures, colour_model, tmp_path):
+    (pictures / "c.jpg").write_bytes(b"%PDF-1.4 not a picture")
+    (pictures / "d.jpg").touch()
+    (tmp_path / "none").mkdir()
+    done = shvit(
+        "predict", pictures, tmp_path / "none", tmp_path / "gone.png", "--model", colour_model, "--format", "jsonl"
+    )
+    lines = {Path(line["source"]).name: line for line in map(json.loads, done.stdout.splitlines())}
+    assert done.returncode == 1
+    assert lines["c.jpg"] == {
+        "source": str(pictures / "c.jpg"),
+        "error": "not an image, or of a format that is not known",
+    }
+    assert lines["d.jpg"]["error"] == "the file is empty"
+    assert lines["none"]["error"] == "no images in this folder"
+    assert lines["gone.png"]["error"] == "No such file or directory"
+    assert lines["blue.jpg"]["predictions"][0]["label"] == "blue"
+    assert done.stderr == "4 of 7 inputs failed\n"
+
+
+def test_a_file_that_may_not_be_read(pictures, colour_model):
+    (pictures / "blue.jpg").chmod(0)
+    if os.access(pictures / "blue.jpg", os.R_OK):
+        pytest.skip("this user may read every file (root)")
+    done = shvit("predict", pictures, "--model", colour_model, "--format", "jsonl")
+    assert done.returncode == 1
+    assert json.loads(done.stdout.splitlines()[0])["error"] == "Permission denied"
+
+
+def test_a_file_that_vanishes_while_the_run_goes_on(pictures, colour_model, monkeypatch, capsys):
+    from shvit.runtime import classifier
+
+    decode = classifier.decode
+
+    def slow(source):
+        (pictures / "b/red.png").unlink(missing_ok=True)
+        return decode(source)
+
+    monkeypatch.setattr(classifier, "decode", slow)
+    assert main(["predict", str(pictures), "--model", str(colour_model), "--format", "jsonl"]) == 1
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line.get("error") for line in lines] == [None, None, "No such file or directory"]
+
+
+def test_paths_on_stdin(pictures, colour_model):
+    done = shvit("predict", "-", "--model", colour_model, "--format", "jsonl", stdin="blue.jpg\n", cwd=pictures)
+    assert json.loads(done.stdout)["source"] == "blue.jpg"
+
+
+def test_saved_images_never_collide(pictures, colour_model, tmp_path):
+    out = tmp_path / "out"
+    assert shvit("predict", pictures, "--model", colour_model, "--save-images", out).returncode == 0
+    assert sorted(path.name for path in out.iterdir()) == ["blue.jpg", "red-2.jpg", "red.jpg"]
+    with Image.open(out / "blue.jpg") as drawn:
+        assert drawn.convert("RGB").getpixel((drawn.width - 1, drawn.height - 1))[2] > 150
+
+
+def test_the_table_is_plain_when_piped_and_has_a_bar_for_each_label(colour_model, pictures):
+    done = shvit("predict", pictures / "blue.jpg", "--model", colour_model)
+    assert done.stdout.splitlines()[0] == str(pictures / "blue.jpg")
+    assert "█" * 20 in done.stdout
+    assert "\033" not in done.stdout
+
+
+def test_a_terminal_sees_colour_and_progress(pictures, colour_model):
+    many = [str(pictures / "blue.jpg")] * 40
+    parent, child = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "shvit", "predict", *many, "--model", str(colour_model)],
+        stdout=child,
+        stderr=child,
+        env={**os.environ, "TERM": "xterm-256color"},
+    )
+    os.close(child)
+    seen = b""
+    while True:
+        try:
+            chunk = os.read(parent, 65536)
+        except OSError:
+            break
+        if not chunk:
+            break
+        seen += chunk
+    assert process.wait(timeout=60) == 0
+    assert b"\033[1m" in seen
+    assert b"classifying" in seen
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--top-k", "0"], "expected a positive number"),
+        (["--threads", "-1"], "expected a positive number"),
+        (["--engine", "abacus"], "invalid choice: 'abacus'"),
+        (["--model", "nothing.onnx"], "nothing.onnx: no such model file"),
+        (["--output", "no/such/folder/out.txt"], "--output no/such/folder/out.txt: No such file or directory"),
+        (["--colour"], "unrecognized arguments: --colour"),
+    ],
+)
+def test_wrong_usage_is_exit_2_and_no_traceback(arguments, expected):
+    done = shvit("predict", SAMPLES / "cat.jpg", *arguments)
+    assert done.returncode == 2
+    assert expected in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_model_file_without_a_card_is_exit_2(tmp_path):
+    model = write_colour_model(tmp_path / "bare.onnx", None)
+    done = shvit("predict", SAMPLES / "cat.jpg", "--model", model)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"shvit predict: error: {model}: the file has no card")
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_every_command_has_examples(command):
+    done = shvit(command, "--help")
+    assert done.returncode == 0, done.stderr
+    assert f"shvit {command}" in done.stdout.split("examples:")[1]
+
+
+def test_version_and_help():
+    assert shvit("--version").stdout == f"shvit {__version__}\n"
+    listed = shvit("--help").stdout
+    assert all(f"{name} " in listed for name in COMMANDS)
+    assert shvit().returncode == 2
+
+
+def test_info_and_models(colour_model):
+    text = shvit("info", colour_model).stdout
+    assert "uint8 (N, 32, 48, 3)" in text
+    assert "red, green, blue" in text
+    assert json.loads(shvit("info", colour_model, "--format", "json").stdout)["name"] == "colours"
+    listed = {each["name"]: each for each in json.loads(shvit("models", "--format", "json").stdout)}
+    assert listed["shvit_s4"]["top1"] == 79.362
+    assert listed["shvit_s1_tiny_imagenet"]["parameters"] > 6_000_000
+    assert "shvit_s1_tiny_imagenet" in shvit("models").stdout
+
+
+def test_a_reader_that_goes_away_is_no_error(pictures, colour_model):
+    many = " ".join([str(pictures / "blue.jpg")] * 200)
+    command = f"{sys.executable} -m shvit predict {many} --model {colour_model} | head -n 1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == str(pictures / "blue.jpg")
+    assert done.stderr == ""

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from shvit.runtime.card import METADATA_KEY, Card, ClassInfo, Preprocessing
+
+ROOT = Path(__file__).parent.parent
+SAMPLES = ROOT / "samples"
+TINY_IMAGENET = ROOT.parent / "shared" / "data" / "tiny-imagenet"
+
+
+@pytest.fixture(scope="session")
+def tiny_imagenet() -> Path:
+    """The whole dataset, which is not the project's to ship."""
+    if not TINY_IMAGENET.is_dir():
+        pytest.skip("needs Tiny-ImageNet in ../shared/data, which this machine does not have")
+    return TINY_IMAGENET
+
+
+@pytest.fixture(scope="session")
+def in_ci() -> bool:
+    return bool(os.environ.get("CI"))
+
+
+COLOURS = ("red", "green", "blue")
+
+
+def colour_card(**changes) -> Card:
+    fields = {
+        "name": "colours",
+        "architecture": "none",
+        "classes": tuple(ClassInfo(i, name, None) for i, name in enumerate(COLOURS)),
+        "preprocessing": Preprocessing((32, 48)),
+    }
+    return Card(**{**fields, **changes})
+
+
+def write_colour_model(path: Path, card_json: str | None) -> Path:
+    """A model file that tells an image's strongest colour: the mean of each channel, as logits."""
+    axes = numpy_helper.from_array(np.array([1, 2], np.int64), "axes")
+    scale = numpy_helper.from_array(np.array(1 / 16, np.float32), "scale")
+    graph = helper.make_graph(
+        [
+            helper.make_node("Cast", ["images"], ["pixels"], to=TensorProto.FLOAT),
+            helper.make_node("ReduceMean", ["pixels", "axes"], ["means"], keepdims=0),
+            helper.make_node("Mul", ["means", "scale"], ["logits"]),
+        ],
+        "colours",
+        [helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", 32, 48, 3])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 3])],
+        [axes, scale],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    if card_json is not None:
+        helper.set_model_props(model, {METADATA_KEY: card_json})
+    onnx.save(model, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def colour_model(tmp_path_factory) -> Path:
+    return write_colour_model(tmp_path_factory.mktemp("model") / "colours.onnx", colour_card().to_json())

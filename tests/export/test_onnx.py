@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from shvit import Classifier
+from shvit.cli.main import main
+from shvit.errors import ExportError
+from shvit.export import export_onnx
+from shvit.export import onnx as export_module
+from shvit.export.card import card_for
+from shvit.models import SHViT, SHViTConfig, create_model, save_checkpoint
+from shvit.models.checkpoints import load_model
+from shvit.runtime.card import Card, ClassInfo, Preprocessing
+
+from ..conftest import SAMPLES
+from ..models.test_reparam import randomized
+
+CONFIG = SHViTConfig(widths=(32, 48, 64), depths=(1, 1, 2), partial_dims=(8, 16, 16), num_classes=4)
+
+
+def small_card(size: tuple[int, int] = (96, 160)) -> Card:
+    return Card("small", "shvit", tuple(ClassInfo(i, f"c{i}") for i in range(4)), Preprocessing(size))
+
+
+@pytest.fixture(scope="module")
+def model() -> SHViT:
+    return randomized(replace(CONFIG, distillation=True)).float()
+
+
+def photographs() -> list[Path]:
+    return sorted(SAMPLES.glob("*.jpg"))
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("weights", ["float32", "float16"])
+def test_the_file_gives_what_the_network_gives(model, tmp_path, engine, weights):
+    report = export_onnx(model, tmp_path / "small.onnx", small_card(), weights)
+    assert report.images == 6
+    assert report.top1_agreement == 1
+    assert report.max_difference <= export_module.TOLERANCE[weights]
+    classifier = Classifier(tmp_path / "small.onnx", engine=engine)
+    batch = np.stack([classifier.preprocess(path) for path in photographs()])
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    with torch.no_grad():
+        expected = model(((torch.from_numpy(batch) / 255 - mean) / std).permute(0, 3, 1, 2)).softmax(-1).numpy()
+    np.testing.assert_allclose(classifier.predict_batch(batch), expected, atol=1e-4 if weights == "float32" else 1e-2)
+
+
+def test_what_the_file_holds(model, tmp_path):
+    export_onnx(model, tmp_path / "small.onnx", small_card())
+    proto = onnx.load(tmp_path / "small.onnx")
+    onnx.checker.check_model(proto, full_check=True)
+    kinds = {node.op_type for node in proto.graph.node}
+    assert not kinds & {"BatchNormalization", "Identity", "Dropout"}
+    (images,), (logits,) = proto.graph.input, proto.graph.output
+    assert images.type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    dims = [each.dim_param or each.dim_value for each in images.type.tensor_type.shape.dim]
+    assert dims[1:] == [96, 160, 3]
+    assert isinstance(dims[0], str)
+    assert logits.name == "logits"
+    # Nothing of the exporting machine's file system travels along.
+    assert b"site-packages" not in (tmp_path / "small.onnx").read_bytes()
+    assert Card.from_json(proto.metadata_props[0].value) == small_card()
+
+
+def test_the_network_is_not_changed(model, tmp_path):
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    export_onnx(model, tmp_path / "small.onnx", small_card())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_a_file_that_differs_is_not_left(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(export_module, "TOLERANCE", {"float16": 1e-9})
+    (tmp_path / "small.onnx").write_bytes(b"what was there before")
+    with pytest.raises(ExportError, match="the exported graph differs from the network"):
+        export_onnx(model, tmp_path / "small.onnx", small_card())
+    assert [path.name for path in tmp_path.iterdir()] == ["small.onnx"]
+    assert (tmp_path / "small.onnx").read_bytes() == b"what was there before"
+
+
+def test_what_does_not_fit_is_refused(model, tmp_path):
+    card = small_card()
+    with pytest.raises(ExportError, match="the card names 3 classes, the network has 4"):
+        export_onnx(model, tmp_path / "a.onnx", replace(card, classes=card.classes[:3]))
+    with pytest.raises(ExportError, match="in_chans=1"):
+        export_onnx(SHViT(replace(CONFIG, in_chans=1)), tmp_path / "a.onnx", card)
+    (tmp_path / "file").touch()
+    with pytest.raises(ExportError, match="cannot be written"):
+        export_onnx(model, tmp_path / "file" / "a.onnx", card)
+    assert not (tmp_path / "a.onnx").exists()
+
+
+def test_export_from_the_command_line(tmp_path, capsys):
+    torch.manual_seed(0)
+    save_checkpoint(create_model("shvit_s1", num_classes=3), tmp_path / "s1.pth", names="reference")
+    (tmp_path / "names.txt").write_text("ant\nbee\ncat\n")
+    arguments = ["export", "--model", str(tmp_path / "s1.pth"), "--output", str(tmp_path / "s1.onnx")]
+    assert main([*arguments, "--image-size", "64", "--classes", str(tmp_path / "names.txt")]) == 0
+    assert "verified on 6 photographs" in capsys.readouterr().out
+    assert main(["info", str(tmp_path / "s1.onnx"), "--format", "json"]) == 0
+    card = json.loads(capsys.readouterr().out)
+    assert card["architecture"] == "shvit_s1"
+    assert [each["label"] for each in card["classes"]] == ["ant", "bee", "cat"]
+    assert card["preprocessing"]["image_size"] == [64, 64]
+    assert main([*arguments[:3], "--output", str(tmp_path / "no.onnx"), "--classes", str(SAMPLES / "none.txt")]) == 2
+
+
+def test_the_card_of_imagenet_weights_names_the_classes(tmp_path):
+    save_checkpoint(create_model("shvit_s4"), tmp_path / "s4.safetensors", names="timm")
+    model, checkpoint = load_model(tmp_path / "s4.safetensors")
+    card = card_for(model, checkpoint, "s4")
+    assert card.classes[281].wnid == "n02123045"
+    assert "tabby" in card.classes[281].label
+    assert card.preprocessing.image_size == (256, 256)
+    assert round(card.macs / 1e6, 1) == 986.4

@@ -1,0 +1,18 @@
+from __future__ import annotations
+
+import pytest
+
+from shvit.atomic import atomic_path
+
+
+def test_a_file_is_whole_or_as_it_was(tmp_path):
+    path = tmp_path / "a.txt"
+    with atomic_path(path) as aside:
+        aside.write_text("first")
+        assert not path.exists()
+    assert path.read_text() == "first"
+    with pytest.raises(RuntimeError), atomic_path(path) as aside:
+        aside.write_text("half of the sec")
+        raise RuntimeError
+    assert path.read_text() == "first"
+    assert [each.name for each in tmp_path.iterdir()] == ["a.txt"]
