@@ -240,8 +240,15 @@ def weights_metadata(run: Run, result: Evaluation) -> dict[str, Any]:
         "preprocessing": asdict(run.preprocessing),
         "recipe": asdict(run.recipe),
         "epoch": run.progress.epoch,
+        "training_data": f"{short_name(run.train)}, {len(run.train):,} images",
+        "dataset": f"{short_name(run.val)}, {len(run.val):,} validation images",
         "metrics": {"top1": result.top1, "top5": result.top5, "images": result.images},
     }
+
+
+def short_name(images: ImageDataset) -> str:
+    """A dataset's last two folders: enough to know it by, and nothing of the rest of the machine."""
+    return "/".join(Path(images.name).parts[-2:])
 
 
 def save_progress(run: Run) -> None:
