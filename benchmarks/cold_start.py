@@ -15,9 +15,8 @@ import time
 from pathlib import Path
 
 from common import record, summary
-
-from shvit.models.checkpoints import load_model
 from shvit.models import save_checkpoint
+from shvit.models.checkpoints import load_model
 
 ROOT = Path(__file__).parent.parent
 MODEL = ROOT / "src/shvit/assets/shvit_s1_tiny_imagenet.onnx"

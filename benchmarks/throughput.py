@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 import timm
 import torch
-from common import record, summary
 from PIL import Image
 from timm.data import create_transform
 
+from common import record, summary
 from shvit import Classifier
 from shvit.data import ImageDataset, open_dataset
 from shvit.export import export_onnx

@@ -9,6 +9,7 @@ from PIL import Image
 
 from shvit import Classifier
 from shvit.errors import ModelFileError
+from shvit.runtime.card import ClassInfo, Preprocessing
 from shvit.runtime.engines import load_engine
 
 from ..conftest import SAMPLES, colour_card, write_colour_model
@@ -80,6 +81,20 @@ def test_a_file_with_a_newer_card(tmp_path):
     card = colour_card().to_json().replace('"schema_version": 1', '"schema_version": 2')
     with pytest.raises(ModelFileError, match=r"new\.onnx: the card has schema version 2"):
         Classifier(write_colour_model(tmp_path / "new.onnx", card))
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"preprocessing": Preprocessing((64, 64))}, r"the graph's input has the shape \(None, 32, 48, 3\), the card"),
+        ({"classes": (ClassInfo(0, "red"),)}, r"the graph's output has the shape \(None, 3\), the card says"),
+    ],
+)
+def test_a_card_of_another_graph(tmp_path, engine, changes, expected):
+    file = write_colour_model(tmp_path / "other.onnx", colour_card(**changes).to_json())
+    with pytest.raises(ModelFileError, match=expected):
+        Classifier(file, engine=engine)
 
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])

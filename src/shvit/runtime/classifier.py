@@ -10,7 +10,7 @@ import numpy as np
 
 from shvit.errors import ImageError, ModelFileError
 from shvit.runtime.card import METADATA_KEY, Card, ClassInfo
-from shvit.runtime.engines import load_engine
+from shvit.runtime.engines import Engine, load_engine
 from shvit.runtime.models import DEFAULT_MODEL, resolve_model
 from shvit.runtime.preprocess import ImageSource, decode, describe, preprocess
 from shvit.runtime.results import Prediction, Result
@@ -40,6 +40,7 @@ class Classifier:
         self._engine = load_engine(engine, path, threads)
         self.engine = self._engine.name
         self.card = read_card(self._engine.metadata, path)
+        _check_graph(path, self._engine, self.card)
 
     @property
     def classes(self) -> tuple[ClassInfo, ...]:
@@ -118,6 +119,19 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     """Probabilities over the last axis."""
     exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return exponentials / exponentials.sum(axis=-1, keepdims=True)
+
+
+def _check_graph(path: Path, engine: Engine, card: Card) -> None:
+    """Refuses a file whose card speaks of another graph than the one beside it."""
+    for what, graph, said in (
+        ("input", engine.input_shape, (None, *card.preprocessing.image_size, 3)),
+        ("output", engine.output_shape, (None, len(card.classes))),
+    ):
+        agree = len(graph) == len(said) and all(
+            None in pair or pair[0] == pair[1] for pair in zip(graph, said, strict=True)
+        )
+        if not agree:
+            raise ModelFileError(f"{path}: the graph's {what} has the shape {graph}, the card says {said}")
 
 
 def read_card(metadata: dict[str, str], path: Path) -> Card:

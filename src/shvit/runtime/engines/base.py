@@ -24,6 +24,10 @@ class Engine(ABC):
 
     metadata: dict[str, str]
     """The file's metadata; the card is in it."""
+    input_shape: tuple[int | None, ...]
+    """Of the graph, ``None`` where any length will do: (N, H, W, 3)."""
+    output_shape: tuple[int | None, ...]
+    """Of the graph: (N, classes)."""
 
     def __init__(self, path: Path, threads: int) -> None:
         raise NotImplementedError
@@ -40,12 +44,16 @@ class Engine(ABC):
         """
 
 
-def check_input(path: Path, element: str, rank: int) -> None:
-    """Refuses a graph whose input is not a batch of ``uint8`` images."""
-    if element != "uint8" or rank != 4:
+def check_input(path: Path, element: str, shape: tuple[int | None, ...]) -> None:
+    """Refuses a graph whose input is not a batch of ``uint8`` images.
+
+    Raises:
+        ModelFileError: it takes something else.
+    """
+    if element != "uint8" or len(shape) != 4:
         raise ModelFileError(
-            f"{path}: expected a graph that takes uint8 images (N, H, W, 3), this one takes {element} of rank {rank}; "
-            "make one with: shvit export"
+            f"{path}: expected a graph that takes uint8 images (N, H, W, 3), this one takes {element} of {len(shape)} "
+            "dimensions; make one with: shvit export"
         )
 
 

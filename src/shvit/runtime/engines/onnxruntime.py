@@ -21,7 +21,11 @@ class ONNXRuntimeEngine(Engine):
         options.log_severity_level = 4  # errors are raised; the library need not print them too
         self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         first = self._session.get_inputs()[0]
-        check_input(path, first.type.removeprefix("tensor(").removesuffix(")"), len(first.shape))
+        self.input_shape, self.output_shape = (
+            tuple(side if isinstance(side, int) else None for side in each.shape)
+            for each in (first, self._session.get_outputs()[0])
+        )
+        check_input(path, first.type.removeprefix("tensor(").removesuffix(")"), self.input_shape)
         self._input = first.name
         self.metadata = dict(self._session.get_modelmeta().custom_metadata_map)
 

@@ -26,7 +26,11 @@ class OpenVINOEngine(Engine):
         model = core.read_model(path)
         first = model.input(0)
         element = {"u8": "uint8"}.get(first.element_type.get_type_name(), first.element_type.get_type_name())
-        check_input(path, element, first.partial_shape.rank.get_length())
+        self.input_shape, self.output_shape = (
+            tuple(side.get_length() if side.is_static else None for side in each.partial_shape)
+            for each in (first, model.output(0))
+        )
+        check_input(path, element, self.input_shape)
         # The ONNX front end keeps the file's metadata under this key.
         self.metadata = {key: value.astype(str) for key, value in model.get_rt_info("framework").astype(dict).items()}
         config = {
