@@ -1,17 +1,29 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import pickle
-from dataclasses import replace
+import warnings
+import zipfile
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from shvit.errors import CheckpointError
-from shvit.models import VARIANTS, SHViT, SHViTConfig, create_model, load_checkpoint, read_checkpoint, save_checkpoint
+from shvit.models import (
+    VARIANTS,
+    SHViT,
+    SHViTConfig,
+    create_model,
+    load_checkpoint,
+    read_checkpoint,
+    reparameterize,
+    save_checkpoint,
+)
 from shvit.models.checkpoints import load_model
 
 SMALL = SHViTConfig(widths=(16, 24, 32), depths=(1, 1, 1), partial_dims=(4, 8, 12), num_classes=5)
@@ -81,7 +93,7 @@ def test_the_references_training_checkpoint(tmp_path, s1):
             "epoch": 299,
             "model_ema": averaged,
             "scaler": {"scale": 65536.0},
-            "args": argparse.Namespace(lr=1e-3, output_dir="out", data_set="IMNET"),
+            "args": argparse.Namespace(lr=1e-3, output_dir=Path("out"), device=torch.device("cpu")),
         },
         tmp_path / "training.pth",
     )
@@ -128,6 +140,41 @@ def test_distillation_heads(tmp_path, s1):
         load_checkpoint(create_model("shvit_s1", num_classes=10, distillation=True), tmp_path / "one.safetensors")
 
 
+@pytest.mark.parametrize("names", ["shvit", "timm", "reference"])
+def test_a_body_is_taken_from_a_whole_network_and_a_whole_network_takes_a_body(tmp_path, s1, names):
+    save_checkpoint(create_model("shvit_s1", num_classes=10, distillation=True), tmp_path / "both.pth", names=names)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # to leave the head out was asked for
+        body = create_model("shvit_s1", tmp_path / "both.pth", num_classes=0)
+    save_checkpoint(body, tmp_path / "body.safetensors", names=names)
+    assert read_checkpoint(tmp_path / "body.safetensors").config == body.config
+    with pytest.warns(UserWarning, match="has no head: that head is fresh"):
+        whole = create_model("shvit_s1", tmp_path / "body.safetensors", num_classes=3)
+    for name, tensor in body.state_dict().items():
+        assert torch.equal(tensor, whole.state_dict()[name]), name
+
+
+def test_a_head_replaced_later_is_what_is_saved(tmp_path, s1):
+    model = create_model("shvit_s1", num_classes=10, distillation=True)
+    model.reset_classifier(4)
+    save_checkpoint(model, tmp_path / "four.safetensors")
+    again, _ = load_model(tmp_path / "four.safetensors")
+    assert (again.config.num_classes, again.config.distillation) == (4, False)
+    assert_same(again, model)
+
+
+def test_a_folded_network_is_neither_written_nor_read(tmp_path, s1):
+    folded = reparameterize(s1)
+    with pytest.raises(CheckpointError, match=r"folded\.safetensors: a folded network"):
+        save_checkpoint(folded, tmp_path / "folded.safetensors")
+    with pytest.raises(CheckpointError, match="only safetensors carry metadata"):
+        save_checkpoint(s1, tmp_path / "weights.pth", metadata={"classes": ["a"]})
+    assert list(tmp_path.iterdir()) == []
+    torch.save(folded.state_dict(), tmp_path / "folded.pth")
+    with pytest.raises(CheckpointError, match=r"folded\.pth: a folded network, which cannot be unfolded"):
+        load_checkpoint(s1, tmp_path / "folded.pth")
+
+
 class Payload:
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -146,6 +193,92 @@ def test_a_malicious_pickle_is_refused_and_not_run(tmp_path, writer):
     with pytest.raises(CheckpointError, match=r"evil\.pth"):
         read_checkpoint(file)
     assert not trace.exists()
+
+
+@pytest.mark.parametrize("content", [b"%PDF-1.4 " * 50, b"hello world " * 50, b"PK\x03\x04" + bytes(500)])
+def test_what_is_no_checkpoint_is_not_called_malicious(tmp_path, content):
+    file = tmp_path / "paper.pth"
+    file.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"^\S+paper\.pth: not a whole PyTorch checkpoint: .{1,200}$"):
+        read_checkpoint(file)
+
+
+@pytest.mark.parametrize("content", [[1, 2], {}, {"model": None}, {"model": {1: torch.zeros(1)}}, torch.zeros(3)])
+def test_a_pickle_without_a_state_dict_is_refused(tmp_path, content):
+    file = tmp_path / "other.pth"
+    torch.save(content, file)
+    with pytest.raises(CheckpointError, match=r"other\.pth: (expected a state dict|holds no tensors)"):
+        read_checkpoint(file)
+
+
+def test_safetensors_without_tensors_and_folders_are_refused(tmp_path):
+    save_file({}, tmp_path / "none.safetensors")
+    with pytest.raises(CheckpointError, match="holds no tensors"):
+        read_checkpoint(tmp_path / "none.safetensors")
+    with pytest.raises(CheckpointError, match="not a file"):
+        read_checkpoint(tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore")  # PyTorch's own about sparse and quantized tensors
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda tensor: tensor.to_sparse(), "not a plain tensor"),
+        (lambda tensor: tensor.to("meta"), "not a plain tensor"),
+        (lambda tensor: torch.quantize_per_tensor(tensor, 0.1, 0, torch.qint8), "not a plain tensor"),
+        (lambda tensor: tensor.to(torch.int8), r"should be floating point, got torch\.int8"),
+        (lambda tensor: tensor.to(torch.complex64), r"should be floating point, got torch\.complex64"),
+    ],
+    ids=["sparse", "meta", "quantized", "int8", "complex"],
+)
+def test_a_tensor_that_cannot_be_a_weight_is_refused_and_nothing_is_loaded(tmp_path, change, expected):
+    name = "stages.2.blocks.0.ffn.project.conv.weight"
+    state = SHViT(SMALL).state_dict()
+    torch.save({**state, name: change(state[name])}, tmp_path / "odd.pth")
+    model = SHViT(SMALL)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(CheckpointError, match=rf"odd\.pth: {name} (is )?{expected}"):
+        load_checkpoint(model, tmp_path / "odd.pth")
+    for each, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[each]), each
+
+
+def test_a_small_file_cannot_ask_for_much_memory(tmp_path):
+    state = SHViT(SMALL).state_dict()
+    state["stem.0.conv.weight"] = torch.zeros(1).expand(2, 10**12, 3, 3)
+    torch.save(state, tmp_path / "expanded.pth")
+    with pytest.raises(CheckpointError, match=r"expanded\.pth: refused: its tensors would take \d+ bytes"):
+        read_checkpoint(tmp_path / "expanded.pth")
+
+    torch.save({"model": torch.zeros(1_000_000)}, tmp_path / "plain.pth")
+    with (
+        zipfile.ZipFile(tmp_path / "plain.pth") as plain,
+        zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as bomb,
+    ):
+        for entry in plain.infolist():
+            bomb.writestr(entry.filename, plain.read(entry.filename))
+    with pytest.raises(CheckpointError, match=r"bomb\.pth: refused: a compressed archive"):
+        read_checkpoint(tmp_path / "bomb.pth")
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"widths": [16, 24, 10**9]}, "should have the shape"),
+        ({"depths": [1, 1, 10**9]}, "blocks, it has"),
+        ({"num_classes": 10**12}, "head"),
+        ({"in_chans": 10**12}, "first convolution"),
+        ({"distillation": True}, "no distillation head"),
+        ({"widths": [16, 24.5, 32]}, "widths: expected whole numbers"),
+        ({"num_classes": "7"}, "num_classes: expected a whole number"),
+        ({"color": "red"}, "color"),
+    ],
+)
+def test_a_configuration_that_the_tensors_do_not_bear_out_is_refused_at_once(tmp_path, changes, expected):
+    stored = {"shvit.config": json.dumps({**asdict(SMALL), **changes})}
+    save_file(SHViT(SMALL).state_dict(), tmp_path / "lie.safetensors", metadata=stored)
+    with pytest.raises(CheckpointError, match=rf"lie\.safetensors: .*{expected}"):
+        load_model(tmp_path / "lie.safetensors")
 
 
 def damaged(tmp_path: Path, s1: SHViT, how: str) -> tuple[Path, str]:
@@ -225,10 +358,31 @@ def test_writing_where_one_cannot_leaves_nothing(tmp_path):
     assert not (tmp_path / "missing").exists()
 
 
-def test_hub_form(tmp_path):
+def test_hub_form(tmp_path, capsys):
     model = SHViT(SMALL)
+    model.reset_classifier(9)
     model.save_pretrained(tmp_path / "hub")
-    assert {path.name for path in (tmp_path / "hub").iterdir()} >= {"config.json", "model.safetensors"}
+    assert {path.name for path in (tmp_path / "hub").iterdir()} == {"config.json", "model.safetensors", "README.md"}
+    assert json.loads((tmp_path / "hub" / "config.json").read_text())["num_classes"] == 9
     again = SHViT.from_pretrained(tmp_path / "hub")
-    assert again.config == SMALL
+    assert again.config == replace(SMALL, num_classes=9)
+    assert not again.training
     assert_same(again, model)
+    assert capsys.readouterr().out == ""
+
+
+def test_hub_form_of_timm(tmp_path):
+    """timm's config.json has other fields than ours: what network it is comes from the tensors."""
+    model = create_model("shvit_s2", num_classes=7)
+    save_checkpoint(model, tmp_path / "model.safetensors", names="timm")
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": "shvit_s2", "num_classes": 7}))
+    again = SHViT.from_pretrained(tmp_path)
+    assert again.config == model.config
+    assert_same(again, model)
+
+
+def test_hub_form_of_another_network_is_refused(tmp_path):
+    SHViT(SMALL).save_pretrained(tmp_path)
+    save_file({"conv1.weight": torch.zeros(1)}, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match="not a SHViT"):
+        SHViT.from_pretrained(tmp_path)

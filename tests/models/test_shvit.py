@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shvit.models import SHViT, SHViTConfig, create_model, list_models
+from shvit.models import SHViT, SHViTConfig, SHViTFeatures, create_model, list_models, reparameterize
 from shvit.models.shvit import DistilledLogits, DropPath
 
 SMALL = SHViTConfig(widths=(16, 24, 32), depths=(1, 1, 2), partial_dims=(4, 8, 12), num_classes=5)
@@ -40,7 +40,23 @@ def test_pre_logits_and_reset_classifier():
     model.reset_classifier(0)
     torch.testing.assert_close(model(image), pooled)
     model.reset_classifier(9)
-    assert model(image).shape == (2, 9)
+    assert model.config.num_classes == 9
+    assert not model.head.training
+    assert model(image[:1]).shape == (1, 9)
+    model = model.to(torch.bfloat16)
+    model.reset_classifier(3)
+    assert model(image.to(torch.bfloat16)).dtype == torch.bfloat16
+
+
+def test_a_folded_network_gives_features_but_takes_no_new_head():
+    model = small().eval()
+    folded = reparameterize(model)
+    with pytest.raises(ValueError, match="reset_classifier: a folded network"):
+        folded.reset_classifier(3)
+    image = torch.randn(1, 3, 64, 64)
+    expected = model.forward_intermediates(image)[1]
+    for ours, wanted in zip(SHViTFeatures(folded)(image), expected, strict=True):
+        torch.testing.assert_close(ours, wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_two_heads_in_training_their_mean_in_evaluation():
@@ -168,6 +184,14 @@ def test_unknown_name_suggests_the_right_one():
         ({"partial_dims": (4, 8)}, "partial_dims"),
         ({"attention": (True,)}, "attention"),
         ({"num_heads": 3}, "num_heads"),
+        ({"widths": (16, 24.0, 32)}, "widths"),
+        ({"depths": 3}, "depths"),
+        ({"partial_dims": ("4", 8, 12)}, "partial_dims"),
+        ({"attention": (False, "no", True)}, "attention"),
+        ({"image_size": 224.5}, "image_size"),
+        ({"num_classes": None}, "num_classes"),
+        ({"distillation": "yes"}, "distillation"),
+        ({"dropout": "0.1.2"}, "dropout"),
         ({"num_heads": 0}, "num_heads"),
         ({"qk_dim": 0}, "qk_dim"),
         ({"stem_stride": 32}, "stem_stride"),

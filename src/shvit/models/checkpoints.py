@@ -9,15 +9,17 @@ import argparse
 import json
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.nn import Parameter
 
 from shvit.atomic import atomic_path
 from shvit.errors import CheckpointError
@@ -32,7 +34,16 @@ CONFIG_KEY = "shvit.config"
 
 _MODEL_KEYS = ("model", "state_dict")
 _EMA_KEYS = ("model_ema", "state_dict_ema", "ema")
+_HEADS = {"head.": "head", "head_dist.": "distillation head"}
 _PREFIXES = ("module.", "_orig_mod.", "model.")
+# What training code keeps beside its tensors. Making one of these runs nothing; paths are read as names only.
+_HARMLESS: list[Any] = [
+    argparse.Namespace,
+    (PurePosixPath, "pathlib.PosixPath"),
+    (PureWindowsPath, "pathlib.WindowsPath"),
+    (PurePosixPath, "pathlib._local.PosixPath"),
+    (PureWindowsPath, "pathlib._local.WindowsPath"),
+]
 
 _TO_TIMM = [
     (re.compile(pattern), replacement)
@@ -122,7 +133,7 @@ def read_checkpoint(path: str | Path, weights: Weights = "auto") -> Checkpoint:
     """
     path = Path(path)
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such file")
+        raise CheckpointError(f"{path}: {'not a file' if path.exists() else 'no such file'}")
     metadata: dict[str, Any] = {}
     ema = False
     if _is_safetensors(path):
@@ -131,6 +142,7 @@ def read_checkpoint(path: str | Path, weights: Weights = "auto") -> Checkpoint:
             raise CheckpointError(f"{path}: has one set of weights, no moving average beside it")
     else:
         state, ema = _choose(path, _read_pickle(path), weights)
+    _check_tensors(path, state)
     state = _strip_prefixes(state)
     names = _recognise(path, state)
     stored = metadata.pop(CONFIG_KEY, None)
@@ -138,14 +150,17 @@ def read_checkpoint(path: str | Path, weights: Weights = "auto") -> Checkpoint:
         config = SHViTConfig(**stored) if stored is not None else _infer_config(state, names)
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: its configuration cannot be used: {error}") from None
+    if config is not None and sum(config.depths) > len(state):
+        raise CheckpointError(f"{path}: its configuration has {sum(config.depths)} blocks, it has {len(state)} tensors")
     return Checkpoint(path, names, state, ema, config, metadata)
 
 
 def load_checkpoint(model: SHViT, path: str | Path, weights: Weights = "auto") -> LoadReport:
     """Loads a checkpoint into a network; after an error the network is as it was.
 
-    A head of another size keeps its fresh values, and a first convolution for another number of channels is
-    adapted (summed for grey, repeated and rescaled for more); both are warned of.
+    Where the checkpoint has no head or one of another size the network's own stays, fresh, and a first
+    convolution for another number of channels is adapted (summed for grey, repeated and rescaled for more); both
+    are warned of. A network without a head takes the body.
 
     Raises:
         CheckpointError: the file cannot be read, or a tensor is missing, unexpected or of another shape.
@@ -156,40 +171,50 @@ def load_checkpoint(model: SHViT, path: str | Path, weights: Weights = "auto") -
 def _load(model: SHViT, checkpoint: Checkpoint) -> LoadReport:
     if model.folded:
         raise CheckpointError(f"{checkpoint.path}: a folded network takes no checkpoint; load, then reparameterize")
+    new, notes = _match(model, checkpoint)
+    model.load_state_dict(new)
+    for note in notes:
+        warnings.warn(f"{checkpoint.path}: {note}", stacklevel=3)
+    return LoadReport(checkpoint.names, checkpoint.ema, tuple(notes))
+
+
+def _match(model: SHViT, checkpoint: Checkpoint) -> tuple[dict[str, Tensor], list[str]]:
+    """Every tensor that the network needs, under our names; and what had to be adapted."""
     rename = _RENAME[checkpoint.names]
     given = dict(checkpoint.state)
     own = model.state_dict()
     notes: list[str] = []
+    absent = tuple(head for head in _HEADS if not any(name.startswith(head) for name in given))
+    unwanted = tuple(head for head in _HEADS if not any(name.startswith(head) for name in own))
     new: dict[str, Tensor] = {}
     missing: list[str] = []
     for name, tensor in own.items():
         value = given.pop(rename(name), None)
         if value is None and name.endswith("num_batches_tracked"):
             value = tensor  # some savers leave the counters out; evaluation does not use them
-        if value is None and name.startswith("head_dist."):
+        if value is None and name.startswith(absent):
             value = tensor
-            _note(notes, "the checkpoint has no distillation head: that head is fresh")
+            _note(notes, f"the checkpoint has no {_HEADS[name.split('.')[0] + '.']}: that head is fresh")
         if value is None:
             missing.append(rename(name))
             continue
         if value.shape != tensor.shape:
             value = _adapt(checkpoint, name, value, tensor, notes)
+        if tensor.is_floating_point() and not value.is_floating_point():
+            raise CheckpointError(f"{checkpoint.path}: {rename(name)} should be floating point, got {value.dtype}")
         new[name] = value
     if missing:
         raise CheckpointError(
             f"{checkpoint.path}: {len(missing)} tensors are missing, such as {missing[0]}{_guess(checkpoint)}"
         )
-    extra = [name for name in given if not name.startswith("head_dist.")]
+    extra = [name for name in given if not name.startswith(unwanted)]
     if extra:
         raise CheckpointError(
             f"{checkpoint.path}: {len(extra)} tensors are not of this network, such as {extra[0]}{_guess(checkpoint)}"
         )
-    if given:
+    if given and model.num_classes:
         _note(notes, "the checkpoint's distillation head is left out: pass distillation=True to use both heads")
-    model.load_state_dict(new)
-    for note in notes:
-        warnings.warn(f"{checkpoint.path}: {note}", stacklevel=3)
-    return LoadReport(checkpoint.names, checkpoint.ema, tuple(notes))
+    return new, notes
 
 
 def load_model(path: str | Path, weights: Weights = "auto") -> tuple[SHViT, Checkpoint]:
@@ -203,6 +228,13 @@ def load_model(path: str | Path, weights: Weights = "auto") -> tuple[SHViT, Chec
         raise CheckpointError(
             f"{path}: these tensors are of none of {', '.join(VARIANTS)}, and the file has no configuration"
         )
+    # First without memory: a file's configuration may ask for a network of which it has no tensors.
+    with torch.device("meta"):
+        outline = SHViT(checkpoint.config)
+    shapes = {name: tensor.to("meta") for name, tensor in checkpoint.state.items()}
+    _, notes = _match(outline, replace(checkpoint, state=shapes))
+    if notes:
+        raise CheckpointError(f"{path}: its configuration is not of its tensors: {notes[0]}")
     model = SHViT(checkpoint.config)
     _load(model, checkpoint)
     return model.eval(), checkpoint
@@ -220,28 +252,26 @@ def save_checkpoint(
         metadata: travels in the safetensors header, each value as JSON.
 
     Raises:
-        CheckpointError: the network is folded, or the file cannot be written.
+        CheckpointError: the network is folded, metadata was given for a ``.pth``, or the file cannot be written.
     """
     path = Path(path)
     if model.folded:
         raise CheckpointError(f"{path}: a folded network is not saved as a checkpoint; save the one it came from")
+    pickled = path.suffix in (".pth", ".pt")
+    if pickled and metadata:
+        raise CheckpointError(f"{path}: only safetensors carry metadata; write a .safetensors file")
     rename = _RENAME[names]
     state = {rename(name): tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     try:
         with atomic_path(path) as aside:
-            if path.suffix in (".pth", ".pt"):
+            if pickled:
                 torch.save({"model": state}, aside)
             else:
-                texts = {CONFIG_KEY: json.dumps(asdict(_actual_config(model)))}
+                texts = {CONFIG_KEY: json.dumps(asdict(model.config))}
                 texts |= {key: json.dumps(value) for key, value in (metadata or {}).items()}
                 save_file(state, aside, metadata={"format": "pt", **texts})
     except (OSError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"{path}: cannot be written: {error}") from None
-
-
-def _actual_config(model: SHViT) -> SHViTConfig:
-    """The configuration with the head as it is now."""
-    return replace(model.config, num_classes=model.num_classes, distillation=model.head_dist is not None)
 
 
 def _note(notes: list[str], text: str) -> None:
@@ -251,8 +281,11 @@ def _note(notes: list[str], text: str) -> None:
 
 def _is_safetensors(path: Path) -> bool:
     """A safetensors file starts with its header's length and the header's brace, whatever it is called."""
-    with path.open("rb") as file:
-        start = file.read(9)
+    try:
+        with path.open("rb") as file:
+            start = file.read(9)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
     return path.suffix == ".safetensors" or (len(start) == 9 and start[8:9] == b"{")
 
 
@@ -274,27 +307,32 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def _read_pickle(path: Path) -> Any:
     try:
-        # A namespace is a bag of values: making one runs nothing. The reference keeps its arguments in one.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                    raise CheckpointError(f"{path}: refused: a compressed archive, as torch.save does not write them")
+        with torch.serialization.safe_globals(_HARMLESS):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
+    except CheckpointError:
+        raise
+    except Exception as error:  # of many kinds: what torch, its unpickler and zipfile make of arbitrary bytes
         text = str(error)
-        if "Unsupported" in text or "not an allowed global" in text or "WeightsUnpickler" in text:
-            asked = re.search(r"GLOBAL ([\w.]+)", text)
-            what = f" ({asked.group(1)})" if asked else ""
+        asked = re.search(r"GLOBAL ([\w.]+)", text) or re.search(r"blocklisted module ([\w.]+)", text)
+        if asked:
             raise CheckpointError(
-                f"{path}: refused: the file asks to run code{what}; nothing of it was executed"
+                f"{path}: refused: the file asks to run code ({asked.group(1)}); nothing of it was executed"
             ) from None
-        raise CheckpointError(
-            f"{path}: not a whole PyTorch checkpoint: {text.splitlines()[0] if text else error!r}"
-        ) from None
+        unpickler = re.search(r"WeightsUnpickler error:\s*(.*)", text)
+        reason = unpickler.group(1) if unpickler else text.split(". ")[0][:200] if " " in text else type(error).__name__
+        raise CheckpointError(f"{path}: not a whole PyTorch checkpoint: {reason}") from None
 
 
 def _choose(path: Path, raw: Any, weights: Weights) -> tuple[dict[str, Tensor], bool]:
     if not isinstance(raw, dict):
         raise CheckpointError(f"{path}: expected a state dict, got {type(raw).__name__}")
-    ema = next((raw[key] for key in _EMA_KEYS if raw.get(key)), None)
-    model = next((raw[key] for key in _MODEL_KEYS if raw.get(key)), None)
+    ema, model = (
+        next((raw[key] for key in keys if isinstance(raw.get(key), dict)), None) for keys in (_EMA_KEYS, _MODEL_KEYS)
+    )
     if model is None and ema is None:
         model = raw
     if weights == "ema" and ema is None:
@@ -303,12 +341,22 @@ def _choose(path: Path, raw: Any, weights: Weights) -> tuple[dict[str, Tensor], 
         raise CheckpointError(f"{path}: has a moving average only")
     use_ema = ema is not None and weights != "model"
     state = ema if use_ema else model
-    if not isinstance(state, dict):
-        raise CheckpointError(f"{path}: expected a state dict, got {type(state).__name__}")
-    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
-    if not tensors:
-        raise CheckpointError(f"{path}: holds no tensors")
+    assert state is not None
+    tensors = {name: value for name, value in state.items() if isinstance(name, str) and isinstance(value, Tensor)}
     return tensors, use_ema
+
+
+def _check_tensors(path: Path, state: dict[str, Tensor]) -> None:
+    """Refuses what would fail half-way through loading, or take more memory than the file has bytes."""
+    if not state:
+        raise CheckpointError(f"{path}: holds no tensors")
+    for name, tensor in state.items():
+        plain = type(tensor) in (Tensor, Parameter) and tensor.layout == torch.strided and tensor.device.type == "cpu"
+        if not plain or tensor.is_quantized or tensor.is_nested:
+            raise CheckpointError(f"{path}: {name} is not a plain tensor")
+    size = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
+    if size > path.stat().st_size:
+        raise CheckpointError(f"{path}: refused: its tensors would take {size} bytes, more than the file has")
 
 
 def _strip_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -323,6 +371,8 @@ def _strip_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def _recognise(path: Path, state: dict[str, Tensor]) -> Names:
     if "stem.0.conv.weight" in state:
         return "shvit"
+    if "stem.0.weight" in state:
+        raise CheckpointError(f"{path}: a folded network, which cannot be unfolded; take the one it came from")
     if "patch_embed.0.c.weight" in state:
         return "reference" if any(name.startswith("blocks1.") for name in state) else "timm"
     raise CheckpointError(

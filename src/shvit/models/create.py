@@ -109,16 +109,17 @@ def fetch_pretrained(name: str) -> Path:
         CheckpointError: the hub cannot be reached and the cache does not have it.
     """
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
     repository = HUB_REPOSITORY.format(name=name)
     try:
         return Path(hf_hub_download(repository, HUB_FILE))
     except LocalEntryNotFoundError:
         reason = "the hub cannot be reached, and the file is not in the cache"
-    except (HfHubHTTPError, OSError) as error:
+    except Exception as error:  # the client's, its HTTP library's (which changes), or the disk's
         reason = " ".join(str(error).split())[:200]
     raise CheckpointError(
         f"{repository}: weights cannot be fetched: {reason}; "
-        "give a file instead (pretrained=PATH), or set HF_ENDPOINT to a mirror"
+        "give a file instead (pretrained=PATH), set HF_ENDPOINT to a mirror or HF_HUB_CACHE to a cache that has it, "
+        "or use the model that comes with shvit (shvit.Classifier())"
     )

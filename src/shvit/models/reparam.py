@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -41,6 +42,7 @@ def reparameterize(model: SHViT) -> SHViT:
     if isinstance(folded.head, Head):
         folded.head = _fold_heads(folded.head, folded.head_dist)
         folded.head_dist = None
+        folded.config = replace(folded.config, distillation=False)
     folded.folded = True
     return folded
 

@@ -6,14 +6,15 @@ where plain convolutions stand in the same places.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import NamedTuple
 
 import torch
-from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from shvit.models.hub import HubModel
 from shvit.models.variants import SHViTConfig
 
 
@@ -212,7 +213,7 @@ class DistilledLogits(NamedTuple):
 
 class SHViT(
     nn.Module,
-    PyTorchModelHubMixin,
+    HubModel,
     library_name="shvit",
     tags=["image-classification", "shvit"],
     license="mit",
@@ -260,10 +261,22 @@ class SHViT(
         return self.config.widths[-1]
 
     def reset_classifier(self, num_classes: int, distillation: bool = False) -> None:
-        """Replaces the head by a fresh one for ``num_classes`` classes; 0 removes it."""
+        """Replaces the head by a fresh one for ``num_classes`` classes; 0 removes it.
+
+        Raises:
+            ValueError: the network is folded, which only evaluates; or a second head was asked for without classes.
+        """
+        if self.folded and num_classes:
+            raise ValueError("reset_classifier: a folded network cannot be trained; reset the one it came from")
+        self.config = replace(self.config, num_classes=num_classes, distillation=distillation)
         self.num_classes = num_classes
-        self.head = Head(self.num_features, num_classes) if num_classes else nn.Identity()
-        self.head_dist = Head(self.num_features, num_classes) if num_classes and distillation else None
+        self.head = self._fresh_head() if num_classes else nn.Identity()
+        self.head_dist = self._fresh_head() if distillation else None
+
+    def _fresh_head(self) -> Head:
+        """In the mode, on the device and of the type that the network is in."""
+        body = next(self.stem.parameters())
+        return Head(self.num_features, self.num_classes).to(body.device, body.dtype).train(self.training)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recomputes each block in the backward pass: less memory, about a third more time."""

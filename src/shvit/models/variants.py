@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from operator import index
+from typing import Any
 
 STEM_STRIDES = (4, 8, 16)
 
@@ -46,8 +49,7 @@ class SHViTConfig:
     """Stochastic depth: the last block's probability, rising linearly from 0 at the first, in [0, 1)."""
 
     def __post_init__(self) -> None:
-        for field in ("widths", "depths", "partial_dims", "attention"):
-            object.__setattr__(self, field, tuple(getattr(self, field)))  # lists, when it comes from JSON
+        self._check_types()
         stages = len(self.widths)
         if stages not in (3, 4):
             raise ValueError(f"widths: expected 3 or 4 stages, got {stages}: {self.widths}")
@@ -89,6 +91,25 @@ class SHViTConfig:
                 raise ValueError(f"{field}: expected a probability in [0, 1), got {getattr(self, field)}")
         if self.distillation and self.num_classes == 0:
             raise ValueError("distillation: a second head needs num_classes > 0")
+
+    def _check_types(self) -> None:
+        """Takes lists for tuples, as JSON has them, and NumPy's integers for integers."""
+
+        def take(field: str, expected: str, convert: Callable[[Any], Any]) -> None:
+            value = getattr(self, field)
+            try:
+                object.__setattr__(self, field, convert(value))
+            except (TypeError, ValueError):
+                raise ValueError(f"{field}: expected {expected}, got {value!r}") from None
+
+        for field in ("widths", "depths", "partial_dims"):
+            take(field, "whole numbers, one a stage", lambda value: tuple(index(each) for each in value))
+        take("attention", "true or false for each stage", lambda value: tuple(bool(index(each)) for each in value))
+        for field in ("num_heads", "qk_dim", "stem_stride", "mlp_ratio", "image_size", "in_chans", "num_classes"):
+            take(field, "a whole number", index)
+        take("distillation", "true or false", lambda value: bool(index(value)))
+        for field in ("dropout", "drop_path"):
+            take(field, "a number", float)
 
     def with_partial_ratio(self, ratio: float) -> SHViTConfig:
         """The same network with ``ratio`` of each stage's channels attended (section 3.1, figure 6).
