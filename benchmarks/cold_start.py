@@ -57,7 +57,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=9)
     args = parser.parse_args()
-    image = str(ROOT / "samples/cat.jpg")
+    image = str(ROOT / "samples/coffee.jpg")
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / "timm.safetensors"
         save_checkpoint(load_model(WEIGHTS)[0], weights, names="timm")

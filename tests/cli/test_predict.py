@@ -157,7 +157,7 @@ def test_a_terminal_sees_colour_and_progress(pictures, colour_model):
     ],
 )
 def test_wrong_usage_is_exit_2_and_no_traceback(arguments, expected):
-    done = shvit("predict", SAMPLES / "cat.jpg", *arguments)
+    done = shvit("predict", SAMPLES / "coffee.jpg", *arguments)
     assert done.returncode == 2
     assert expected in done.stderr
     assert "Traceback" not in done.stderr
@@ -165,7 +165,7 @@ def test_wrong_usage_is_exit_2_and_no_traceback(arguments, expected):
 
 def test_a_model_file_without_a_card_is_exit_2(tmp_path):
     model = write_colour_model(tmp_path / "bare.onnx", None)
-    done = shvit("predict", SAMPLES / "cat.jpg", "--model", model)
+    done = shvit("predict", SAMPLES / "coffee.jpg", "--model", model)
     assert done.returncode == 2
     assert done.stderr.startswith(f"shvit predict: error: {model}: the file has no card")
     assert len(done.stderr.splitlines()) == 1
