@@ -13,7 +13,8 @@ from PIL import Image
 
 from shvit.data import Augmentation, evaluation_loader, open_dataset, training_loader
 from shvit.data.datasets import ParquetImages, fingerprint
-from shvit.data.loader import EpochSampler, normalize
+from shvit.data.loader import normalize
+from shvit.data.sampler import EpochSampler
 from shvit.data.transforms import TrainTransform
 from shvit.errors import DataError
 from shvit.runtime.card import Preprocessing

@@ -183,7 +183,8 @@ def logits(colours, tmp_path_factory) -> Path:
 
 def test_a_precomputed_teacher_says_what_the_live_one_would(colours, logits):
     """The student's batch at the teacher's size, run through the teacher, gives the logits that were stored."""
-    from shvit.data.loader import EpochSampler, training_loader
+    from shvit.data.loader import training_loader
+    from shvit.data.sampler import EpochSampler
     from shvit.data.transforms import TrainTransform
 
     images = open_dataset(colours, "train")

@@ -1,9 +1,8 @@
-"""From a dataset to batches: decoding and augmentation in worker processes, order from a seed."""
+"""From a dataset to batches: decoding and augmentation in worker processes."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from shvit.data.datasets import ImageDataset
+from shvit.data.sampler import EpochSampler
 from shvit.data.transforms import TrainTransform
 from shvit.runtime.card import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from shvit.runtime.preprocess import decode, preprocess
@@ -26,32 +26,6 @@ class Batch(NamedTuple):
     """``int64 (B,)``."""
     indices: Tensor
     """``int64 (B,)``: which images of the dataset these are."""
-
-
-class EpochSampler:
-    """Batches of ``(epoch, index)`` in an order that depends on the seed and the epoch alone.
-
-    Args:
-        epoch: counted from 0.
-        start: batches of the epoch to leave out, as a resumed run does.
-        drop_last: leave out the last, incomplete batch.
-    """
-
-    def __init__(
-        self, count: int, batch_size: int, seed: int, epoch: int, start: int = 0, drop_last: bool = True
-    ) -> None:
-        self.count, self.batch_size, self.seed = count, batch_size, seed
-        self.epoch, self.start = epoch, start
-        self.batches = count // batch_size if drop_last else -(-count // batch_size)
-
-    def __len__(self) -> int:
-        return self.batches - self.start
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.count)
-        for step in range(self.start, self.batches):
-            chosen = order[step * self.batch_size : (step + 1) * self.batch_size]
-            yield [(self.epoch, int(index)) for index in chosen]
 
 
 class _TrainingImages(Dataset):

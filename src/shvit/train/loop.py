@@ -18,7 +18,8 @@ from torch import nn
 
 from shvit.atomic import atomic_path
 from shvit.data.datasets import ImageDataset
-from shvit.data.loader import Batch, EpochSampler, normalize, training_loader
+from shvit.data.loader import Batch, normalize, training_loader
+from shvit.data.sampler import EpochSampler
 from shvit.data.transforms import STEP, TrainTransform, sample_seed
 from shvit.errors import CheckpointError, DataError
 from shvit.models import SHViT, create_model, save_checkpoint

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from shvit.atomic import atomic_path
 from shvit.data.datasets import ImageDataset, fingerprint
-from shvit.data.loader import EpochSampler, training_loader
+from shvit.data.loader import training_loader
+from shvit.data.sampler import EpochSampler
 from shvit.data.transforms import Augmentation, TrainTransform
 from shvit.train.distillation import LogitsCard, TeacherNetwork, view_file
 
