@@ -57,14 +57,16 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("name", "data", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("name", no_wrap=True)
+    table.add_column("data")
     for column in ("parameters", "MACs", "input", "top-1"):
         table.add_column(column, justify="right")
     table.add_column("weights")
     for each in rows():
         table.add_row(
             each["name"],
-            (each["data"] or "").split(",")[0],
+            (each["data"] or "").split(" (")[0].split(",")[0],
             f"{each['parameters'] / 1e6:.1f} M",
             f"{each['macs'] / 1e6:.0f} M",
             f"{each['input']}²",
