@@ -202,3 +202,13 @@ def test_a_reader_that_goes_away_is_no_error(pictures, colour_model):
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == str(pictures / "blue.jpg")
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("command", [("train", "data"), ("eval", "--model", "m.pth", "--data", "data")])
+def test_the_lab_without_pytorch_says_what_installs_it(command):
+    code = "import sys; sys.modules['torch'] = None; from shvit.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert "torch" in done.stderr
+    assert "pip install 'shvit[torch]'" in done.stderr
+    assert "Traceback" not in done.stderr

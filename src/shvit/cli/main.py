@@ -69,6 +69,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ShvitError, ValueError) as error:
         print(f"shvit {args.command}: error: {error}", file=sys.stderr)
         return 2
+    except ModuleNotFoundError as error:
+        if (error.name or "shvit").partition(".")[0] == "shvit":
+            raise
+        print(
+            f"shvit {args.command}: error: needs {error.name}, which is not installed; install the lab with: "
+            "pip install 'shvit[torch]'",
+            file=sys.stderr,
+        )
+        return 2
     except OSError as error:
         if isinstance(error, BrokenPipeError):
             # The reader went away, as `head` does. Keep the interpreter from complaining at exit.
