@@ -18,7 +18,9 @@ COMMANDS = {
     "export": "write a verified model file from a checkpoint",
     "train": "train or fine-tune on a dataset of your own",
     "eval": "measure the accuracy of a model file or a checkpoint",
-    "distill": "run a teacher once, for distillation",
+    "distill": "prepare distillation: run a teacher once",
+    "data": "look a dataset over before training on it",
+    "runs": "compare training runs in a table",
 }
 """Subcommand to its one line of help; the module ``shvit.cli.NAME`` has ``add_arguments`` and ``run``."""
 

@@ -1,21 +1,28 @@
-"""Labelled image collections on disk, read one encoded image at a time."""
+"""Labelled image collections, read one encoded image at a time."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
+from glob import has_magic
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple, Protocol
+from urllib.parse import urlsplit
 
 import numpy as np
 
-from shvit.errors import DataError
-from shvit.media.sources import IMAGE_EXTENSIONS
+from shvit.data.classes import name_classes
+from shvit.data.formats.files import ImageFiles, image_folder, is_image, subfolders
+from shvit.data.formats.listing import listed_splits, lists_images
+from shvit.data.formats.shards import expand_pattern, is_url, shard_images
+from shvit.data.formats.tables import hub_splits, parquet_images, saved_images
+from shvit.data.splits import SPLIT_NAMES, by_split, split_dataset
+from shvit.errors import DataError, ImageError
 from shvit.runtime.card import ClassInfo
 
-SPLIT_NAMES = {"train": ("train", "training"), "val": ("val", "validation", "valid", "test")}
-"""Names under which a split is looked for, in this order."""
+__all__ = ["ImageDataset", "OpenedDatasets", "fingerprint", "name_classes", "open_dataset", "open_datasets"]
 
 
 class ImageDataset(Protocol):
@@ -29,155 +36,205 @@ class ImageDataset(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, index: int) -> bytes:
-        """The encoded image (JPEG, PNG, ...)."""
+        """The encoded image (JPEG, PNG, ...).
+
+        Raises:
+            ImageError: it cannot be read: it is gone, cut short, too large, or this user may not.
+        """
 
     def source(self, index: int) -> str:
         """A name for the image that a person can find it by."""
 
 
-class ImageFolder:
-    """One sub-folder for each class, as torchvision and timm lay them out; images may lie deeper."""
+class OpenedDatasets(NamedTuple):
+    """What to train on."""
 
-    def __init__(self, root: Path) -> None:
-        self.name = str(root)
-        folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-        if not folders:
-            raise DataError(f"{root}: expected one sub-folder for each class, found none")
-        self._paths: list[Path] = []
-        labels: list[int] = []
-        for label, folder in enumerate(folders):
-            found = sorted(
-                path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_EXTENSIONS and path.is_file()
-            )
-            if not found:
-                raise DataError(f"{folder}: no images in the folder of class {folder.name!r}")
-            self._paths += found
-            labels += [label] * len(found)
-        self.labels = np.array(labels, dtype=np.int64)
-        self.classes = name_classes([folder.name for folder in folders], root)
-
-    def __len__(self) -> int:
-        return len(self._paths)
-
-    def read(self, index: int) -> bytes:
-        return self._paths[index].read_bytes()
-
-    def source(self, index: int) -> str:
-        return str(self._paths[index])
+    train: ImageDataset
+    val: ImageDataset
+    note: str | None
+    """What to tell the user of a split that was made for them."""
 
 
-class ParquetImages:
-    """Parquet in the Hugging Face ``datasets`` image layout: ``image.bytes``, ``image.path``, ``label``."""
-
-    def __init__(self, files: Sequence[Path]) -> None:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        self.name = str(files[0].parent)
-        tables = []
-        for file in files:
-            try:
-                table = pq.read_table(file, columns=["image", "label"])
-            except (pa.ArrowInvalid, KeyError, OSError) as error:
-                raise DataError(f"{file}: cannot be read as Parquet with image and label: {error}") from None
-            tables.append(table)
-        table = pa.concat_tables(tables)
-        self._bytes, self._paths = (
-            [chunk.field(field) for chunk in table["image"].chunks] for field in ("bytes", "path")
-        )
-        self._starts = np.cumsum([0] + [len(chunk) for chunk in self._bytes])
-        self.labels = table["label"].to_numpy().astype(np.int64)
-        names = _parquet_class_names(tables[0].schema) or [str(label) for label in range(int(self.labels.max()) + 1)]
-        self.classes = name_classes(names, files[0].parent)
-        if self.labels.min() < 0 or self.labels.max() >= len(self.classes):
-            raise DataError(
-                f"{self.name}: labels run from {self.labels.min()} to {self.labels.max()}, "
-                f"but there are {len(self.classes)} classes"
-            )
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def _locate(self, index: int) -> tuple[int, int]:
-        chunk = int(np.searchsorted(self._starts, index, side="right")) - 1
-        return chunk, index - int(self._starts[chunk])
-
-    def read(self, index: int) -> bytes:
-        chunk, offset = self._locate(index)
-        return self._bytes[chunk][offset].as_py()
-
-    def source(self, index: int) -> str:
-        chunk, offset = self._locate(index)
-        return f"{self.name}:{self._paths[chunk][offset].as_py() or index}"
-
-
-def _parquet_class_names(schema: Any) -> list[str] | None:
-    """Class names that the ``datasets`` library wrote into the file's schema."""
-    raw = (schema.metadata or {}).get(b"huggingface")
-    if raw is None:
-        return None
-    return json.loads(raw)["info"]["features"].get("label", {}).get("names")
-
-
-def name_classes(names: Sequence[str], root: Path) -> tuple[ClassInfo, ...]:
-    """Classes in label order; a ``classes.json`` beside the data gives readable names to WordNet ids.
-
-    ``classes.json`` is a list of ``{"label": 0, "wnid": "n01443537", "name": "goldfish"}``.
-    """
-    for folder in (root, root.parent):
-        file = folder / "classes.json"
-        if not file.is_file():
-            continue
-        try:
-            entries = json.loads(file.read_text())
-            by_key = {entry["wnid"]: entry for entry in entries} | {str(entry["label"]): entry for entry in entries}
-            matched = [by_key.get(name) for name in names]
-        except (ValueError, TypeError, KeyError) as error:
-            raise DataError(f"{file}: expected a list of label, wnid and name: {error!r}") from None
-        return tuple(
-            ClassInfo(index, entry["name"], entry["wnid"]) if entry else ClassInfo(index, name, _wnid(name))
-            for index, (name, entry) in enumerate(zip(names, matched, strict=True))
-        )
-    return tuple(ClassInfo(index, name, _wnid(name)) for index, name in enumerate(names))
-
-
-def _wnid(name: str) -> str | None:
-    return name if len(name) == 9 and name[0] == "n" and name[1:].isdigit() else None
+Splits = dict[str, Callable[[], ImageDataset]]
+"""How to open what was found: under ``train`` and ``val``, or all of it under ``""``."""
 
 
 def open_dataset(path: str | Path, split: str) -> ImageDataset:
-    """Opens one split of a dataset on disk.
+    """Opens one split of a dataset; all of it, where it is not divided into splits.
 
     Args:
-        path: a folder with ``train/`` and ``val/`` (or ``validation/``) of class folders; a folder of class
-            folders; a folder of Parquet files named after their split (``train-00000-of-00008.parquet``);
-            or one Parquet file.
+        path: one of
+
+            - a folder with ``train/`` and ``val/`` (or ``validation/``, ``valid/``, ``test/``) of class folders;
+            - a folder of class folders;
+            - Parquet files in the Hugging Face image layout: one, or a folder of them named after their split
+              (``train-00000-of-00008.parquet``); a folder that ``datasets.save_to_disk`` wrote; ``hf://user/name``;
+            - tar shards: one, a folder of them, a pattern (``data/train-{000..146}.tar``, ``data/*.tar``), or a
+              URL or a pattern of URLs;
+            - a CSV file with the columns ``path``, ``label`` and perhaps ``split``, or a folder with ``train.csv``
+              and ``val.csv``.
         split: ``"train"`` or ``"val"``.
 
     Raises:
         DataError: there is nothing of the kind; the message says what was looked for and what is there.
     """
-    root = Path(path)
-    if not root.exists():
-        raise DataError(f"{root}: no such file or folder")
-    if root.is_file():
-        return ParquetImages([root])
-    names = SPLIT_NAMES[split]
-    for name in names:
-        if (root / name).is_dir():
-            return ImageFolder(root / name)
-        files = sorted(root.glob(f"{name}-*.parquet")) or sorted(root.glob(f"{name}.parquet"))
-        if files:
-            return ParquetImages(files)
-    other = [name for key, group in SPLIT_NAMES.items() if key != split for name in group]
-    if any((root / name).is_dir() or list(root.glob(f"{name}-*.parquet")) for name in other):
-        raise DataError(f"{root}: no {split} split; looked for a folder or Parquet files named {', '.join(names)}")
-    return ImageFolder(root)
+    with _readable(path):
+        return _open(path, _find_splits(path), split)
+
+
+def open_datasets(path: str | Path, seed: int = 0, val_share: float = 0.1) -> OpenedDatasets:
+    """Opens training and validation images; where there are no validation images, holds some out.
+
+    Args:
+        path: as for ``open_dataset``.
+        seed: decides which images are held out.
+        val_share: share of each class that is held out, in (0, 1).
+
+    Raises:
+        DataError: as ``open_dataset``; or a class has no training images, or the two splits' classes differ.
+    """
+    with _readable(path):
+        splits = _find_splits(path)
+        train = _open(path, splits, "train")
+        val = splits["val"]() if "val" in splits else None
+    empty = np.flatnonzero(np.bincount(train.labels, minlength=len(train.classes)) == 0)
+    if len(empty):
+        raise DataError(
+            f"{train.name}: no training images of class {train.classes[empty[0]].label!r} ({len(empty)} such classes); "
+            "add some, or leave the class out (numbered labels begin at 0)"
+        )
+    if val is not None:
+        _match_classes(train, val)
+        return OpenedDatasets(train, val, None)
+    train, val = split_dataset(train, val_share, seed)
+    note = f"no validation split: {val_share * 100:.3g} % of each class held out ({len(val):,} images), seed {seed}"
+    return OpenedDatasets(train, val, note)
 
 
 def fingerprint(dataset: ImageDataset) -> str:
     """A digest that changes when the images, their order or their labels do (SHA-256 over a sample)."""
     digest = hashlib.sha256(dataset.labels.tobytes())
     for index in np.linspace(0, len(dataset) - 1, num=min(len(dataset), 256)).astype(int):
-        digest.update(dataset.read(int(index)))
+        with suppress(ImageError):  # one that cannot be read is the loader's to report
+            digest.update(dataset.read(int(index)))
     return digest.hexdigest()
+
+
+def _open(path: str | Path, splits: Splits, split: str) -> ImageDataset:
+    if "" in splits:
+        return splits[""]()
+    if split not in splits:
+        looked_for = ", ".join(SPLIT_NAMES[split])
+        raise DataError(f"{path}: no {split} split; looked for a folder, files or a split named {looked_for}")
+    return splits[split]()
+
+
+def _match_classes(train: ImageDataset, val: ImageDataset) -> None:
+    """Refuses splits that do not number the same classes alike."""
+    numbered = all(each.label == str(each.class_id) for each in train.classes)
+    if numbered and val.classes == train.classes[: len(val.classes)]:
+        val.classes = train.classes  # numbers without names: validation may lack the highest
+    ours, theirs = ([each.label for each in images.classes] for images in (train, val))
+    for images, missing in ((val, set(ours) - set(theirs)), (train, set(theirs) - set(ours))):
+        if missing:
+            raise DataError(
+                f"{images.name}: lacks class {min(missing)!r} that the other split has ({len(missing)} such classes); "
+                "both need the same class folders or class names"
+            )
+    if ours != theirs:
+        raise DataError(f"{train.name} and {val.name}: their classes are the same but in another order")
+
+
+@contextmanager
+def _readable(path: str | Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        remedy = "; give this user the right to read it" if isinstance(error, PermissionError) else ""
+        raise DataError(f"{error.filename or path}: {error.strerror or error}{remedy}") from None
+
+
+def _find_splits(path: str | Path) -> Splits:
+    text, root = str(path), Path(path)
+    if text.startswith("hf://"):
+        return _known(hub_splits(text), text)
+    if is_url(text) or ((has_magic(text) or "{" in text) and not root.exists()):
+        return _of_files(expand_pattern(text), chosen_by_user=True)
+    if root.is_dir():
+        return _in_folder(root)
+    root.stat()  # nothing there, or no right to look: the system's own words
+    return _of_files([text], chosen_by_user=True)
+
+
+def _in_folder(root: Path) -> Splits:
+    if (root / "state.json").is_file():
+        return {"": partial(saved_images, root)}
+    if (root / "dataset_dict.json").is_file():
+        return _known({name: partial(saved_images, root / name) for name in subfolders(root)}, str(root))
+    folders = subfolders(root)
+    splits = by_split(folders)
+    if splits and not _are_classes(root, folders, splits):
+        return {split: partial(_open_split, root / names[0]) for split, names in splits.items()}
+    for folder in (root, root / "data"):
+        if folder.is_dir() and (files := _table_files(folder)):
+            return _of_files(files)
+    return {"": partial(image_folder, root)}
+
+
+def _are_classes(root: Path, folders: list[str], splits: dict[str, list[str]]) -> bool:
+    """Whether folders called like splits are classes among others: a train is also a vehicle."""
+    called = [name for names in splits.values() for name in names]
+    return len(folders) > len(called) and all(
+        not subfolders(root / name) and any(is_image(file.name) for file in (root / name).iterdir()) for name in called
+    )
+
+
+def _open_split(folder: Path) -> ImageDataset:
+    files = _table_files(folder)
+    return _of_files(files, chosen_by_user=True)[""]() if files else image_folder(folder)
+
+
+def _table_files(folder: Path) -> list[str]:
+    """Parquet files, else tar shards, else CSV files; a CSV that is neither a split's nor a list of images is not."""
+    files = sorted(file for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
+    for suffix in FILE_FORMATS:
+        found = [str(file) for file in files if file.suffix.lower() == suffix]
+        if suffix == ".csv" and not by_split(found, words=True):
+            found = [name for name in found if lists_images(Path(name))]
+        if found:
+            return found
+    return []
+
+
+FILE_FORMATS = (".parquet", ".tar", ".csv")
+
+
+def _of_files(names: Sequence[str], chosen_by_user: bool = False) -> Splits:
+    """Files of one format by their split; those that the user chose are one whole unless they are of two splits."""
+    suffixes = {PurePosixPath(urlsplit(name).path if is_url(name) else name).suffix.lower() for name in names}
+    suffix = suffixes.pop()
+    if suffixes or suffix not in FILE_FORMATS:
+        raise DataError(f"{names[0]}: expected a folder, or files of one of the formats {', '.join(FILE_FORMATS)}")
+    groups = by_split(names, words=True)
+    if not groups or (chosen_by_user and len(groups) == 1):
+        groups = {"": list(names)}
+    if suffix == ".csv":
+        listed = listed_splits({Path(name): split for split, group in groups.items() for name in group})
+        return _known({split: partial(_same, images) for split, images in listed.items()}, names[0])
+    if suffix == ".tar":
+        return {split: partial(shard_images, group) for split, group in groups.items()}
+    return {split: partial(parquet_images, [Path(name) for name in group]) for split, group in groups.items()}
+
+
+def _same(images: ImageFiles) -> ImageFiles:
+    return images
+
+
+def _known(found: Mapping[str, Callable[[], ImageDataset]], name: str) -> Splits:
+    """Splits by the names that their maker gave them; a single one of another name is all there is."""
+    splits = by_split(found)
+    if splits:
+        return {split: found[names[0]] for split, names in splits.items()}
+    if len(found) != 1:
+        raise DataError(f"{name}: expected splits named train and val, found {', '.join(found) or 'none'}")
+    return {"": next(iter(found.values()))}

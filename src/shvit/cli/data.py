@@ -1,0 +1,201 @@
+"""Look a dataset over before training on it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from shvit.atomic import atomic_path
+from shvit.cli.predict import positive
+
+if TYPE_CHECKING:
+    from shvit.data.check import DataReport, Place
+
+EPILOG = """\
+examples:
+  shvit data check photos/
+  shvit data check photos/ --output report/            report.json and report.png too
+  shvit data check 'shards/train-{000..146}.tar' --format json
+
+`shvit data check --help` explains more.
+"""
+
+CHECK_EPILOG = """\
+PATH is what `shvit train` takes: a folder with train/ and val/ of class folders, or of class folders alone; Parquet
+files or a folder that datasets.save_to_disk wrote; hf://user/name; tar shards (a file, a folder, a pattern or a URL);
+a CSV file with the columns path and label, or a folder with train.csv and val.csv. Where there is no validation
+split, the one that training would make with this seed is checked.
+
+Every image is decoded. Reported are counts, sizes, formats and class balance; images that are broken or next to
+empty; and pictures that are there more than once, pixel for pixel: within a split, in both (so that the accuracy
+measured is too high), or with different labels.
+
+examples:
+  shvit data check photos/
+  shvit data check photos/ --output report/ --workers 8
+  shvit data check labels.csv --format json | jq .problems
+
+exit status: 0 clean, 1 images are broken, leaked into validation, or labelled in two ways, 2 wrong usage
+"""
+
+LISTED = 10
+"""How many of a list's entries the terminal shows; the JSON has all."""
+
+NAMED = 5
+"""How many of the most and of the least frequent classes the terminal names."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    check = actions.add_parser(
+        "check",
+        help="decode every image; report sizes, class balance, broken files and duplicates",
+        description="Decode every image of a dataset and report what would harm a training.",
+        epilog=CHECK_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    check.add_argument("path", metavar="PATH", help="dataset: a folder, a file, a pattern, a URL or hf://NAME")
+    check.add_argument("--output", type=Path, metavar="DIR", help="write report.json and report.png here")
+    check.add_argument("--seed", type=int, default=0, metavar="N", help="of the split to be made, if any (default: 0)")
+    check.add_argument("--format", choices=("text", "json"), default="text", help="default: text")
+    check.add_argument(
+        "--workers", type=positive, default=os.cpu_count() or 1, metavar="N", help="processes (default: all cores)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    from shvit.data.check import check_datasets
+    from shvit.data.datasets import open_datasets
+
+    train, val, note = open_datasets(args.path, args.seed)
+    splits = {"train": train, "val": val}
+    if args.output is not None:
+        from shvit.data.check_picture import draw_report
+
+        args.output.mkdir(parents=True, exist_ok=True)
+    with _progress(len(train) + len(val)) as advance:
+        report = check_datasets(splits, args.workers, advance)
+    contents = {"path": args.path, "seed": args.seed, "note": note, **report.to_dict()}
+    if args.output is not None:
+        _write_json(contents, args.output / "report.json")
+        draw_report(report, splits, Path(args.path).name or args.path, args.output / "report.png")
+    if args.format == "json":
+        print(json.dumps(contents, indent=2, ensure_ascii=False))
+    else:
+        _print_report(report, args.path, note, args.output)
+    return 1 if report.problems else 0
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr where somebody watches."""
+    console = Console(stderr=True)
+    columns = (TextColumn("decoding"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("decoding", total=total)
+        yield lambda done: bar.update(task, completed=done)
+
+
+def _write_json(contents: dict[str, Any], path: Path) -> None:
+    with atomic_path(path) as aside:
+        aside.write_text(json.dumps(contents, indent=2) + "\n")
+
+
+def _print_report(report: DataReport, path: str, note: str | None, output: Path | None) -> None:
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    counts = " and ".join(f"{len(summary.widths):,} {split}" for split, summary in report.splits.items())
+    console.print(Text(f"{path}: {counts} images of {len(report.classes):,} classes", style="bold"))
+    if note:
+        console.print(f"({note})")
+    table = Table(box=None, pad_edge=False)
+    for column in ("split", "images", "broken", "width", "height", "per class"):
+        table.add_column(column, justify="left" if column == "split" else "right")
+    for split, summary in report.splits.items():
+        whole = summary.widths > 0
+        table.add_row(
+            split,
+            f"{len(whole):,}",
+            f"{(~whole).sum():,}",
+            *(_range(values) for values in (summary.widths[whole], summary.heights[whole])),
+            _range(summary.class_counts),
+        )
+    console.print()
+    console.print(table)
+    console.print(Text("width, height, images per class: min / median / max", style="dim"))
+    console.print()
+    for title, kinds in zip(("formats", "modes"), report.kinds(), strict=True):
+        console.print(f"{title:<8} {', '.join(f'{kind} {count:,}' for kind, count in kinds.items())}")
+    _print_sizes(report, console)
+    _print_classes(report, console)
+    _print_findings(report, console)
+    if output is not None:
+        console.print(f"\nreport and picture: {output / 'report.json'}, {output / 'report.png'}")
+
+
+def _range(values: np.ndarray) -> str:
+    if not len(values):
+        return "-"
+    low, high = values.min(), values.max()
+    return f"{low}" if low == high else f"{low} / {np.median(values):g} / {high}"
+
+
+def _print_sizes(report: DataReport, console: Console) -> None:
+    counts, edges = report.size_histogram()
+    if len(counts) < 2:
+        return
+    console.print("\nshorter side, pixels")
+    for count, low, high in zip(counts, edges[:-1], edges[1:], strict=True):
+        bar = "█" * round(30 * count / counts.max())
+        console.print(f"  {low:>6.0f} to {high - 1:<6.0f} {bar:<30} {count:,}")
+
+
+def _print_classes(report: DataReport, console: Console) -> None:
+    counts = next(iter(report.splits.values())).class_counts
+    if counts.min() == counts.max():
+        return
+    order = (-counts).argsort(kind="stable")
+    console.print()
+    ends = {"most frequent classes": order[:NAMED], "least frequent classes": order[NAMED:][-NAMED:]}
+    for title, classes in ends.items():
+        if len(classes):
+            console.print(f"{title:<23} {', '.join(f'{report.classes[each]} ({counts[each]:,})' for each in classes)}")
+
+
+def _print_findings(report: DataReport, console: Console) -> None:
+    leaked: list[str] = []
+    conflicting: list[str] = []
+    repeated: list[str] = []
+    for group in report.duplicates:
+        chosen = leaked if group.leaked else conflicting if group.conflicting else repeated
+        chosen.append(" = ".join(_describe(place) for place in group.places))
+    findings = (
+        ("cannot be decoded", "red", [f"{_describe(each.place)}: {each.reason}" for each in report.broken]),
+        ("both in training and in validation", "red", leaked),
+        ("in one split with different labels", "red", conflicting),
+        ("in one split more than once, with the same label", "yellow", repeated),
+        ("with next to nothing on them", "yellow", [_describe(place) for place in report.near_constant]),
+    )
+    for title, style, lines in findings:
+        if lines:
+            console.print(Text(f"\nimages {title}: {len(lines):,}", style=style))
+        for line in lines[:LISTED]:
+            console.print(f"  {line}")
+        if len(lines) > LISTED:
+            console.print(f"  ... and {len(lines) - LISTED:,} more; --output and --format json list all")
+    if not report.problems:
+        console.print(Text("\nno problems found", style="green"))
+
+
+def _describe(place: Place) -> str:
+    return f"{place.source} [{place.split}, {place.label}]"

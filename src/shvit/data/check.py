@@ -1,0 +1,279 @@
+"""Looks a dataset over before anything is trained on it: every image is decoded."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import signal
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from shvit.data.datasets import ImageDataset
+from shvit.errors import DataError, ImageError
+from shvit.runtime.preprocess import decode, describe
+
+NEAR_CONSTANT = 8
+"""An image has next to nothing on it when each channel's values span no more than this, of 255."""
+
+
+class Place(NamedTuple):
+    """One image of the datasets that were checked."""
+
+    split: str
+    source: str
+    """The name that a person can find it by."""
+    class_id: int
+    label: str
+    """Its class's name."""
+
+
+class BrokenImage(NamedTuple):
+    """An image that cannot be decoded."""
+
+    place: Place
+    reason: str
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """Images of the same pixels, whatever file they are in."""
+
+    places: tuple[Place, ...]
+
+    @property
+    def leaked(self) -> bool:
+        """Some are trained on and others validated with."""
+        return len({place.split for place in self.places}) > 1
+
+    @property
+    def conflicting(self) -> bool:
+        """They do not all have the same label."""
+        return len({place.class_id for place in self.places}) > 1
+
+
+@dataclass(frozen=True)
+class SplitSummary:
+    """Figures of one split; those of sizes and kinds are of the images that could be decoded."""
+
+    widths: np.ndarray
+    """``int32 (N,)``, in pixels, the right way up; 0 for a broken image."""
+    heights: np.ndarray
+    formats: dict[str, int]
+    """Images by file format (``JPEG``), most frequent first."""
+    modes: dict[str, int]
+    """Images by colour mode (``RGB``, ``L``, ``CMYK``), most frequent first."""
+    class_counts: np.ndarray
+    """``int64 (classes,)``: images of each class."""
+
+
+@dataclass(frozen=True)
+class DataReport:
+    """What was found in a dataset's splits."""
+
+    classes: tuple[str, ...]
+    splits: dict[str, SplitSummary]
+    broken: tuple[BrokenImage, ...]
+    duplicates: tuple[Duplicates, ...]
+    near_constant: tuple[Place, ...]
+
+    @property
+    def problems(self) -> list[str]:
+        """What should be mended before training, a line each; empty for a clean dataset."""
+        leaked = [group for group in self.duplicates if group.leaked]
+        contradictory = sum(group.conflicting for group in leaked)
+        conflicting = sum(group.conflicting for group in self.duplicates) - contradictory
+        return [
+            line
+            for count, line in (
+                (len(self.broken), f"{len(self.broken):,} images cannot be decoded"),
+                (
+                    len(leaked),
+                    f"{len(leaked):,} images are both in training and in validation, "
+                    f"{contradictory:,} of them with different labels",
+                ),
+                (conflicting, f"{conflicting:,} images are in one split more than once, with different labels"),
+            )
+            if count
+        ]
+
+    def kinds(self) -> tuple[Counter[str], Counter[str]]:
+        """Images by file format and by colour mode, over all splits."""
+        formats: Counter[str] = sum((Counter(summary.formats) for summary in self.splits.values()), Counter())
+        modes: Counter[str] = sum((Counter(summary.modes) for summary in self.splits.values()), Counter())
+        return formats, modes
+
+    def size_histogram(self) -> tuple[np.ndarray, np.ndarray]:
+        """Images by their shorter side, over all splits.
+
+        Returns:
+            Counts, and the edges in pixels between which they are: at most ten bins of about equal ratio.
+        """
+        sides = np.concatenate([np.minimum(summary.widths, summary.heights) for summary in self.splits.values()])
+        sides = sides[sides > 0]
+        if not len(sides):
+            return np.zeros(0, dtype=np.int64), np.zeros(1)
+        return np.histogram(sides, np.unique(np.geomspace(sides.min(), sides.max() + 1, num=11).round()))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, for JSON."""
+        counts, edges = self.size_histogram()
+        return {
+            "problems": self.problems,
+            "classes": len(self.classes),
+            "shorter_side_histogram": {"edges": edges.tolist(), "counts": counts.tolist()},
+            "splits": {name: self._split_to_dict(summary) for name, summary in self.splits.items()},
+            "broken": [{**each.place._asdict(), "reason": each.reason} for each in self.broken],
+            "duplicates": [
+                {
+                    "leaked": group.leaked,
+                    "conflicting": group.conflicting,
+                    "images": [place._asdict() for place in group.places],
+                }
+                for group in self.duplicates
+            ],
+            "near_constant": [place._asdict() for place in self.near_constant],
+        }
+
+    def _split_to_dict(self, summary: SplitSummary) -> dict[str, Any]:
+        whole = summary.widths > 0
+        return {
+            "images": len(summary.widths),
+            "broken": int((~whole).sum()),
+            "width": _spread(summary.widths[whole]),
+            "height": _spread(summary.heights[whole]),
+            "formats": summary.formats,
+            "modes": summary.modes,
+            "images_per_class": _spread(summary.class_counts),
+            "class_counts": [
+                {"class_id": class_id, "label": label, "images": int(count)}
+                for class_id, (label, count) in enumerate(zip(self.classes, summary.class_counts, strict=True))
+            ],
+        }
+
+
+def _spread(values: np.ndarray) -> dict[str, float] | None:
+    if not len(values):
+        return None
+    return {"min": int(values.min()), "median": float(np.median(values)), "max": int(values.max())}
+
+
+class _Facts(NamedTuple):
+    """What a worker tells of one image."""
+
+    size: tuple[int, int]
+    """Width and height; 0 for a broken image."""
+    format: str
+    mode: str
+    digest: bytes
+    near_constant: bool
+    reason: str
+    """Why it is broken, or empty."""
+
+
+def check_datasets(
+    splits: Mapping[str, ImageDataset], workers: int, progress: Callable[[int], None] = lambda done: None
+) -> DataReport:
+    """Decodes every image and reports what is there.
+
+    Args:
+        splits: datasets of the same classes, by the split's name.
+        workers: processes that decode.
+        progress: called now and then with the number of images done.
+
+    Raises:
+        DataError: a worker process died.
+    """
+    names = tuple(each.label for each in next(iter(splits.values())).classes)
+    summaries: dict[str, SplitSummary] = {}
+    broken: list[BrokenImage] = []
+    near_constant: list[Place] = []
+    first_seen: dict[bytes, tuple[str, int]] = {}
+    copies: dict[bytes, list[tuple[str, int]]] = defaultdict(list)
+
+    def place(split: str, index: int) -> Place:
+        images = splits[split]
+        # File names need not be text; from here on they are only shown.
+        source = images.source(index).encode(errors="surrogateescape").decode(errors="replace")
+        return Place(split, source, int(images.labels[index]), names[images.labels[index]])
+
+    done = 0
+    for split, images in splits.items():
+        sizes = np.zeros((len(images), 2), dtype=np.int32)
+        formats: Counter[str] = Counter()
+        modes: Counter[str] = Counter()
+        for index, facts in enumerate(_examine_all(images, workers)):
+            if facts.reason:
+                broken.append(BrokenImage(place(split, index), facts.reason))
+            else:
+                sizes[index] = facts.size
+                formats[facts.format] += 1
+                modes[facts.mode] += 1
+                if facts.digest in first_seen:
+                    copies[facts.digest].append((split, index))
+                else:
+                    first_seen[facts.digest] = split, index
+                if facts.near_constant:
+                    near_constant.append(place(split, index))
+            done += 1
+            if done % 64 == 0:
+                progress(done)
+        summaries[split] = SplitSummary(
+            sizes[:, 0],
+            sizes[:, 1],
+            dict(formats.most_common()),
+            dict(modes.most_common()),
+            np.bincount(images.labels, minlength=len(names)),
+        )
+    duplicates = [
+        Duplicates(tuple(place(*each) for each in (first_seen[digest], *others))) for digest, others in copies.items()
+    ]
+    # The worst first: a list of thousands is read from the top.
+    duplicates.sort(key=lambda group: (not group.leaked, not group.conflicting))
+    return DataReport(names, summaries, tuple(broken), tuple(duplicates), tuple(near_constant))
+
+
+def _examine_all(images: ImageDataset, workers: int) -> Iterator[_Facts]:
+    try:
+        with ProcessPoolExecutor(workers, initializer=_start_worker, initargs=(images,)) as pool:
+            yield from pool.map(_examine, range(len(images)), chunksize=32)
+    except BrokenProcessPool:
+        raise DataError(
+            f"{images.name}: a process that decodes was ended from outside, perhaps for want of memory; "
+            "try fewer --workers"
+        ) from None
+
+
+_images: ImageDataset
+"""What this worker process reads from."""
+
+
+def _start_worker(images: ImageDataset) -> None:
+    global _images
+    _images = images
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the parent's to handle
+
+
+def _examine(index: int) -> _Facts:
+    name = _images.source(index)
+    try:
+        encoded = _images.read(index)
+        name = describe(encoded)
+        image = decode(encoded)
+    except ImageError as error:
+        return _Facts((0, 0), "", "", b"", False, str(error).removeprefix(f"{name}: "))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with Image.open(io.BytesIO(encoded)) as header:
+            kind, mode = header.format or "unknown", header.mode
+    digest = hashlib.sha256(repr(image.size).encode() + image.tobytes()).digest()
+    extrema = image.getextrema()
+    near_constant = all(high - low <= NEAR_CONSTANT for low, high in extrema)  # type: ignore[misc]
+    return _Facts(image.size, kind, mode, digest, near_constant, "")

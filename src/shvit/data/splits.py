@@ -1,0 +1,95 @@
+"""Which images are trained on and which are held out."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from shvit.errors import DataError
+
+if TYPE_CHECKING:
+    from shvit.data.datasets import ImageDataset
+
+SPLIT_NAMES = {"train": ("train", "training"), "val": ("val", "validation", "valid", "test")}
+"""Names under which a split is looked for, in this order."""
+
+
+class Subset:
+    """Some of another dataset's images."""
+
+    def __init__(self, images: ImageDataset, indices: np.ndarray, part: str) -> None:
+        self.name = f"{images.name} ({part})"
+        self.classes = images.classes
+        self.labels = images.labels[indices]
+        self._images, self._indices = images, indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def read(self, index: int) -> bytes:
+        return self._images.read(int(self._indices[index]))
+
+    def source(self, index: int) -> str:
+        return self._images.source(int(self._indices[index]))
+
+
+def split_dataset(dataset: ImageDataset, val_share: float = 0.1, seed: int = 0) -> tuple[Subset, Subset]:
+    """Holds out a share of each class: the same images whatever order they lie in and wherever the dataset is.
+
+    Of a class of n images ``val_share · n`` are held out, to the nearest whole number, but at least one, and at
+    least one stays; a class of a single image is trained on.
+
+    Args:
+        val_share: in (0, 1).
+
+    Returns:
+        Training and validation images, each in the dataset's order.
+
+    Raises:
+        DataError: no class has two images.
+    """
+    if not 0 < val_share < 1:
+        raise ValueError(f"val_share: expected more than 0 and less than 1, got {val_share}")
+    held_out = np.zeros(len(dataset), dtype=bool)
+    draws = np.array([_draw(dataset, index, seed) for index in range(len(dataset))], dtype=np.uint64)
+    order = np.lexsort((draws, dataset.labels))
+    starts = np.flatnonzero(np.diff(dataset.labels[order], prepend=-1))
+    for of_class in np.split(order, starts[1:]):
+        count = min(max(int(val_share * len(of_class) + 0.5), 1), len(of_class) - 1)
+        held_out[of_class[:count]] = True
+    if not held_out.any():
+        raise DataError(f"{dataset.name}: no class has two images, so that one could be held out; add images")
+    return Subset(dataset, np.flatnonzero(~held_out), "train"), Subset(dataset, np.flatnonzero(held_out), "val")
+
+
+def _draw(dataset: ImageDataset, index: int, seed: int) -> int:
+    """A random number that belongs to the image's name within the dataset."""
+    name = dataset.source(index).removeprefix(dataset.name)
+    digest = hashlib.blake2b(f"{seed}{name}".encode(errors="surrogateescape"), digest_size=8)
+    return int.from_bytes(digest.digest(), "little")
+
+
+def by_split(names: Iterable[str], words: bool = False) -> dict[str, list[str]]:
+    """Names that speak of a split, under ``train`` and ``val``; of several validation splits the first counts.
+
+    Args:
+        words: they are names of files, of which one word may be the split: ``tiny-train-00000-of-00008.parquet``.
+    """
+    names = list(names)
+    found = {}
+    for split, spellings in SPLIT_NAMES.items():
+        for spelling in spellings:
+            chosen = [name for name in names if _split_word(name, words) == spelling]
+            if chosen:
+                found[split] = chosen
+                break
+    return found
+
+
+def _split_word(name: str, words: bool) -> str | None:
+    parts = re.split("[^a-z]+", name.rpartition("/")[2].lower()) if words else [name.lower()]
+    return next((part for part in parts if any(part in spellings for spellings in SPLIT_NAMES.values())), None)
