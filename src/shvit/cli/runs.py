@@ -1,0 +1,162 @@
+"""Compare training runs: what they were, how far they came, how well they did. Needs no PyTorch."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from shvit.errors import DataError
+from shvit.records.run_folder import (
+    CURVES,
+    RunRecord,
+    RunSummary,
+    differences,
+    find_runs,
+    read_run,
+    summarize,
+)
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+EPILOG = """\
+DIR is a run folder, or a folder of run folders. A damaged one is a row that says what is wrong with it.
+
+examples:
+  shvit runs                                   every run under runs/
+  shvit runs --sort best_top1                  the best first
+  shvit runs runs/a runs/b --diff              only the recipe's keys that differ
+  shvit runs --plot runs.png                   validation accuracy of all in one picture
+  shvit runs runs/a --curves                   draw runs/a/curves.png again
+  shvit runs --format csv > runs.csv
+"""
+
+COLUMNS = tuple(field.name for field in fields(RunSummary))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folders", nargs="*", type=Path, default=[Path("runs")], metavar="DIR", help="default: runs")
+    parser.add_argument(
+        "--sort",
+        choices=COLUMNS,
+        default="name",
+        metavar="COLUMN",
+        help=f"numbers from the largest, text from A: {', '.join(COLUMNS)} (default: name)",
+    )
+    parser.add_argument("--reverse", action="store_true", help="sort the other way round")
+    parser.add_argument("--format", choices=("table", "json", "csv"), default="table", help="default: table")
+    parser.add_argument("--diff", action="store_true", help="show the recipe's keys that differ between the runs")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the runs' validation top-1 in one picture")
+    parser.add_argument("--curves", action="store_true", help=f"write {CURVES} into each run folder")
+
+
+def run(args: argparse.Namespace) -> int:
+    records, summaries = [], []
+    for folder in (each for given in args.folders for each in find_runs(given)):
+        try:
+            record = read_run(folder)
+            summary = summarize(record)
+        except DataError as error:
+            reason = str(error).removeprefix(f"{folder}/")
+            summaries.append(RunSummary(str(folder), f"damaged: {reason}"))
+        else:
+            records.append(record)
+            summaries.append(summary)
+    if args.diff:
+        _print_differences(records, args.format)
+    else:
+        _print_summaries(_sort(summaries, args.sort, args.reverse), args.format)
+    if args.plot is not None or args.curves:
+        from shvit.records.curves import plot_comparison, plot_run
+
+        if args.plot is not None:
+            plot_comparison(records, args.plot)
+        for record in records if args.curves else ():
+            plot_run(record, Path(record.name) / CURVES)
+    return 0
+
+
+def _sort(summaries: list[RunSummary], column: str, reverse: bool) -> list[RunSummary]:
+    """Runs that have no such figure come last either way."""
+    known = [each for each in summaries if getattr(each, column) is not None]
+    unknown = [each for each in summaries if getattr(each, column) is None]
+    numbers = bool(known) and not isinstance(getattr(known[0], column), str)
+    return sorted(known, key=lambda each: getattr(each, column), reverse=numbers != reverse) + unknown
+
+
+def _print_summaries(summaries: list[RunSummary], form: str) -> None:
+    if form == "json":
+        print(json.dumps([asdict(each) for each in summaries], indent=2))
+        return
+    if form == "csv":
+        writer = csv.DictWriter(sys.stdout, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(asdict(each) for each in summaries)
+        return
+    table = _table(
+        ("name", "model"), ("px", "epochs", "top-1", "loss", "time", "images/s", "seed"), ("teacher", "state")
+    )
+    for each in summaries:
+        table.add_row(
+            each.name,
+            each.model,
+            _text(each.image_size, "d"),
+            "" if each.epochs_done is None else f"{each.epochs_done:.3g}/{each.epochs}",
+            _text(each.best_top1, ".1%"),
+            _text(each.last_loss, ".3f"),
+            "" if each.seconds is None else str(timedelta(seconds=round(each.seconds))),
+            _text(each.images_per_second, ",.0f"),
+            _text(each.seed, "d"),
+            each.teacher,
+            each.state.partition(":")[0],
+        )
+    _show(table)
+    for each in summaries:
+        if ":" in each.state:
+            print(f"{each.name}: {each.state}")
+
+
+def _print_differences(records: list[RunRecord], form: str) -> None:
+    names = [record.name for record in records]
+    changed = differences(records)
+    if form == "json":
+        print(json.dumps({key: dict(zip(names, values, strict=True)) for key, values in changed.items()}, indent=2))
+    elif form == "csv":
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(["key", *names])
+        writer.writerows([key, *values] for key, values in changed.items())
+    elif not changed:
+        print(f"the recipes of {len(records)} runs are the same")
+    else:
+        table = _table(("key", *names), (), ())
+        for key, values in changed.items():
+            table.add_row(key, *("" if value is None else str(value) for value in values))
+        _show(table)
+
+
+def _text(value: Any, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
+def _table(left: Sequence[str], right: Sequence[str], last: Sequence[str]) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for names, justify in ((left, "left"), (right, "right"), (last, "left")):
+        for name in names:
+            table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    return table
+
+
+def _show(table: Table) -> None:
+    from rich.console import Console
+
+    # Into a pipe or a file a row is one line, whatever its length.
+    Console(width=None if sys.stdout.isatty() else 1000, markup=False, highlight=False).print(table)

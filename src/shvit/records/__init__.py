@@ -1,0 +1,1 @@
+"""What a training run leaves to look at: reading, comparing and drawing it. Needs no PyTorch."""
