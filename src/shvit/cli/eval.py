@@ -1,63 +1,181 @@
-"""Measure top-1 and top-5 on a labelled dataset, of a model file (no PyTorch in the loop) or a checkpoint."""
+"""Measure a model file or a checkpoint on labelled images: accuracy, calibration, speed, robustness; needs the lab."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import time
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from shvit.cli.predict import positive
+from shvit.runtime.engines import ENGINES
 
 EPILOG = """\
 examples:
   shvit eval --model mine.onnx --data data/
-  shvit eval --model runs/mine/best.safetensors --data data/
+  shvit eval --model runs/mine/best.safetensors --data data/ --output report/     and open report/report.html
+  shvit eval --model mine.onnx --data data/ --corruptions all --severity 3        as in ImageNet-C
+  shvit eval --model mine.onnx --data imagenet/ --labels real.json                ImageNet-ReaL
   shvit eval --model mine.onnx --data data/ --engine openvino --threads 1 --format json
 
-DATA as for `shvit train`; its validation split is used.
+DATA as for `shvit train`. Its classes are matched to the model's by WordNet id or name, and may be fewer; folders named
+0, 1, 2, ... (ImageNet-V2) are class numbers.
+
+exit status: 0 all fine, 1 some images could not be read (the others are measured), 2 wrong usage
 """
+
+BROKEN_SHOWN = 20
+"""How many unreadable images are named on the terminal; results.json names all."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, metavar="NAME|FILE", help="shipped model, model file or checkpoint")
-    parser.add_argument("--data", required=True, metavar="DATA", help="dataset folder")
-    parser.add_argument("--engine", default="auto", help="for a model file: auto, onnxruntime or openvino")
-    parser.add_argument("--threads", type=int, metavar="N", help="threads of the engine (default: all)")
-    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="default: 64")
-    parser.add_argument("--image-size", type=int, metavar="N", help="for a checkpoint: another input size")
+    parser.add_argument("--data", required=True, metavar="DATA", help="dataset folder or file")
+    parser.add_argument("--split", choices=("val", "train"), default="val", help="default: val")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="write a report here: HTML, JSON, CSV and pictures")
+    parser.add_argument("--labels", type=Path, metavar="FILE", help="JSON or CSV of file name and label(s)")
+    parser.add_argument("--limit", type=positive, metavar="N", help="only N images, evenly spaced over the split")
+    parser.add_argument(
+        "--corruptions", metavar="all|NAME,...", help="also measure on images corrupted as in ImageNet-C"
+    )
+    parser.add_argument(
+        "--severity",
+        type=int,
+        choices=range(1, 6),
+        nargs="+",
+        default=[3],
+        metavar="1..5",
+        help="of the corruptions, one or several (default: 3)",
+    )
+    parser.add_argument("--engine", choices=ENGINES, default="auto", help="for a model file (default: onnxruntime)")
+    parser.add_argument("--threads", type=positive, metavar="N", help="threads of one inference (default: all)")
+    parser.add_argument("--batch-size", type=positive, default=64, metavar="N", help="default: 64")
+    parser.add_argument("--image-size", type=positive, metavar="N", help="for a checkpoint: another input size")
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="decoding processes (default: 2)")
     parser.add_argument("--format", choices=("text", "json"), default="text", help="default: text")
 
 
 def run(args: argparse.Namespace) -> int:
     from shvit.data import open_dataset
-    from shvit.export.card import preprocessing_for
-    from shvit.models.checkpoints import load_model
-    from shvit.runtime.classifier import Classifier
-    from shvit.train.evaluation import evaluate, evaluate_classifier
+    from shvit.evaluation import (
+        LabelledImages,
+        dataset_labels,
+        evaluate,
+        evaluate_corrupted,
+        evenly_spaced,
+        labels_from_file,
+        match_classes,
+        measure_latency,
+        open_classifier,
+        provenance,
+        summarize,
+        write_report,
+    )
+    from shvit.runtime.preprocess import decode, preprocess
 
-    images = open_dataset(args.data, "val")
-    started = time.perf_counter()
-    if Path(args.model).suffix in (".safetensors", ".pth", ".pt"):
-        model, checkpoint = load_model(args.model)
-        preprocessing = preprocessing_for(model, checkpoint, args.image_size)
-        result = evaluate(model, images, preprocessing, args.batch_size, args.workers)
+    corruptions = parse_corruptions(args.corruptions)
+    images = open_dataset(args.data, args.split)
+    classifier = open_classifier(args.model, args.engine, args.threads, args.image_size)
+    classes = classifier.card.classes
+    if args.labels is None:
+        matched, way = match_classes(images, classes, args.model)
+        accepted = dataset_labels(images, matched)
+        notes = [f"classes matched by {way}"]
     else:
-        classifier = Classifier(args.model, args.engine, args.threads)
-        result = evaluate_classifier(classifier, images, args.batch_size, args.workers)
-    seconds = time.perf_counter() - started
-    figures = {
+        accepted = labels_from_file(args.labels, images, classes)
+        notes = [f"labels of {args.labels}, which has none for {len(images) - len(accepted):,} images"]
+    chosen = LabelledImages(images, accepted, evenly_spaced(list(accepted), args.limit))
+    if len(chosen) < len(accepted):
+        notes.append(f"{len(chosen):,} of {len(accepted):,} images, evenly spaced")
+    if args.output is not None:
+        args.output.mkdir(parents=True, exist_ok=True)
+
+    passes = 1 + len(corruptions) * len(args.severity)
+    with progress(passes * len(chosen)) as advance:
+        evaluation = evaluate(classifier, chosen, args.batch_size, args.workers, advance)
+        readable = LabelledImages(images, accepted, evaluation.predictions.indices)
+        robustness = evaluate_corrupted(
+            classifier, readable, corruptions, args.severity, args.batch_size, args.workers, advance
+        )
+    first = decode(images.read(int(readable.indices[0])))
+    latency = measure_latency(classifier, preprocess(first, classifier.card.preprocessing))
+    results = {
         "model": args.model,
         "data": args.data,
-        "images": result.images,
-        "top1": result.top1,
-        "top5": result.top5,
-        "loss": result.loss,
-        "images_per_second": result.images / seconds,
+        "split": args.split,
+        "notes": notes,
+        "engine": classifier.engine,
+        "threads": args.threads,
+        **summarize(evaluation, latency, robustness, classes),
+        **provenance(),
     }
+    if args.output is not None:
+        write_report(args.output, results, evaluation, images, classes)
     if args.format == "json":
-        print(json.dumps(figures, indent=2))
+        print(json.dumps(results, indent=2, ensure_ascii=False))
     else:
-        print(f"{args.model} on {result.images:,} images of {args.data}")
-        print(f"  top-1 {result.top1:.2%}   top-5 {result.top5:.2%}   cross-entropy {result.loss:.4f}")
-        print(f"  {result.images / seconds:.0f} images/s, decoding included")
-    return 0
+        print_summary(results, args.output)
+    for each in evaluation.broken[:BROKEN_SHOWN]:
+        print(f"{each.source}: {each.reason}", file=sys.stderr)
+    if evaluation.broken:
+        print(f"{len(evaluation.broken)} of {len(chosen)} images could not be read", file=sys.stderr)
+    return 1 if evaluation.broken else 0
+
+
+def parse_corruptions(text: str | None) -> list[str]:
+    """Names of corruptions from ``all`` or a list with commas.
+
+    Raises:
+        ValueError: there is none of a name.
+    """
+    from shvit.evaluation.corruptions import CORRUPTIONS
+
+    names = [] if text is None else list(CORRUPTIONS) if text == "all" else text.split(",")
+    for name in names:
+        if name not in CORRUPTIONS:
+            raise ValueError(f"--corruptions {text}: expected all, or some of {', '.join(CORRUPTIONS)}")
+    return names
+
+
+@contextmanager
+def progress(total: int) -> Iterator[Any]:
+    """A progress bar on stderr where somebody watches; gives what is to be told how many images are done."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("evaluating"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task("evaluating", total=total)
+        yield lambda count: bar.advance(task, count)
+
+
+def print_summary(results: dict[str, Any], output: Path | None) -> None:
+    from shvit.evaluation import worst_classes
+    from shvit.evaluation.labels import short_name
+
+    latency = results["latency"]
+    threads = f", --threads {results['threads']}" if results["threads"] else ""
+    print(f"{results['model']} on {results['images']:,} images of {results['data']} ({results['split']} split)")
+    for note in results["notes"]:
+        print(f"  {note}")
+    print(
+        f"  top-1 {results['top1']:.2%}   top-5 {results['top5']:.2%}   cross-entropy {results['loss']:.4f}   "
+        f"calibration error {results['ece']:.2%}"
+    )
+    print(
+        f"  one image: {latency['median_ms']:.2f} ms median, {latency['p95_ms']:.2f} ms 95th percentile "
+        f"({results['engine']}{threads}; decoding not included)"
+    )
+    print(f"  {results['images_per_second']:.0f} images/s, decoding included")
+    worst = (f"{short_name(each['label'])} {each['accuracy']:.0%}" for each in worst_classes(results)[:5])
+    print(f"  least recognised: {', '.join(worst)}")
+    if results["corruptions"]:
+        print("  top-1 on corrupted images:")
+        for each in results["corruptions"]:
+            print(f"    {each['top1']:7.2%}  {each['corruption']}, severity {each['severity']}")
+        print(f"    {results['corruptions_mean_top1']:7.2%}  mean")
+    if output is not None:
+        print(f"  report: {output / 'report.html'}")

@@ -1,0 +1,31 @@
+"""How good a model file or a checkpoint is on labelled images: figures, tables, pictures, a report."""
+
+from shvit.evaluation.classifiers import ImageClassifier, measure_latency, open_classifier
+from shvit.evaluation.evaluate import Evaluation, Robustness, evaluate, evaluate_corrupted
+from shvit.evaluation.labels import (
+    LabelledImages,
+    dataset_labels,
+    evenly_spaced,
+    labels_from_file,
+    match_classes,
+)
+from shvit.evaluation.report import provenance, summarize, worst_classes, write_report
+
+__all__ = [
+    "Evaluation",
+    "ImageClassifier",
+    "LabelledImages",
+    "Robustness",
+    "dataset_labels",
+    "evaluate",
+    "evaluate_corrupted",
+    "evenly_spaced",
+    "labels_from_file",
+    "match_classes",
+    "measure_latency",
+    "open_classifier",
+    "provenance",
+    "summarize",
+    "worst_classes",
+    "write_report",
+]

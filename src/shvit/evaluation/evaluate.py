@@ -1,0 +1,88 @@
+"""A classifier over a labelled set: every prediction, how fast, and how well when the images are corrupted."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from shvit.data.loader import BrokenImage, evaluation_loader
+from shvit.errors import DataError
+from shvit.evaluation.classifiers import ImageClassifier
+from shvit.evaluation.corruptions import CorruptedImages
+from shvit.evaluation.labels import LabelledImages
+from shvit.evaluation.metrics import Predictions, concatenate, rank
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What came of one pass over a labelled set."""
+
+    predictions: Predictions
+    """Their indices are places in the whole dataset."""
+    broken: tuple[BrokenImage, ...]
+    """Images that could not be read; they are in none of the figures."""
+    seconds: float
+    """Wall-clock time of the pass, decoding included."""
+
+
+@dataclass(frozen=True)
+class Robustness:
+    """Accuracy under one corruption."""
+
+    corruption: str
+    severity: int
+    top1: float
+    """In [0, 1]."""
+
+
+def evaluate(
+    classifier: ImageClassifier,
+    images: LabelledImages,
+    batch_size: int,
+    workers: int,
+    advance: Callable[[int], None] = lambda count: None,
+) -> Evaluation:
+    """Runs the classifier on every image, through its own preprocessing.
+
+    Args:
+        workers: decoding processes; 0 decodes in this one.
+        advance: told after each batch how many images it had.
+
+    Raises:
+        DataError: not one image could be read.
+    """
+    started = time.perf_counter()
+    parts: list[Predictions] = []
+    broken: list[BrokenImage] = []
+    for batch in evaluation_loader(images, classifier.card.preprocessing, batch_size, workers):
+        broken += batch.broken
+        if len(batch.indices):
+            indices = images.indices[batch.indices.numpy()]
+            accepted = [images.accepted[index] for index in indices.tolist()]
+            parts.append(rank(classifier.predict_batch(batch.images.numpy()), accepted, indices))
+        advance(len(batch.indices) + len(batch.broken))
+    if not parts:
+        raise DataError(
+            f"{images.name}: none of the {len(images)} images can be read: {broken[0].source}: {broken[0].reason}"
+        )
+    return Evaluation(concatenate(parts), tuple(broken), time.perf_counter() - started)
+
+
+def evaluate_corrupted(
+    classifier: ImageClassifier,
+    images: LabelledImages,
+    corruptions: Sequence[str],
+    severities: Sequence[int],
+    batch_size: int,
+    workers: int,
+    advance: Callable[[int], None] = lambda count: None,
+) -> list[Robustness]:
+    """Top-1 under each corruption (a key of ``CORRUPTIONS``) at each severity (1 to 5)."""
+    found = []
+    for name in corruptions:
+        for severity in severities:
+            corrupted = LabelledImages(CorruptedImages(images.images, name, severity), images.accepted, images.indices)
+            result = evaluate(classifier, corrupted, batch_size, workers, advance)
+            found.append(Robustness(name, severity, result.predictions.top1))
+    return found

@@ -1,0 +1,221 @@
+"""Which of a classifier's classes is right for an image of a dataset."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shvit.data.datasets import ImageDataset
+from shvit.errors import DataError
+from shvit.runtime.card import ClassInfo
+
+Accepted = Mapping[int, Sequence[int]]
+"""For images, by their place in the dataset: the classes that count as right, at least one."""
+
+IMAGENET_VALIDATION = "ILSVRC2012_val_{:08d}"
+"""Name of an ImageNet-1k validation image, numbered from 1."""
+
+
+class LabelledImages:
+    """Some images of a dataset with the classes that are right for them; a dataset itself.
+
+    Args:
+        images: the whole dataset.
+        accepted: the right classes of, at least, those chosen.
+        indices: ``int64 (N,)``, which images, by their place in the dataset.
+    """
+
+    def __init__(self, images: ImageDataset, accepted: Accepted, indices: np.ndarray) -> None:
+        self.images, self.accepted, self.indices = images, accepted, indices
+        self.name, self.classes, self.labels = images.name, images.classes, images.labels[indices]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def read(self, index: int) -> bytes:
+        return self.images.read(int(self.indices[index]))
+
+    def source(self, index: int) -> str:
+        return self.images.source(int(self.indices[index]))
+
+
+def short_name(label: str) -> str:
+    """The first of a label's synonyms: ``goldfish`` of ``goldfish, Carassius auratus``."""
+    return label.split(",")[0].strip()
+
+
+def _plain(label: str) -> str:
+    return short_name(label).replace("_", " ").casefold()
+
+
+WAYS: dict[str, Callable[[ClassInfo], str | None]] = {
+    "WordNet id": lambda each: each.wnid,
+    "name": lambda each: each.label,
+    "first synonym": lambda each: _plain(each.label),
+}
+"""How a class is recognised, surest way first."""
+
+
+def _unambiguous(classes: Sequence[ClassInfo], key: Callable[[ClassInfo], str | None]) -> dict[str, int]:
+    """Class numbers by key; keys that two classes share are left out."""
+    keys = [key(each) for each in classes]
+    shared = Counter(keys)
+    return {each: place for place, each in enumerate(keys) if each is not None and shared[each] == 1}
+
+
+def match_classes(images: ImageDataset, classes: Sequence[ClassInfo], model: str) -> tuple[list[int], str]:
+    """The classifier's class for each class of a dataset, which may have fewer and in another order.
+
+    They are matched by WordNet id; or else by name; or else by the first synonym, whatever its case. Folders named 0,
+    1, 2, ... (ImageNet-V2) are class numbers. A classifier whose classes have no names is taken to have been trained
+    on just the dataset's, in its order.
+
+    Args:
+        classes: the classifier's.
+        model: what to call it in errors.
+
+    Returns:
+        The class number for each class of the dataset, and how they were matched.
+
+    Raises:
+        DataError: a class of the dataset is none of the classifier's; the message gives examples of both.
+    """
+    attempts: list[list[int | None]] = []
+    for way, key in WAYS.items():
+        known = _unambiguous(classes, key)
+        found = [known.get(key(each) or "") for each in images.classes]
+        matched = [place for place in found if place is not None]
+        if len(matched) == len(found):
+            return matched, way
+        attempts.append(found)
+    names = [each.label for each in images.classes]
+    if all(name.isdecimal() and int(name) < len(classes) for name in names):
+        return [int(name) for name in names], "number"
+    # A card made from a checkpoint that does not know its classes calls them so.
+    unnamed = all(each.label == f"class {each.class_id}" for each in classes)
+    if unnamed and len(names) == len(classes):
+        return list(range(len(classes))), "position"
+    closest = min(attempts, key=lambda found: found.count(None))
+    unknown = [each for each, place in zip(images.classes, closest, strict=True) if place is None]
+    raise DataError(
+        f"{images.name}: {len(unknown)} of its {len(names)} classes are not among the {len(classes)} of {model}: "
+        f"the data has {_examples(unknown)}; the model knows {_examples(classes)}"
+    )
+
+
+def _examples(classes: Sequence[ClassInfo]) -> str:
+    shown = [
+        short_name(each.label) if each.wnid in (None, each.label) else f"{each.wnid} ({short_name(each.label)})"
+        for each in classes[:3]
+    ]
+    return ", ".join(shown) + (", ..." if len(classes) > 3 else "")
+
+
+def dataset_labels(images: ImageDataset, classes: Sequence[int]) -> Accepted:
+    """The dataset's own labels.
+
+    Args:
+        classes: the classifier's class for each class of the dataset, from ``match_classes``.
+    """
+    return {index: (classes[int(label)],) for index, label in enumerate(images.labels)}
+
+
+def labels_from_file(path: str | Path, images: ImageDataset, classes: Sequence[ClassInfo]) -> Accepted:
+    """Labels from a file beside the dataset; images of which the file says nothing are left out.
+
+    The file is one of: a JSON object from file name to label or list of labels; a CSV with the columns ``file`` and
+    ``label``, several rows for several labels; ImageNet-ReaL's ``real.json``, a list with a list of class numbers for
+    each ImageNet-1k validation image, in the order of their numbers. A label is a class number, a WordNet id or a
+    name. A file name may have folders before it, to tell images of the same name apart, and may lack its extension.
+
+    Raises:
+        DataError: the file cannot be read, names a class that the classifier does not know, or none of the images.
+    """
+    path = Path(path)
+    entries = _read_entries(path)
+    resolve = _resolver(path, classes)
+    accepted = {}
+    for index in range(len(images)):
+        name = next((name for name in _names(images.source(index)) if name in entries), None)
+        if name is not None and entries[name]:
+            accepted[index] = tuple(resolve(name, label) for label in entries[name])
+    if not accepted:
+        raise DataError(
+            f"{path}: has no label for any of the {len(images)} images of {images.name}: the file has "
+            f"{', '.join(list(entries)[:2]) or 'no entries'}; the images are {images.source(0)}, ..."
+        )
+    return accepted
+
+
+def _names(source: str) -> Iterator[str]:
+    """What a file may call an image: its path, ever shorter, then without extension, then its number in ImageNet."""
+    parts = re.split(r"[/\\:]+", source)
+    for start in range(len(parts)):
+        yield "/".join(parts[start:])
+    yield Path(parts[-1]).stem
+    if number := re.search(r"ILSVRC2012_val_\d{8}", parts[-1]):
+        yield number[0]
+
+
+def _read_entries(path: Path) -> dict[str, list[Any]]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not a text file: {error}") from None
+    if path.suffix.lower() == ".csv":
+        return _read_csv(path, text)
+    try:
+        raw = json.loads(text)
+    except ValueError as error:
+        raise DataError(f"{path}: expected JSON, or CSV in a file named .csv: {error}") from None
+    if isinstance(raw, list):
+        raw = {IMAGENET_VALIDATION.format(number): labels for number, labels in enumerate(raw, start=1)}
+    if not isinstance(raw, dict):
+        raise DataError(f"{path}: expected an object from file name to label, or a list of lists of class numbers")
+    return {name: labels if isinstance(labels, list) else [labels] for name, labels in raw.items()}
+
+
+def _read_csv(path: Path, text: str) -> dict[str, list[Any]]:
+    reader = csv.DictReader(text.splitlines())
+    if not {"file", "label"} <= set(reader.fieldnames or ()):
+        raise DataError(f"{path}: expected the columns file and label, got {', '.join(reader.fieldnames or ['none'])}")
+    entries: dict[str, list[Any]] = {}
+    for row in reader:
+        entries.setdefault(row["file"], []).append(row["label"])
+    return entries
+
+
+def _resolver(path: Path, classes: Sequence[ClassInfo]) -> Callable[[str, Any], int]:
+    """From a label as a file has it to a class number."""
+    by_text = {str(place): place for place in range(len(classes))}
+    for key in reversed(WAYS.values()):
+        by_text |= _unambiguous(classes, key)
+
+    def resolve(name: str, label: Any) -> int:
+        if type(label) is int and 0 <= label < len(classes):
+            return label
+        if isinstance(label, str):
+            place = by_text.get(label.strip(), by_text.get(_plain(label)))
+            if place is not None:
+                return place
+        raise DataError(
+            f"{path}: {name}: {label!r} is not a class number below {len(classes)}, a WordNet id or a name that the "
+            f"model knows, such as {_examples(classes)}"
+        )
+
+    return resolve
+
+
+def evenly_spaced(indices: Sequence[int], limit: int | None) -> np.ndarray:
+    """At most ``limit`` of them, spread over the whole, ``int64``."""
+    count = len(indices) if limit is None else min(limit, len(indices))
+    return np.asarray(indices, dtype=np.int64)[np.linspace(0, len(indices) - 1, count).round().astype(np.int64)]

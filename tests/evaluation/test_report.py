@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import json
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from shvit.evaluation.classifiers import measure_latency
+from shvit.evaluation.evaluate import Evaluation
+from shvit.evaluation.metrics import confusion_matrix
+from shvit.evaluation.plots import TICK_LABELS, TILE, confusion_figure, contact_sheet, tile
+from shvit.evaluation.report import summarize, worst_classes
+from shvit.runtime.card import ClassInfo
+
+from .test_metrics import random_predictions
+
+
+@pytest.fixture
+def results() -> dict:
+    _, _, predictions = random_predictions(0, count=30)
+    classes = [ClassInfo(i, f"class {i}") for i in range(50)]  # of which most have neither images nor predictions
+    return summarize(Evaluation(predictions, (), 2.0), np.array([1.0, 2.0, 9.0]), [], classes)
+
+
+def test_a_summary_is_strict_json(results):
+    assert json.loads(json.dumps(results, allow_nan=False)) == results
+    assert results["images_per_second"] == 15
+    assert results["latency"]["median_ms"] == 2
+    assert len(results["per_class"]) <= 8
+
+
+def test_worst_classes_come_first_and_have_images(results):
+    results["per_class"].append({"images": 0, "accuracy": None})
+    worst = worst_classes(results)
+    assert [each["accuracy"] for each in worst] == sorted(each["accuracy"] for each in worst)
+    assert all(each["images"] for each in worst)
+
+
+@pytest.mark.parametrize("classes", [3, TICK_LABELS, TICK_LABELS + 1, 200])
+def test_a_confusion_matrix_names_its_classes_only_while_they_can_be_read(classes):
+    names = [f"name {i}" for i in range(classes)]
+    _, _, predictions = random_predictions(0, count=20 * classes, classes=classes)
+    panel = confusion_figure(confusion_matrix(predictions)[1], names).axes[0]
+    drawn = [label.get_text() for label in panel.get_yticklabels()]
+    if classes <= TICK_LABELS:
+        assert drawn == names
+    else:
+        assert len(drawn) < 20
+
+
+def test_a_contact_sheet_cuts_what_does_not_fit():
+    tiles = [tile(Image.new("RGB", size, (0, 0, 200))) for size in ((8, 4), (3000, 1000), (10, 900))]
+    assert all(max(each.size) == TILE for each in tiles)
+    sheet = contact_sheet(tiles, [("true: " + "W" * 500, "said: wolf")] * 3, columns=2)
+    assert sheet.width < 2.3 * TILE
+    gutter = np.asarray(sheet)[:, [5, sheet.width // 2, sheet.width - 3]]
+    assert (gutter == 255).all()
+
+
+class Sleeper:
+    """Takes a known time, and counts."""
+
+    engine, card = "sleep", SimpleNamespace()
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.batches = seconds, []
+
+    def predict_batch(self, batch: np.ndarray) -> np.ndarray:
+        self.batches.append(batch.shape)
+        time.sleep(self.seconds)
+        return np.ones((1, 1), np.float32)
+
+
+def test_latency_is_of_single_images_after_the_warm_up():
+    sleeper = Sleeper(0.002)
+    taken = measure_latency(sleeper, np.zeros((4, 6, 3), np.uint8), warm_up=3, runs=5)
+    assert sleeper.batches == [(1, 4, 6, 3)] * 8
+    assert len(taken) == 5
+    assert taken.min() >= 2
+
+
+def test_a_slow_model_is_not_timed_forever():
+    sleeper = Sleeper(0.05)
+    assert len(measure_latency(sleeper, np.zeros((4, 6, 3), np.uint8), warm_up=100, runs=100, seconds=0.12)) <= 3
+    assert len(sleeper.batches) <= 4
