@@ -27,3 +27,7 @@ class DataError(ShvitError, ValueError):
 
 class ExportError(ShvitError, RuntimeError):
     """An export failed its verification or could not be written; no file is left."""
+
+
+class TrainingError(ShvitError, RuntimeError):
+    """A run cannot go on; the message says where it stood and which checkpoint to go on from."""

@@ -1,58 +1,141 @@
-"""Run a teacher once on the crops that a student will see, and keep its logits. Needs the lab."""
+"""Prepare distillation: run a teacher once, on the crops that a student will see. Needs the lab."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
+from shvit.cli.predict import positive
+
 EPILOG = """\
-The crops depend on the seed and on augmentation.crop_scale: train with the same ones.
+examples:
+  shvit distill precompute data/ --teacher tf_efficientnet_lite2 --output logits/ --views 3 --fit-head
+  shvit train data/ --distillation.logits logits/
+
+`shvit distill precompute --help` explains it. To run the teacher beside the student instead, no preparation is
+needed: shvit train data/ --distillation.teacher tf_efficientnet_lite2
+"""
+
+PRECOMPUTE_EPILOG = """\
+The logits belong to these images, this seed and this crop scale: train with the same ones. Stopped or killed, the same
+command goes on where it was. More --views, or --fit-head, given later cost only what is new.
 
 examples:
-  shvit distill data/ --teacher tf_efficientnet_lite2 --output logits/ --views 3 --fit-head
-  shvit train data/ --distillation.logits logits/
+  shvit distill precompute data/ --teacher tf_efficientnet_lite2 --output logits/ --views 3 --fit-head
+  shvit distill precompute data/ --teacher regnety_160.deit_in1k --device cuda --batch-size 256 --output logits/
+  shvit distill precompute data/ --teacher runs/s4/best.safetensors --output logits/
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("data", metavar="DATA", help="dataset folder; the training split is used")
-    parser.add_argument("--teacher", required=True, metavar="NAME", help="a timm ImageNet-1k model")
-    parser.add_argument("--teacher-weights", type=Path, metavar="FILE", help="its state dict (default: timm's own)")
-    parser.add_argument("--teacher-size", type=int, metavar="N", help="side of its images (default: its own)")
-    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="where the logits go")
-    parser.add_argument("--views", type=int, default=4, metavar="N", help="crops of each image (default: 4)")
-    parser.add_argument("--crop-scale", type=float, nargs=2, default=(0.35, 1.0), metavar=("MIN", "MAX"))
-    parser.add_argument("--seed", type=int, default=0, help="default: 0")
-    parser.add_argument("--fit-head", action="store_true", help="first fit the teacher's last layer to the labels")
-    parser.add_argument("--backend", choices=("eager", "openvino"), default="eager", help="default: eager PyTorch")
-    parser.add_argument("--workers", type=int, default=1, metavar="N", help="decoding processes (default: 1)")
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    precompute = actions.add_parser(
+        "precompute",
+        help="run a teacher once and keep its logits",
+        description="Run a teacher once, on the crops that a student will see, and keep its logits.",
+        epilog=PRECOMPUTE_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = precompute.add_argument
+    add("data", metavar="DATA", help="dataset; the training split is used")
+    add("--teacher", required=True, metavar="NAME", help="a timm model, shvit_s1 to _s4, or a SHViT checkpoint's file")
+    add("--teacher-weights", type=Path, metavar="FILE", help="a timm model's state dict (default: timm's own)")
+    add("--teacher-size", type=positive, metavar="N", help="side of its images (default: its own)")
+    add("--output", required=True, type=Path, metavar="DIR", help="where the logits go")
+    add("--views", type=positive, default=4, metavar="N", help="crops of each image (default: 4)")
+    add("--crop-scale", type=float, nargs=2, default=(0.35, 1.0), metavar=("MIN", "MAX"), help="default: 0.35 1.0")
+    add("--seed", type=int, default=0, help="default: 0")
+    add("--fit-head", action="store_true", help="first fit the teacher's last layer to the labels")
+    add("--backend", choices=("eager", "openvino"), default="eager", help="default: eager PyTorch")
+    add("--device", choices=("cpu", "cuda", "mps"), default="cpu", help="of the eager backend (default: cpu)")
+    add("--batch-size", type=positive, default=32, metavar="N", help="default: 32")
+    add("--workers", type=int, default=1, metavar="N", help="decoding processes (default: 1)")
+    add(
+        "--report-every",
+        type=float,
+        default=30,
+        metavar="SECONDS",
+        help="between lines on stderr where that is not a terminal (default: 30)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    from rich.console import Console
-    from rich.progress import Progress
-
     from shvit.data import Augmentation, open_dataset
     from shvit.train.distillation import load_teacher
-    from shvit.train.precompute import precompute_logits
+    from shvit.train.precompute import TeacherExecution, precompute_logits
 
+    augmentation = Augmentation(crop_scale=tuple(args.crop_scale))
     images = open_dataset(args.data, "train")
     teacher = load_teacher(args.teacher, args.teacher_weights, images.classes, args.teacher_size)
-    with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task("teacher", total=args.views * len(images))
+    with _reported(args.views * len(images), args.report_every) as report:
         card = precompute_logits(
             teacher,
             images,
             args.output,
             args.views,
-            Augmentation(crop_scale=tuple(args.crop_scale)),
+            augmentation,
             args.seed,
-            fit_head=args.fit_head,
-            backend=args.backend,
-            workers=args.workers,
-            on_images=lambda view, done: bar.update(task, completed=view * len(images) + done),
+            args.fit_head,
+            TeacherExecution(args.backend, args.device, args.workers, args.batch_size),
+            report,
         )
-    print(f"{args.output}: logits of {card.teacher} on {card.views} crops of {card.images:,} images")
-    print(f"next: shvit train {args.data} --distillation.logits {args.output} --seed {card.seed}")
+    fitted = ", its last layer fitted to them" if card.fit_head else ""
+    crops = "1 crop of each" if card.views == 1 else f"{card.views} crops of each"
+    print(f"{args.output}: logits of {card.teacher} on {crops} of {card.images:,} images{fitted}")
+    if card.top1 is not None:
+        print(f"the teacher is right on {card.top1:.2%} of the crops")
+    if card.broken:
+        print(f"{card.broken} images are broken and have no logits")
+    scale = "" if augmentation == Augmentation() else f" --augmentation.crop_scale '{list(augmentation.crop_scale)}'"
+    print(f"next: shvit train {args.data} --distillation.logits {args.output} --seed {card.seed}{scale}")
     return 0
+
+
+@contextmanager
+def _reported(total: int, every: float) -> Iterator[Callable[[int], None]]:
+    """A progress bar where somebody watches, else a line now and then, both on stderr.
+
+    Gives a function that takes the number of images done; its first call says what was there already.
+    """
+    if not sys.stderr.isatty():
+        yield _lines(total, every)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from shvit.train.logs import RateColumn
+
+    columns = (TextColumn("teacher"), BarColumn(), MofNCompleteColumn(), RateColumn("images/s"), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), speed_estimate_period=120) as bar:
+
+        def show(done: int) -> None:
+            if not bar.tasks:
+                bar.add_task("teacher", total=total, completed=done)
+            bar.update(bar.tasks[0].id, completed=done)
+
+        yield show
+
+
+def _lines(total: int, every: float) -> Callable[[int], None]:
+    first: int | None = None
+    started = said = time.monotonic()
+
+    def say(done: int) -> None:
+        nonlocal first, started, said
+        now = time.monotonic()
+        if first is None:
+            first, started, said = done, now, now
+            if done:
+                print(f"going on: {done:,} of {total:,} images are done", file=sys.stderr, flush=True)
+        elif now - said >= every or done == total:
+            rate = (done - first) / max(now - started, 1e-9)
+            left = timedelta(seconds=round((total - done) / max(rate, 1e-9)))
+            print(f"{done:,} of {total:,} images, {rate:,.0f} images/s, {left} left", file=sys.stderr, flush=True)
+            said = now
+
+    return say

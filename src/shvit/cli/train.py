@@ -3,32 +3,41 @@
 from __future__ import annotations
 
 import argparse
+import difflib
+import os
 import re
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from shvit.train import Recipe
+    from shvit.train import Execution, Recipe
 
 EPILOG = """\
-DATA is a folder with train/ and val/ (or validation/), each with one sub-folder for each class; or a folder of
-Parquet files train-*.parquet and validation-*.parquet in the Hugging Face image layout.
+DATA is a folder with train/ and val/ (or validation/), each with one sub-folder for each class; a folder of class
+folders alone, of which a part is then held out; Parquet files in the Hugging Face image layout; tar shards in
+WebDataset's; or a CSV of paths and labels. `shvit data check DATA` looks it over.
+
+Without --config the recipe suits the number of images: with --pretrained a fine-tuning, else a training from nothing.
 
 examples:
-  shvit train data/ --model shvit_s1 --pretrained hub --epochs 10 --output runs/mine
+  shvit train photos/ --model shvit_s1 --pretrained --epochs 10      fine-tune the published ImageNet weights
+  shvit train photos/ --pretrained mine.safetensors --lr 1e-3        ... or weights of your own
   shvit train data/ --config recipes/tiny_imagenet.yaml --output runs/tiny
-  shvit train data/ --image-size 160 --optimizer.lr 5e-4 --output runs/mine
-  shvit train data/ --output runs/mine --resume auto       go on where the run was stopped
-  shvit train data/ --print_config                         the whole recipe as YAML, and stop
+  shvit train data/ --output runs/mine --resume auto                 go on where the run was stopped
+  shvit train data/ --print_config                                   the whole recipe as YAML, and stop
 """
 
 TAKES_MORE_ARGUMENTS = True
 """The recipe's flags are parsed here, by the library that knows the recipe's types."""
 
+SHORT = {"--lr": "--optimizer.lr"}
+"""Flags that people type, and the recipe's keys behind them."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("data", metavar="DATA", help="dataset folder")
+    parser.add_argument("data", metavar="DATA", help="dataset: a folder, a file or hf://NAME")
     parser.add_argument(
         "--output", type=Path, default=Path("runs/shvit"), metavar="DIR", help="run folder (default: %(default)s)"
     )
@@ -36,57 +45,143 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--resume",
         choices=("auto", "never"),
         default="never",
-        help="auto: go on from the run folder's checkpoint if there is one (default: never)",
+        help="auto: go on from the run folder's newest checkpoint if there is one (default: never)",
     )
-    parser.add_argument("--device", default="auto", help="cpu, cuda, mps or auto (default: auto)")
+    parser.add_argument("--wandb", action="store_true", help="log to Weights & Biases too, which must be installed")
     if {"-h", "--help"} & set(sys.argv):
-        parser.epilog = f"{EPILOG}\nthe recipe:\n{_recipe_parser().format_help().split('options:', 1)[-1]}"
+        parser.epilog = f"{EPILOG}\nthe recipe, and how to run it:\n{_parser().format_help().split('options:', 1)[-1]}"
 
 
-def _recipe_parser() -> Any:
+def _parser(defaults: Recipe | None = None) -> Any:
     from jsonargparse import ArgumentParser, set_parsing_settings
 
-    from shvit.train import Recipe
+    from shvit.train import Execution, Recipe
 
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = ArgumentParser(prog="shvit train DATA", add_help=False)
+    parser = ArgumentParser(prog="shvit train DATA", add_help=False, exit_on_error=False)
     parser.add_argument("--config", action="config", help="recipe, YAML; flags after it override it")
+    parser.add_class_arguments(Execution)
     parser.add_class_arguments(Recipe)
+    if defaults is not None:
+        parser.set_defaults(_plain(asdict(defaults)))
     return parser
 
 
-def parse_recipe(arguments: list[str]) -> Recipe:
-    """The recipe that flags and YAML files describe."""
-    from shvit.train import Recipe
+def _plain(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values by their dotted key, as the parser takes defaults."""
+    found = {}
+    for key, value in values.items():
+        nested = _plain(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        found.update(nested)
+    return found
 
-    parser = _recipe_parser()
-    # Keys are spelt as in Python and YAML; on a command line people type --image-size.
-    arguments = [re.sub(r"^--[^=]+", lambda flag: "--" + flag[0][2:].replace("-", "_"), each) for each in arguments]
-    values = parser.instantiate(parser.parse_args(arguments)).as_dict()
-    values.pop("config")
-    return Recipe(**values)
+
+def parse_recipe(arguments: list[str], images: int | None = None) -> tuple[Recipe, Execution]:
+    """The recipe that flags and YAML files describe, and how to run it.
+
+    Args:
+        images: how many there are to train on, which decides the defaults where no file is given. Without it
+            ``--print_config`` has no effect yet.
+
+    Raises:
+        ValueError: an unknown key, or a value that cannot be; the message names it.
+    """
+    from jsonargparse import ArgumentError
+
+    from shvit.train import Execution, Recipe
+    from shvit.train.defaults import default_recipe
+
+    arguments = _as_keys(arguments)
+    try:
+        parser = _parser()
+        values = parser.parse_args([each for each in arguments if not each.startswith("--print_config")])
+        if images is not None:
+            if values.config is None:
+                parser = _parser(default_recipe(values.model, images, values.pretrained))
+            values = parser.parse_args(arguments)
+    except ArgumentError as error:
+        raise ValueError(_explain(error, arguments)) from None
+    objects = parser.instantiate(values).as_dict()
+    execution = {name: objects.pop(name) for name in Execution.__dataclass_fields__}
+    objects.pop("config")
+    return Recipe(**objects), _joined(Execution(**execution))
+
+
+def _as_keys(arguments: list[str]) -> list[str]:
+    """Flags as people type them to keys as Python and YAML spell them."""
+    keys = [re.sub(r"^--[^=]+", lambda flag: "--" + flag[0][2:].replace("-", "_"), each) for each in arguments]
+    keys = [re.sub(r"^--[^=]+", lambda flag: SHORT.get(flag[0], flag[0]), each) for each in keys]
+    for place, each in enumerate(keys):
+        if each == "--pretrained" and (place + 1 == len(keys) or keys[place + 1].startswith("--")):
+            keys[place] = "--pretrained=hub"
+    return keys
+
+
+def _explain(error: Exception, arguments: list[str]) -> str:
+    """The library's explanation as one line, with the file's name if it is of one, without advice on its own flags."""
+    from jsonargparse import ArgumentError
+
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    message = " ".join(line for line in lines if "see '--help'" not in line and "--print_config" not in line)
+    message = re.sub(r"<class '(\w+)'>|typing\.(?=Literal)", r"\1", message)
+    parser = _parser()
+    if unknown := re.search(r"(?:arguments: --|[Oo]ption ')([\w.]+)", message):
+        name = unknown[1].rpartition(".")[2]
+        keys = {key.rpartition(".")[2]: key for key in parser.get_defaults().keys()}  # noqa: SIM118 - a Namespace
+        if close := difflib.get_close_matches(name, keys, n=1, cutoff=0.5):
+            message += f"; did you mean {keys[close[0]]}?"
+    for place, each in enumerate(arguments):
+        if each == "--config" or each.startswith("--config="):
+            file = each.partition("=")[2] or "".join(arguments[place + 1 : place + 2])
+            try:
+                parser.parse_args(["--config", file])
+            except ArgumentError:
+                return f"{file}: {message}"
+    return message
+
+
+def _joined(execution: Execution) -> Execution:
+    """Under ``torchrun`` the number of processes is what it started."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return execution
+    local, world = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
+    return replace(execution, devices=local, nodes=world // local)
 
 
 def run(args: argparse.Namespace) -> int:
-    from shvit.data import open_dataset
+    from shvit.data.datasets import open_datasets
     from shvit.train import fit, resume, setup
+    from shvit.train.checkpoint import checkpoints
     from shvit.train.logs import RunLog
 
-    recipe = parse_recipe(args.more_arguments)
-    train, val = open_dataset(args.data, "train"), open_dataset(args.data, "val")
-    job = setup(recipe, train, val, args.output, args.device)
-    if args.resume == "auto":
-        if resume(job):
-            print(f"going on from epoch {job.progress.epoch + 1} of {recipe.epochs}", file=sys.stderr)
-    elif (args.output / "checkpoint.pt").exists():
+    seed_and_share = parse_recipe(args.more_arguments)[0]
+    train, val, note = open_datasets(args.data, seed_and_share.seed, seed_and_share.val_share)
+    recipe, execution = parse_recipe(args.more_arguments, len(train))
+    first = os.environ.get("LOCAL_RANK", "0") == "0"
+    if args.resume == "never" and first and checkpoints(args.output):
         raise ValueError(f"--output {args.output}: holds a run already; add --resume auto, or give another folder")
-    print(
-        f"{recipe.model}: {len(train):,} training and {len(val):,} validation images, {len(train.classes)} classes",
-        file=sys.stderr,
-    )
-    with RunLog(job) as log:
+    job = setup(recipe, train, val, args.output, execution)
+    resumed = args.resume == "auto" and resume(job)
+    if job.fabric.is_global_zero:
+        for line in (
+            note,
+            f"{recipe.model}: {len(train):,} training and {len(val):,} validation images, "
+            f"{len(train.classes)} classes; {job.fabric.world_size} x {job.fabric.device.type}",
+            f"going on from epoch {job.progress.epoch + 1} of {recipe.epochs}, step {job.progress.step + 1}"
+            if resumed
+            else None,
+        ):
+            if line:
+                print(line, file=sys.stderr)
+    with RunLog(job, wandb=args.wandb) as log:
         progress = fit(job, log)
-    best = args.output / "best.safetensors"
-    print(f"best top-1 {progress.best_top1:.2%}; weights in {best}")
-    print(f"next: shvit export --model {best} --output {args.output / recipe.model}.onnx")
+    if not job.fabric.is_global_zero:
+        return 0
+    best, model_file = args.output / "best.safetensors", args.output / f"{recipe.model}.onnx"
+    print(f"best top-1 {progress.best_top1:.2%} after epoch {progress.best_epoch}; weights in {best}")
+    if progress.skipped:
+        print(f"{progress.skipped} steps were left out because they were not finite")
+    print(f"next: shvit eval --model {best} --data {args.data} --output {args.output / 'report'}")
+    print(f"      shvit export --model {best} --output {model_file}")
+    print(f"      shvit predict IMAGE --model {model_file}")
     return 0

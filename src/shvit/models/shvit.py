@@ -104,11 +104,14 @@ class SingleHeadAttention(nn.Module):
             part.flatten(2).unflatten(1, (self.num_heads, -1))
             for part in self.qkv(self.norm(attended)).split(self.qkv_dims, dim=1)
         )
+        attended = (v @ self.attend(q, k).transpose(-2, -1)).reshape(attended.shape)
+        return x + self.drop_path(self.project(torch.cat((attended, rest), dim=1).relu()))
+
+    def attend(self, q: Tensor, k: Tensor) -> Tensor:
+        """Queries and keys ``(B, heads, qk_dim, H·W)`` to attention weights ``(B, heads, H·W, H·W)``."""
         if self.scale != 1:  # folded into the queries' weights for deployment
             q = q * self.scale
-        weights = (q.transpose(-2, -1) @ k).softmax(dim=-1)  # (B, heads, H·W, H·W)
-        attended = (v @ weights.transpose(-2, -1)).reshape(attended.shape)
-        return x + self.drop_path(self.project(torch.cat((attended, rest), dim=1).relu()))
+        return (q.transpose(-2, -1) @ k).softmax(dim=-1)
 
 
 class SqueezeExcite(nn.Module):
@@ -283,6 +286,15 @@ class SHViT(
         for stage in self.stages:
             assert isinstance(stage, Stage)
             stage.grad_checkpointing = enable
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, object]:
+        """Which tensors make a layer, from the input to the head, as timm's layer-wise learning rates ask for it."""
+        blocks = (
+            r"^stages\.(\d+)"
+            if coarse
+            else [(r"^stages\.(\d+)\.downsample", (-1,)), (r"^stages\.(\d+)\.blocks\.(\d+)", None)]
+        )
+        return {"stem": r"^stem", "blocks": blocks}
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Images ``(B, in_chans, H, W)`` to the last feature map ``(B, widths[-1], H/64, W/64)``, rounded up."""

@@ -1,17 +1,18 @@
 """Training: the recipe, the loop, distillation, evaluation."""
 
-from shvit.train.evaluation import Evaluation, evaluate, evaluate_classifier
-from shvit.train.loop import Run, fit, resume, setup
-from shvit.train.recipe import Distillation, Optimizer, Recipe
+from shvit.train.checkpoint import resume
+from shvit.train.evaluation import Evaluation, evaluate
+from shvit.train.loop import Run, fit, setup
+from shvit.train.recipe import Distillation, Execution, Optimizer, Recipe
 
 __all__ = [
     "Distillation",
     "Evaluation",
+    "Execution",
     "Optimizer",
     "Recipe",
     "Run",
     "evaluate",
-    "evaluate_classifier",
     "fit",
     "resume",
     "setup",

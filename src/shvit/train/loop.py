@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,25 +14,39 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision
+from lightning_fabric.strategies import DDPStrategy
+from safetensors.torch import save_file
+from timm.scheduler import CosineLRScheduler
 from timm.utils import ModelEmaV3
-from torch import nn
+from torch import Tensor, nn
 
 from shvit.atomic import atomic_path
 from shvit.data.datasets import ImageDataset
-from shvit.data.loader import Batch, normalize, training_loader
+from shvit.data.loader import Batch, BrokenImages, dead_workers_named, normalize, training_loader
 from shvit.data.sampler import EpochSampler
-from shvit.data.transforms import STEP, TrainTransform, sample_seed
-from shvit.errors import CheckpointError, DataError
+from shvit.data.transforms import STEP, TrainTransform, erase, sample_seed
+from shvit.errors import DataError, TrainingError
 from shvit.models import SHViT, create_model, save_checkpoint
 from shvit.models.shvit import DistilledLogits
 from shvit.runtime.card import Preprocessing
-from shvit.train.distillation import LiveTeacher, PrecomputedTeacher, Teacher, distillation_loss, load_teacher
+from shvit.train import checkpoint
+from shvit.train.distillation import (
+    LiveTeacher,
+    PrecomputedTeacher,
+    distillation_loss,
+    load_teacher,
+    teacher_targets,
+)
 from shvit.train.evaluation import Evaluation, evaluate
 from shvit.train.mixing import mix
-from shvit.train.precision import keep_depthwise_in_float32
-from shvit.train.recipe import Recipe
+from shvit.train.normalization import freeze_norms, synchronize_norms
+from shvit.train.optimizer import build_optimizer, build_schedule, clip_gradients
+from shvit.train.precision import keep_attention_in_float32, keep_depthwise_in_float32
+from shvit.train.recipe import Execution, Recipe
 
-CHECKPOINT = "checkpoint.pt"
+PATIENCE = timedelta(minutes=5)
+"""How long a process waits for the others before it takes them for lost."""
 
 
 @dataclass
@@ -39,10 +54,14 @@ class Progress:
     """Where a run stands; what a checkpoint holds beside the tensors."""
 
     epoch: int = 0
-    """Epochs begun and not finished, counted from 0."""
+    """Epochs finished."""
     step: int = 0
-    """Optimizer steps taken in this epoch."""
+    """Optimizer steps taken in the epoch that is under way."""
     best_top1: float = 0.0
+    best_epoch: int = 0
+    """Epochs that were finished when the best was reached."""
+    skipped: int = 0
+    """Steps left out because their loss was not finite."""
     seconds: float = 0.0
     """Time spent training, over all of the run's sessions."""
 
@@ -53,13 +72,18 @@ class Run:
 
     fabric: Fabric
     recipe: Recipe
+    execution: Execution
     folder: Path
     train: ImageDataset
     val: ImageDataset
     model: nn.Module
     optimizer: torch.optim.Optimizer
+    schedule: CosineLRScheduler
     ema: ModelEmaV3 | None
-    teacher: Teacher | None
+    teacher: PrecomputedTeacher | LiveTeacher | None
+    class_weights: Tensor | None
+    """``(classes,)``, or ``None`` for all alike."""
+    broken: BrokenImages
     progress: Progress
 
     @property
@@ -72,16 +96,24 @@ class Run:
         return len(self.train) // self.recipe.batch_size
 
     @property
-    def network(self) -> SHViT:
+    def global_step(self) -> int:
+        """Optimizer steps taken since the run began."""
+        return self.progress.epoch * self.steps_per_epoch + self.progress.step
+
+    @property
+    def network(self) -> nn.Module:
         """The network in training, out of Fabric's wrapper."""
         network = self.model.module
-        assert isinstance(network, SHViT)
+        assert isinstance(network, nn.Module)
         return network
 
     @property
-    def evaluated(self) -> SHViT:
+    def evaluated(self) -> nn.Module:
         """The network that is evaluated and kept: the average where there is one."""
         return self.ema.module if self.ema is not None else self.network
+
+
+OnStep = Callable[[Progress, dict[str, float]], None]
 
 
 def setup(
@@ -89,37 +121,89 @@ def setup(
     train: ImageDataset,
     val: ImageDataset,
     folder: Path,
-    device: str = "auto",
+    execution: Execution | None = None,
+    network: nn.Module | None = None,
 ) -> Run:
-    """Builds the model, the optimizer and the teacher, and checks that they fit the data."""
+    """Builds the model, the optimizer and the teacher, and checks that they fit the data.
+
+    With several processes it starts the others, or joins those that ``torchrun`` started.
+
+    Args:
+        network: train this instead of ``recipe.model``: one image tensor ``(B, 3, H, W)`` to logits, for studies
+            that compare SHViT with others by the same recipe.
+
+    Raises:
+        DataError: too few images for a batch, or classes that differ between training and validation.
+        CheckpointError: the pretrained weights cannot be read, or are of another network.
+    """
+    execution = execution or Execution()
     if len(train) < recipe.batch_size:
-        raise DataError(f"{train.name}: {len(train)} images do not fill one batch of {recipe.batch_size}")
+        raise DataError(
+            f"{train.name}: {len(train)} images do not fill one batch of {recipe.batch_size}; "
+            "give a smaller --batch-size"
+        )
     if [c.label for c in train.classes] != [c.label for c in val.classes]:
         raise DataError(f"{train.name} and {val.name}: the classes of training and validation differ")
-    fabric = Fabric(accelerator=device, devices=1, precision=recipe.precision)  # type: ignore[arg-type]
+    distributed = execution.devices * execution.nodes > 1
+    fabric = _fabric(recipe, execution)
+    fabric.launch()
     fabric.seed_everything(recipe.seed, verbose=False)
-    pretrained: bool | str = recipe.pretrained or False
-    model = create_model(
+    model = network or _build(recipe, len(train.classes))
+    if recipe.freeze_norm:
+        freeze_norms(model)
+    model = model.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    ema = ModelEmaV3(model, decay=recipe.ema_decay, use_warmup=recipe.ema_warmup) if recipe.ema_decay else None
+    if recipe.precision != "32-true":
+        keep_attention_in_float32(model)
+        if fabric.device.type == "cpu":
+            keep_depthwise_in_float32(model)
+    if recipe.sync_norm and distributed:
+        model = synchronize_norms(model)
+    teacher = _teacher(recipe, train)
+    wrapped, optimizer = fabric.setup(model, build_optimizer(model, recipe))
+    schedule = build_schedule(optimizer, recipe, len(train) // recipe.batch_size)
+    if fabric.is_global_zero:
+        folder.mkdir(parents=True, exist_ok=True)
+    return Run(
+        fabric=fabric,
+        recipe=recipe,
+        execution=execution,
+        folder=folder,
+        train=train,
+        val=val,
+        model=wrapped,
+        optimizer=optimizer,
+        schedule=schedule,
+        ema=ema,
+        teacher=teacher,
+        class_weights=_class_weights(train).to(fabric.device) if recipe.class_weights else None,
+        broken=BrokenImages(recipe.broken_share, len(train), train.name),
+        progress=Progress(),
+    )
+
+
+def _fabric(recipe: Recipe, execution: Execution) -> Fabric:
+    several = execution.devices * execution.nodes > 1
+    strategy: Any = DDPStrategy(timeout=PATIENCE) if several else "auto"
+    where: Any = {"accelerator": execution.device, "devices": execution.devices, "num_nodes": execution.nodes}
+    on_cpu = execution.device == "cpu" or not (torch.cuda.is_available() or torch.backends.mps.is_available())
+    if recipe.precision == "16-mixed" and on_cpu:  # by name, Fabric would take bfloat16 instead
+        return Fabric(**where, strategy=strategy, plugins=MixedPrecision("16-mixed", device="cpu"))
+    return Fabric(**where, strategy=strategy, precision=recipe.precision)
+
+
+def _build(recipe: Recipe, num_classes: int) -> nn.Module:
+    return create_model(
         recipe.model,
-        pretrained=True if pretrained == "hub" else pretrained,
-        num_classes=len(train.classes),
+        pretrained=recipe.pretrained == "hub" or recipe.pretrained or False,
+        num_classes=num_classes,
+        distillation=recipe.distillation.two_heads,
+        dropout=recipe.dropout,
         drop_path=recipe.drop_path,
     )
-    assert isinstance(model, SHViT)
-    model = model.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    ema = ModelEmaV3(model, decay=recipe.ema_decay, use_warmup=True) if recipe.ema_decay else None
-    if recipe.precision != "32-true":
-        keep_depthwise_in_float32(model)
-    optimizer = torch.optim.AdamW(
-        _parameter_groups(model, recipe.optimizer.weight_decay), lr=recipe.optimizer.lr, fused=True
-    )
-    teacher = _teacher(recipe, train)
-    wrapped, optimizer = fabric.setup(model, optimizer)
-    folder.mkdir(parents=True, exist_ok=True)
-    return Run(fabric, recipe, folder, train, val, wrapped, optimizer, ema, teacher, Progress())
 
 
-def _teacher(recipe: Recipe, train: ImageDataset) -> Teacher | None:
+def _teacher(recipe: Recipe, train: ImageDataset) -> PrecomputedTeacher | LiveTeacher | None:
     plan = recipe.distillation
     if plan.logits is not None:
         return PrecomputedTeacher(plan.logits, train, recipe.augmentation, recipe.seed)
@@ -128,115 +212,202 @@ def _teacher(recipe: Recipe, train: ImageDataset) -> Teacher | None:
     return None
 
 
-def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Weight decay for matrices and kernels, none for biases and normalisations."""
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim <= 1]
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+def _class_weights(images: ImageDataset) -> Tensor:
+    """Inverse frequencies, such that the mean over the images is 1."""
+    counts = np.bincount(images.labels, minlength=len(images.classes))
+    return torch.tensor(len(images) / (len(counts) * counts.clip(1)), dtype=torch.float32)
 
 
-def learning_rate(recipe: Recipe, epoch: float) -> float:
-    """The rate at a point of the run: linear warm-up, then a cosine (Loshchilov & Hutter, 2017).
-
-    Args:
-        epoch: epochs done, parts of one included.
-    """
-    plan = recipe.optimizer
-    largest = plan.lr * recipe.batch_size / 512
-    if epoch < plan.warmup_epochs:
-        return largest * epoch / plan.warmup_epochs
-    share = (epoch - plan.warmup_epochs) / max(recipe.epochs - plan.warmup_epochs, 1e-9)
-    return plan.min_lr + (largest - plan.min_lr) * (1 + math.cos(math.pi * min(share, 1))) / 2
-
-
-def fit(run: Run, on_step: Callable[[Progress, dict[str, float]], None] = lambda *_: None) -> Progress:
-    """Trains to the end of the recipe; saves a checkpoint and validates after each epoch.
+def fit(run: Run, on_step: OnStep = lambda *_: None) -> Progress:
+    """Trains to the end of the recipe; validates and saves a checkpoint after each epoch.
 
     Args:
-        on_step: called after each optimizer step with the run's progress and the step's figures, and after
-            each validation with its figures.
+        on_step: called in the first process after each optimizer step with the run's progress and the step's
+            figures, and after each validation with its figures.
 
     Raises:
-        FloatingPointError: the loss is not finite; the message says where.
+        TrainingError: the loss is not finite, or another process of the run is gone; the message says where.
+        CheckpointError: a checkpoint cannot be written.
+        DataError: too many images cannot be read.
     """
-    while run.progress.epoch < run.recipe.epochs:
-        _train_epoch(run, on_step)
-        result = evaluate(run.evaluated, run.val, run.preprocessing, run.recipe.batch_size, run.recipe.workers)
-        run.progress.epoch += 1
-        run.progress.step = 0
-        if result.top1 > run.progress.best_top1:
-            run.progress.best_top1 = result.top1
-            save_checkpoint(run.evaluated, run.folder / "best.safetensors", metadata=weights_metadata(run, result))
-        save_checkpoint(run.evaluated, run.folder / "last.safetensors", metadata=weights_metadata(run, result))
-        save_progress(run)
-        figures = {"val_top1": result.top1, "val_top5": result.top5, "val_loss": result.loss}
-        on_step(run.progress, figures)
+    report = on_step if run.fabric.is_global_zero else lambda *_: None
+    recipe = run.recipe
+    try:
+        with dead_workers_named():
+            while run.progress.epoch < recipe.epochs and not _stale(run):
+                _train_epoch(run, report)
+                _validate(run, report)
+    except RuntimeError as error:
+        if run.fabric.world_size > 1 and _tells_of_a_lost_process(error):
+            raise TrainingError(
+                f"process {run.fabric.global_rank} of {run.fabric.world_size} lost the others at epoch "
+                f"{run.progress.epoch + 1}, step {run.progress.step + 1}; look for the first error among them, then "
+                "start all again with --resume auto"
+            ) from error
+        raise
     return run.progress
 
 
-def _train_epoch(run: Run, on_step: Callable[[Progress, dict[str, float]], None]) -> None:
-    recipe, progress = run.recipe, run.progress
-    sampler = EpochSampler(len(run.train), recipe.batch_size, recipe.seed, progress.epoch, progress.step)
+def _tells_of_a_lost_process(error: RuntimeError) -> bool:
+    text = str(error).lower()
+    return any(word in text for word in ("connection", "gloo", "nccl", "timed out", "timeout", "peer"))
+
+
+def _stale(run: Run) -> bool:
+    patience = run.recipe.early_stopping
+    return patience > 0 and run.progress.epoch - run.progress.best_epoch >= patience
+
+
+def _train_epoch(run: Run, report: OnStep) -> None:
+    recipe, progress, fabric = run.recipe, run.progress, run.fabric
+    sampler = EpochSampler(
+        len(run.train),
+        recipe.batch_size,
+        recipe.seed,
+        progress.epoch,
+        progress.step,
+        repeats=recipe.repeats,
+        rank=fabric.global_rank,
+        world_size=fabric.world_size,
+    )
     transform = TrainTransform(recipe.augmentation, recipe.image_size_at(progress.epoch), recipe.seed)
-    views = run.teacher.views if run.teacher is not None else None
-    loader = training_loader(run.train, transform, sampler, recipe.workers, views)
+    views = run.teacher.views if isinstance(run.teacher, PrecomputedTeacher) else None
+    on_gpu = fabric.device.type == "cuda"
+    loader = training_loader(run.train, transform, sampler, run.execution.workers, views, pin_memory=on_gpu)
     run.model.train()
+    if recipe.freeze_norm:
+        freeze_norms(run.model)
     started = time.perf_counter()
     for batch in loader:
-        rate = learning_rate(recipe, progress.epoch + progress.step / run.steps_per_epoch)
-        for group in run.optimizer.param_groups:
-            group["lr"] = rate
+        run.broken.add(batch)
+        run.schedule.step_update(run.global_step)
         loss = _train_step(run, batch)
         progress.step += 1
         now = time.perf_counter()
         progress.seconds += now - started
-        figures = {"loss": loss, "lr": rate, "images_per_second": recipe.batch_size / (now - started)}
+        figures = {
+            "loss": loss,
+            "lr": max(group["lr"] for group in run.optimizer.param_groups),
+            "images_per_second": recipe.batch_size / (now - started),
+        }
         started = now
-        on_step(progress, figures)
+        report(progress, figures)
+        every = run.execution.checkpoint_every_steps
+        if every and run.global_step % every == 0 and progress.step < run.steps_per_epoch:
+            _save_checkpoint(run)
 
 
 def _train_step(run: Run, batch: Batch) -> float:
-    recipe, progress = run.recipe, run.progress
-    device = run.fabric.device
+    recipe, progress, fabric = run.recipe, run.progress, run.fabric
     # A seed for each step, so that a resumed run draws what the uninterrupted one would have.
-    torch.manual_seed(sample_seed(recipe.seed, STEP, progress.epoch, progress.step))
+    torch.manual_seed(sample_seed(recipe.seed, STEP, progress.epoch, progress.step) + fabric.global_rank)
+    loss = _loss(run, batch)
+    mean = fabric.all_reduce(loss.detach(), reduce_op="mean")
+    assert isinstance(mean, Tensor)
+    value = mean.item()
+    if not math.isfinite(value):
+        return _not_finite(run, value, "loss")
+    fabric.backward(loss)
+    norm = clip_gradients(fabric, run.model, run.optimizer, recipe.optimizer)
+    if norm is not None and recipe.precision != "16-mixed" and not math.isfinite(norm):
+        return _not_finite(run, norm, "gradients' norm")  # in float16 the scaler sees to it
+    run.optimizer.step()
+    run.optimizer.zero_grad()
+    if run.ema is not None:
+        run.ema.update(run.network, step=run.global_step)
+    return value
+
+
+def _loss(run: Run, batch: Batch) -> Tensor:
+    recipe, device = run.recipe, run.fabric.device
+    plan = recipe.distillation
+    images_counted = len(batch.labels)
+    if not images_counted:
+        batch = _nothing_like(batch)
     pixels = batch.images.to(device, non_blocking=True)
     classes = len(run.train.classes)
     labels = F.one_hot(batch.labels.to(device), classes).float()
     targets = [labels * (1 - recipe.label_smoothing) + recipe.label_smoothing / classes]
-    plan = recipe.distillation
-    if run.teacher is not None:
-        logits = run.teacher.logits(pixels, batch.indices, progress.epoch)
-        targets.append((logits / plan.temperature).softmax(dim=-1))
-    rng = np.random.default_rng([recipe.seed, progress.epoch, progress.step, 1])
-    images, targets = mix(normalize(pixels), targets, recipe.mixup, recipe.cutmix, rng)
+    if isinstance(run.teacher, PrecomputedTeacher):
+        logits = run.teacher.logits(batch.indices, run.progress.epoch).to(device)
+        targets.append(teacher_targets(logits, plan.kind, plan.temperature))
+    augmentation = recipe.augmentation
+    images = erase(normalize(pixels), batch.seeds, augmentation.erase_probability, augmentation.erase_mode)
+    rng = np.random.default_rng([recipe.seed, run.progress.epoch, run.progress.step, 1])
+    images, targets = mix(images, targets, recipe.mixup, recipe.cutmix, rng)
+    if isinstance(run.teacher, LiveTeacher):
+        targets.append(teacher_targets(run.teacher.logits(images), plan.kind, plan.temperature))
 
     output = run.model(images)
-    logits = output.logits if isinstance(output, DistilledLogits) else output
-    loss = F.cross_entropy(logits.float(), targets[0])
+    two_heads = isinstance(output, DistilledLogits)
+    logits = (output.logits if two_heads else output).float()
+    loss = F.cross_entropy(logits, targets[0], weight=run.class_weights)
     if run.teacher is not None:
-        student = output.distilled if isinstance(output, DistilledLogits) else output
-        soft = distillation_loss(student.float(), targets[1], plan.temperature)
-        loss = (1 - plan.alpha) * loss + plan.alpha * soft
-    value = float(loss.detach())
-    if not math.isfinite(value):
-        raise FloatingPointError(
-            f"the loss is {value} at epoch {progress.epoch + 1}, step {progress.step + 1}; "
-            f"the last checkpoint is {run.folder / CHECKPOINT}; try a lower optimizer.lr or precision 32-true"
-        )
-    run.fabric.backward(loss)
-    if recipe.optimizer.clip_grad:
-        run.fabric.clip_gradients(run.model, run.optimizer, max_norm=recipe.optimizer.clip_grad)
-    run.optimizer.step()
-    run.optimizer.zero_grad()
-    if run.ema is not None:
-        run.ema.update(run.network, step=progress.epoch * run.steps_per_epoch + progress.step)
-    return value
+        student = output.distilled.float() if two_heads else logits
+        temperature = plan.temperature if plan.kind == "soft" else 1.0
+        loss = (1 - plan.alpha) * loss + plan.alpha * distillation_loss(student, targets[1], temperature)
+    # Gradients are averaged over processes as if each had as many images as the others.
+    return loss * (images_counted * run.fabric.world_size / recipe.batch_size)
 
 
-def weights_metadata(run: Run, result: Evaluation) -> dict[str, Any]:
-    """What travels with the weights, so that export can write the model file's card."""
-    return {
+def _nothing_like(batch: Batch) -> Batch:
+    """Black images in place of a batch that could not be read: the other processes wait for this one's gradients."""
+    height, width = batch.images.shape[1:3]
+    two = torch.zeros(2, dtype=torch.int64)  # normalisation over a batch of one has no variance
+    return Batch(torch.zeros(2, height, width, 3, dtype=torch.uint8), labels=two, indices=two, seeds=two)
+
+
+def _not_finite(run: Run, value: float, what: str) -> float:
+    """Stops, or leaves the step out and counts it."""
+    progress = run.progress
+    if run.recipe.non_finite == "skip":
+        progress.skipped += 1
+        run.optimizer.zero_grad()
+        return value
+    saved = checkpoint.checkpoints(run.folder)
+    raise TrainingError(
+        f"the {what} is {value} at epoch {progress.epoch + 1}, step {progress.step + 1}, with the learning rate "
+        f"{max(group['lr'] for group in run.optimizer.param_groups):.3g}; the last good checkpoint is "
+        f"{saved[-1] if saved else 'none yet'}; try a lower --lr, more optimizer.warmup_epochs, precision 32-true, or "
+        "non_finite skip"
+    )
+
+
+def _validate(run: Run, report: OnStep) -> None:
+    """Accuracy after an epoch; the weights and the checkpoint are written."""
+    recipe, progress = run.recipe, run.progress
+    result = evaluate(run.evaluated, run.val, run.preprocessing, recipe.batch_size, run.execution.workers, run.fabric)
+    progress.epoch += 1
+    progress.step = 0
+    best = result.top1 > progress.best_top1
+    if best:
+        progress.best_top1, progress.best_epoch = result.top1, progress.epoch
+    if run.fabric.is_global_zero:
+        for name in ("best", "last") if best else ("last",):
+            save_weights(run, run.folder / f"{name}.safetensors", result)
+    # First the log, then the checkpoint: a run that is killed between the two reports the epoch twice, not never.
+    report(progress, {"val_top1": result.top1, "val_top5": result.top5, "val_loss": result.loss})
+    _save_checkpoint(run)
+
+
+def _save_checkpoint(run: Run) -> None:
+    if run.fabric.is_global_zero:
+        checkpoint.save(run)
+    run.fabric.barrier()
+
+
+def save_weights(run: Run, path: Path, result: Evaluation) -> None:
+    """Writes the evaluated weights with what export needs to write the model file's card.
+
+    Raises:
+        CheckpointError: the file cannot be written; what it held before is whole.
+    """
+    network = run.evaluated
+    if not isinstance(network, SHViT):  # of a study; its own library reads it
+        with atomic_path(path) as aside:
+            save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, aside)
+        return
+    metadata: dict[str, Any] = {
         "classes": [asdict(each) for each in run.train.classes],
         "preprocessing": asdict(run.preprocessing),
         "recipe": asdict(run.recipe),
@@ -245,47 +416,9 @@ def weights_metadata(run: Run, result: Evaluation) -> dict[str, Any]:
         "dataset": f"{short_name(run.val)}, {len(run.val):,} validation images",
         "metrics": {"top1": result.top1, "top5": result.top5, "images": result.images},
     }
+    save_checkpoint(network, path, metadata=metadata)
 
 
 def short_name(images: ImageDataset) -> str:
     """A dataset's last two folders: enough to know it by, and nothing of the rest of the machine."""
     return "/".join(Path(images.name).parts[-2:])
-
-
-def save_progress(run: Run) -> None:
-    """Writes the checkpoint that ``resume`` reads: aside, flushed to the disk, then renamed."""
-    state = {
-        "model": run.network.state_dict(),
-        "ema": run.ema.module.state_dict() if run.ema is not None else None,
-        "optimizer": run.optimizer.state_dict(),
-        "progress": asdict(run.progress),
-        "recipe": asdict(run.recipe),
-    }
-    with atomic_path(run.folder / CHECKPOINT) as aside:
-        torch.save(state, aside)
-
-
-def resume(run: Run) -> bool:
-    """Takes up the run in ``run.folder``; ``False`` when there is none.
-
-    Raises:
-        CheckpointError: the checkpoint cannot be read, or belongs to another recipe.
-    """
-    path = run.folder / CHECKPOINT
-    if not path.exists():
-        return False
-    try:
-        state = torch.load(path, map_location=run.fabric.device, weights_only=True)
-        if state["recipe"] != asdict(run.recipe):
-            changed = sorted(k for k, v in asdict(run.recipe).items() if state["recipe"].get(k) != v)
-            raise CheckpointError(f"{path}: the run had another recipe; changed: {', '.join(changed)}")
-        run.network.load_state_dict(state["model"])
-        if run.ema is not None:
-            run.ema.module.load_state_dict(state["ema"])
-        run.optimizer.load_state_dict(state["optimizer"])
-        run.progress = Progress(**state["progress"])
-    except CheckpointError:
-        raise
-    except Exception as error:
-        raise CheckpointError(f"{path}: cannot be resumed from: {error}") from error
-    return True

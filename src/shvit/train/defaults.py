@@ -1,0 +1,52 @@
+"""A recipe for data of this size, for who gives none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from shvit.data.transforms import Augmentation
+from shvit.models import VARIANTS, read_checkpoint
+from shvit.train.recipe import Optimizer, Recipe
+
+STEPS = 20
+"""Optimizer steps that an epoch should have at least: with fewer, small data would hardly be learnt from."""
+SMALL, LARGE = 5_000, 50_000
+"""Images below which augmentation is strong, and from which it may be light when fine-tuning."""
+
+
+def default_recipe(model: str, images: int, pretrained: str | None) -> Recipe:
+    """What ``shvit train`` starts from when it is given no recipe file; flags change single values.
+
+    Fine-tuning takes few epochs, small rates for early blocks, and the size that the checkpoint was evaluated at.
+    Training from nothing takes many epochs and stronger augmentation.
+
+    Args:
+        model: variant.
+        images: training images there are.
+        pretrained: a checkpoint's file, ``hub``, or ``None`` to train from nothing.
+    """
+    batch_size = max(8, min(128, 1 << max(images // STEPS, 1).bit_length() - 1))
+    size = VARIANTS[model].image_size if model in VARIANTS else Recipe.image_size
+    if pretrained is None:
+        return Recipe(
+            model=model,
+            image_size=size,
+            epochs=100 if images < LARGE else 30,
+            batch_size=batch_size,
+            optimizer=Optimizer(lr=2e-3, weight_decay=0.05, warmup_epochs=5.0),
+            augmentation=Augmentation(crop_scale=(0.2, 1.0), color_jitter=0.3),
+            mixup=0.2,
+            cutmix=1.0,
+        )
+    if pretrained != "hub" and Path(pretrained).is_file():
+        evaluated = read_checkpoint(pretrained).metadata.get("preprocessing", {})
+        size = max(evaluated.get("image_size", (size,)))
+    return Recipe(
+        model=model,
+        pretrained=pretrained,
+        image_size=size,
+        epochs=20 if images < LARGE else 10,
+        batch_size=batch_size,
+        optimizer=Optimizer(lr=3e-3, weight_decay=0.05, warmup_epochs=1.0, layer_decay=0.85),
+        augmentation=Augmentation(crop_scale=(0.35, 1.0), color_jitter=0.3 if images < SMALL else 0.0),
+    )
