@@ -21,10 +21,14 @@ from ..conftest import AS_ANYBODY, SAMPLES, write_colour_model
 
 
 def shvit(
-    *arguments: object, stdin: str | None = None, cwd: Path | None = None, before: tuple[str, ...] = ()
+    *arguments: object,
+    stdin: str | None = None,
+    cwd: Path | None = None,
+    before: tuple[str, ...] = (),
+    environment: dict[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
     command = [*before, sys.executable, "-m", "shvit", *map(str, arguments)]
-    return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=120, cwd=cwd)
+    return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=120, cwd=cwd, env=environment)
 
 
 @pytest.fixture
@@ -47,6 +51,16 @@ def test_json_lines_are_as_documented(pictures, colour_model):
     ]
     assert set(lines[0]["predictions"][0]) == {"label", "class_id", "wnid", "score"}
     assert done.stderr == ""
+
+
+def test_nothing_is_told_to_the_engines_makers(pictures, colour_model, tmp_path):
+    """ONNX Runtime's telemetry keeps an identifier in the home folder; in CI it is off by itself."""
+    kept = {name: value for name, value in os.environ.items() if name not in ("CI", "ORT_DISABLE_TELEMETRY")}
+    home = {name: str(tmp_path / "home") for name in ("HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME")}
+    (tmp_path / "home").mkdir()
+    done = shvit("predict", pictures, "--model", colour_model, environment={**kept, **home})
+    assert done.returncode == 0, done.stderr
+    assert list((tmp_path / "home").iterdir()) == []
 
 
 def test_csv_opens_as_csv(pictures, colour_model, tmp_path):

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
+
+# Since 1.29 the library tells its makers of every model that is loaded, unless this is set before it is.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 import onnxruntime as ort
 
 from shvit.runtime.engines.base import Engine, check_input
