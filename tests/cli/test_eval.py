@@ -291,3 +291,13 @@ def test_the_shipped_model_on_tiny_imagenet(tiny_imagenet, capsys):
     assert results["notes"][0] == "classes matched by WordNet id"
     assert 0.3 < results["top1"] < 0.9
     assert results["ece"] < 0.2
+
+
+def test_held_out_images_are_of_data_without_splits(data, colour_model, capsys):
+    assert main(["eval", "--model", str(colour_model), "--data", str(data / "val"), "--held-out", "0"]) == 0
+    assert "3 images" in capsys.readouterr().out
+    (data / "val").rename(data / "all")
+    for split in ("train", "val"):
+        (data / split).symlink_to(data / "all")
+    assert main(["eval", "--model", str(colour_model), "--data", str(data), "--held-out", "0"]) == 2
+    assert "--held-out: " in capsys.readouterr().err

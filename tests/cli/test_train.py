@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import shlex
 import subprocess
@@ -62,6 +63,10 @@ def test_from_a_folder_of_photographs_to_predictions(photographs, tmp_path):
         arguments = shlex.split(step.replace("IMAGE", str(photographs / "coarse" / "0.jpg")))[1:]
         result = shvit(*arguments)
         assert result.returncode == 0, result.stderr
+        if step.split()[1] == "eval":
+            measured = json.loads((run / "report" / "results.json").read_text())
+            assert measured["images"] == 4  # those that were held out, and no others
+            assert f"best top-1 {measured['top1']:.2%}" in done.stdout
     assert "coarse" in result.stdout and "fine" in result.stdout
 
 

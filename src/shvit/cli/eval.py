@@ -8,10 +8,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shvit.cli.predict import positive
 from shvit.runtime.engines import ENGINES
+
+if TYPE_CHECKING:
+    from shvit.data import ImageDataset
 
 EPILOG = """\
 examples:
@@ -35,6 +38,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, metavar="NAME|FILE", help="shipped model, model file or checkpoint")
     parser.add_argument("--data", required=True, metavar="DATA", help="dataset folder or file")
     parser.add_argument("--split", choices=("val", "train"), default="val", help="default: val")
+    parser.add_argument(
+        "--held-out",
+        type=int,
+        metavar="SEED",
+        help="of data without splits, measure what shvit train --seed SEED held out (default: measure all of it)",
+    )
+    parser.add_argument("--val-share", type=float, default=0.1, metavar="SHARE", help="with it: default 0.1")
     parser.add_argument("--output", type=Path, metavar="DIR", help="write a report here: HTML, JSON, CSV and pictures")
     parser.add_argument("--labels", type=Path, metavar="FILE", help="JSON or CSV of file name and label(s)")
     parser.add_argument("--limit", type=positive, metavar="N", help="only N images, evenly spaced over the split")
@@ -58,8 +68,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", choices=("text", "json"), default="text", help="default: text")
 
 
+def open_images(args: argparse.Namespace) -> tuple[ImageDataset, str | None]:
+    """The images to measure, and what is worth noting of them."""
+    from shvit.data.datasets import open_dataset, open_datasets
+
+    if args.held_out is None:
+        return open_dataset(args.data, args.split), None
+    train, val, note = open_datasets(args.data, args.held_out, args.val_share)
+    if note is None:
+        raise ValueError(f"--held-out: {args.data} is divided into splits already; leave it out")
+    return (val if args.split == "val" else train), note
+
+
 def run(args: argparse.Namespace) -> int:
-    from shvit.data import open_dataset
     from shvit.evaluation import (
         LabelledImages,
         dataset_labels,
@@ -77,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
     from shvit.runtime.preprocess import decode, preprocess
 
     corruptions = parse_corruptions(args.corruptions)
-    images = open_dataset(args.data, args.split)
+    images, note = open_images(args)
     classifier = open_classifier(args.model, args.engine, args.threads, args.image_size)
     classes = classifier.card.classes
     if args.labels is None:
@@ -88,6 +109,8 @@ def run(args: argparse.Namespace) -> int:
         accepted = labels_from_file(args.labels, images, classes)
         notes = [f"labels of {args.labels}, which has none for {len(images) - len(accepted):,} images"]
     chosen = LabelledImages(images, accepted, evenly_spaced(list(accepted), args.limit))
+    if note is not None:
+        notes.append(note)
     if len(chosen) < len(accepted):
         notes.append(f"{len(chosen):,} of {len(accepted):,} images, evenly spaced")
     if args.output is not None:

@@ -150,7 +150,7 @@ def _joined(execution: Execution) -> Execution:
 
 def run(args: argparse.Namespace) -> int:
     from shvit.data.datasets import open_datasets
-    from shvit.train import fit, resume, setup
+    from shvit.train import Recipe, fit, resume, setup
     from shvit.train.checkpoint import checkpoints
     from shvit.train.logs import RunLog
 
@@ -181,7 +181,10 @@ def run(args: argparse.Namespace) -> int:
     print(f"best top-1 {progress.best_top1:.2%} after epoch {progress.best_epoch}; weights in {best}")
     if progress.skipped:
         print(f"{progress.skipped} steps were left out because they were not finite")
-    print(f"next: shvit eval --model {best} --data {args.data} --output {args.output / 'report'}")
+    held_out = f" --held-out {recipe.seed}" if note else ""
+    if note and recipe.val_share != Recipe.val_share:
+        held_out += f" --val-share {recipe.val_share}"
+    print(f"next: shvit eval --model {best} --data {args.data}{held_out} --output {args.output / 'report'}")
     print(f"      shvit export --model {best} --output {model_file}")
     print(f"      shvit predict IMAGE --model {model_file}")
     return 0
