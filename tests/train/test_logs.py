@@ -78,6 +78,12 @@ def test_a_run_folder_tells_what_was_done_where_and_with_what(tmp_path):
     assert {(31, 119, 180), (255, 127, 14)} <= colours, "matplotlib's first two line colours are not in the picture"
 
 
+def test_short_epochs_are_logged_too(tmp_path):
+    with RunLog(job(tmp_path)) as log:
+        train(log, 1, 10)
+    assert places(tmp_path) == [(0, 2), (0, 4), (0, 6), (0, 8), (0, 10), (1, 10)]
+
+
 def test_a_resumed_run_goes_on_and_has_no_row_twice(tmp_path):
     folder = tmp_path / "run"
     with pytest.raises(KeyError), RunLog(job(folder), every=1) as log:

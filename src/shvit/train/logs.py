@@ -60,7 +60,7 @@ class RunLog:
 
     Args:
         run: set up, and resumed if it is to be.
-        every: steps between two rows.
+        every: steps between two rows; by default 50, or as many as make four rows of a shorter epoch.
         wandb: log to Weights & Biases too; its own environment variables say where (``WANDB_MODE=offline`` keeps
             all on this machine).
 
@@ -69,8 +69,9 @@ class RunLog:
         DataError: a log of an earlier session is damaged.
     """
 
-    def __init__(self, run: Run, every: int = 50, wandb: bool = False) -> None:
-        self.run, self.every, self.wandb = run, every, wandb
+    def __init__(self, run: Run, every: int | None = None, wandb: bool = False) -> None:
+        self.run, self.wandb = run, wandb
+        self.every = every or max(1, min(50, run.steps_per_epoch // 4))
         if wandb:
             _import_wandb()
 
