@@ -29,6 +29,7 @@ from torch import nn
 from common import RESULTS, record
 from shvit.atomic import atomic_path
 from shvit.data import Augmentation, ImageDataset, open_dataset
+from shvit.data.splits import Subset
 from shvit.models import SHViT, SHViTConfig, create_model, reparameterize
 
 STUDIES = RESULTS.parent.parent / "docs" / "studies"
@@ -42,24 +43,14 @@ NETWORKS: dict[str, Callable[[int], nn.Module]] = {
 }
 
 
-class SomeClasses:
-    """The images of every n-th class."""
+class SomeClasses(Subset):
+    """The images of every n-th class, numbered anew."""
 
     def __init__(self, images: ImageDataset, count: int) -> None:
         chosen = np.linspace(0, len(images.classes), count, endpoint=False).astype(int)
-        self._images, self._kept = images, np.flatnonzero(np.isin(images.labels, chosen))
-        self.name = f"{images.name}, {count} classes"
+        super().__init__(images, np.flatnonzero(np.isin(images.labels, chosen)), f"{count} classes")
         self.classes = tuple(images.classes[each] for each in chosen)
-        self.labels = np.searchsorted(chosen, images.labels[self._kept])
-
-    def __len__(self) -> int:
-        return len(self._kept)
-
-    def read(self, index: int) -> bytes:
-        return self._images.read(int(self._kept[index]))
-
-    def source(self, index: int) -> str:
-        return self._images.source(int(self._kept[index]))
+        self.labels = np.searchsorted(chosen, self.labels)
 
 
 def train(name: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:

@@ -46,11 +46,27 @@ def shvit(*arguments: object) -> subprocess.CompletedProcess[str]:
 def test_from_a_folder_of_photographs_to_predictions(photographs, tmp_path):
     """Fine-tune with one command, then run the commands that it prints."""
     run = tmp_path / "run"
-    flags = ["--image-size", 64, "--epochs", 2, "--batch-size", 8, "--workers", 0, "--device", "cpu"]
+    (photographs / "fine" / "broken.jpg").write_bytes(b"not an image")
+    flags = [
+        "--broken-share",
+        0.1,
+        "--image-size",
+        64,
+        "--epochs",
+        2,
+        "--batch-size",
+        8,
+        "--workers",
+        0,
+        "--device",
+        "cpu",
+    ]
     done = shvit("train", photographs, "--pretrained", WEIGHTS, "--output", run, *flags, "--checkpoint-every-steps", 2)
     assert done.returncode == 0, done.stderr
     assert "no validation split: 10 % of each class held out (4 images), seed 0" in done.stderr
-    assert "shvit_s1: 36 training and 4 validation images, 2 classes" in done.stderr
+    assert "shvit_s1: 37 training and 4 validation images, 2 classes" in done.stderr
+    assert "unreadable images, left out: 1\n" in done.stdout
+    assert "fine/broken.jpg: not an image" in done.stdout
     names = {path.name for path in run.iterdir()}
     assert {"best.safetensors", "last.safetensors", "checkpoints", "recipe.yaml", "metrics.csv", "curves.png"} <= names
     recipe = yaml.safe_load((run / "recipe.yaml").read_text())

@@ -22,7 +22,7 @@ from shvit.errors import DataError, MissingDependencyError
 from shvit.records.metrics import MetricsFile, read_metrics
 from shvit.train import Recipe
 from shvit.train.logs import RunLog, git_revision
-from shvit.train.loop import Progress
+from shvit.train.run import Progress
 
 STEPS = 10
 """In an epoch."""

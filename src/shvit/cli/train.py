@@ -35,6 +35,9 @@ TAKES_MORE_ARGUMENTS = True
 SHORT = {"--lr": "--optimizer.lr"}
 """Flags that people type, and the recipe's keys behind them."""
 
+BROKEN_SHOWN = 10
+"""How many unreadable images are named at the end; `shvit data check` names all."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", metavar="DATA", help="dataset: a folder, a file or hf://NAME")
@@ -179,8 +182,11 @@ def run(args: argparse.Namespace) -> int:
         return 0
     best, model_file = args.output / "best.safetensors", args.output / f"{recipe.model}.onnx"
     print(f"best top-1 {progress.best_top1:.2%} after epoch {progress.best_epoch}; weights in {best}")
+    if broken := list(job.broken.found.values()):
+        named = "".join(f"\n  {each.source}: {each.reason}" for each in broken[:BROKEN_SHOWN])
+        print(f"unreadable images, left out: {len(broken)}{named}")
     if progress.skipped:
-        print(f"{progress.skipped} steps were left out because they were not finite")
+        print(f"steps that were not finite, left out: {progress.skipped}")
     held_out = f" --held-out {recipe.seed}" if note else ""
     if note and recipe.val_share != Recipe.val_share:
         held_out += f" --val-share {recipe.val_share}"

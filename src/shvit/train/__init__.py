@@ -2,8 +2,9 @@
 
 from shvit.train.checkpoint import resume
 from shvit.train.evaluation import Evaluation, evaluate
-from shvit.train.loop import Run, fit, setup
+from shvit.train.loop import fit, setup
 from shvit.train.recipe import Distillation, Execution, Optimizer, Recipe
+from shvit.train.run import Run
 
 __all__ = [
     "Distillation",

@@ -8,15 +8,12 @@ from __future__ import annotations
 import io
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
 from shvit.atomic import atomic_path
 from shvit.errors import CheckpointError
-
-if TYPE_CHECKING:
-    from shvit.train.loop import Run
+from shvit.train.run import Run
 
 FOLDER = "checkpoints"
 

@@ -34,8 +34,8 @@ from shvit.records.metrics import MetricsFile
 from shvit.records.run_folder import CURVES, ENVIRONMENT, RECIPE, read_run, read_sessions
 
 if TYPE_CHECKING:
-    from shvit.train.loop import Progress as RunProgress
-    from shvit.train.loop import Run
+    from shvit.train.run import Progress as RunProgress
+    from shvit.train.run import Run
 
 PACKAGES = ("shvit", "torch", "torchvision", "timm", "lightning-fabric", "numpy", "pillow")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
 from lightning_fabric.strategies import DDPStrategy
 from safetensors.torch import save_file
-from timm.scheduler import CosineLRScheduler
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
@@ -29,7 +28,6 @@ from shvit.data.transforms import STEP, TrainTransform, erase, sample_seed
 from shvit.errors import DataError, TrainingError
 from shvit.models import SHViT, create_model, save_checkpoint
 from shvit.models.shvit import DistilledLogits
-from shvit.runtime.card import Preprocessing
 from shvit.train import checkpoint
 from shvit.train.distillation import (
     LiveTeacher,
@@ -44,73 +42,10 @@ from shvit.train.normalization import freeze_norms, synchronize_norms
 from shvit.train.optimizer import build_optimizer, build_schedule, clip_gradients
 from shvit.train.precision import keep_attention_in_float32, keep_depthwise_in_float32
 from shvit.train.recipe import Execution, Recipe
+from shvit.train.run import Progress, Run
 
 PATIENCE = timedelta(minutes=5)
 """How long a process waits for the others before it takes them for lost."""
-
-
-@dataclass
-class Progress:
-    """Where a run stands; what a checkpoint holds beside the tensors."""
-
-    epoch: int = 0
-    """Epochs finished."""
-    step: int = 0
-    """Optimizer steps taken in the epoch that is under way."""
-    best_top1: float = 0.0
-    best_epoch: int = 0
-    """Epochs that were finished when the best was reached."""
-    skipped: int = 0
-    """Steps left out because their loss was not finite."""
-    seconds: float = 0.0
-    """Time spent training, over all of the run's sessions."""
-
-
-@dataclass
-class Run:
-    """Everything that one training run works on."""
-
-    fabric: Fabric
-    recipe: Recipe
-    execution: Execution
-    folder: Path
-    train: ImageDataset
-    val: ImageDataset
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-    schedule: CosineLRScheduler
-    ema: ModelEmaV3 | None
-    teacher: PrecomputedTeacher | LiveTeacher | None
-    class_weights: Tensor | None
-    """``(classes,)``, or ``None`` for all alike."""
-    broken: BrokenImages
-    progress: Progress
-
-    @property
-    def preprocessing(self) -> Preprocessing:
-        size = self.recipe.image_size
-        return Preprocessing(image_size=(size, size), crop_ratio=self.recipe.crop_ratio)
-
-    @property
-    def steps_per_epoch(self) -> int:
-        return len(self.train) // self.recipe.batch_size
-
-    @property
-    def global_step(self) -> int:
-        """Optimizer steps taken since the run began."""
-        return self.progress.epoch * self.steps_per_epoch + self.progress.step
-
-    @property
-    def network(self) -> nn.Module:
-        """The network in training, out of Fabric's wrapper."""
-        network = self.model.module
-        assert isinstance(network, nn.Module)
-        return network
-
-    @property
-    def evaluated(self) -> nn.Module:
-        """The network that is evaluated and kept: the average where there is one."""
-        return self.ema.module if self.ema is not None else self.network
 
 
 OnStep = Callable[[Progress, dict[str, float]], None]
