@@ -16,3 +16,12 @@ def test_a_file_is_whole_or_as_it_was(tmp_path):
         raise RuntimeError
     assert path.read_text() == "first"
     assert [each.name for each in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_others_may_read_what_a_writer_made_private(tmp_path):
+    """As safetensors does, which a web server under another user could then not serve."""
+    (tmp_path / "plain").touch()
+    with atomic_path(tmp_path / "weights") as aside:
+        aside.unlink()
+        aside.touch(mode=0o600)
+    assert (tmp_path / "weights").stat().st_mode == (tmp_path / "plain").stat().st_mode

@@ -17,7 +17,10 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
+        aside.touch()
+        mode = aside.stat().st_mode  # what this user's new files get; some writers make them private
         yield aside
+        aside.chmod(mode)
         with aside.open("rb+") as file:
             os.fsync(file.fileno())
         aside.replace(path)
