@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 DEV := .venv-dev
 
-.PHONY: demo test test-fast lint format clean
+.PHONY: demo test lint format clean
 
 demo: $(VENV)/installed
 	$(VENV)/bin/shvit predict samples --top-k 3
@@ -19,7 +19,7 @@ $(DEV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 test: $(DEV)/installed
-	$(DEV)/bin/python -m pytest
+	$(DEV)/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: $(DEV)/installed
 	$(DEV)/bin/ruff format --check .

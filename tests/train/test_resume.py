@@ -131,8 +131,8 @@ def test_a_full_disk_leaves_the_earlier_checkpoint_whole(colours, tmp_path):
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 
     def fill(progress, figures):
-        if progress.step == 4:  # from now on no file may grow past a megabyte
-            resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limit[1]))
+        if progress.step == 4:  # from now on no file may grow past 64 kB
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, limit[1]))
 
     try:
         with pytest.raises(CheckpointError, match=r"cannot be written: .*"):
