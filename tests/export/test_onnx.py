@@ -53,6 +53,55 @@ def test_the_file_gives_what_the_network_gives(model, tmp_path, engine, weights)
     np.testing.assert_allclose(classifier.predict_batch(batch), expected, atol=1e-4 if weights == "float32" else 1e-2)
 
 
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_int8_convolutions_change_little_in_either_engine(model, tmp_path, engine):
+    whole, small = tmp_path / "whole.onnx", tmp_path / "small.onnx"
+    export_onnx(model, whole, small_card(), "float16")
+    batch = np.stack([Classifier(whole).preprocess(path) for path in photographs()])
+    export_onnx(model, small, small_card(), "int8", calibration=batch)
+    assert small.stat().st_size < whole.stat().st_size
+    graph = onnx.load(small).graph
+    producers = {name: node.op_type for node in graph.node for name in node.output}
+    convolutions = [node for node in graph.node if node.op_type == "Conv"]
+    assert len(convolutions) > 20
+    assert all(producers[name] == "DequantizeLinear" for node in convolutions for name in node.input[:2])
+    kernels = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer if len(tensor.dims) == 4}
+    assert all(kernel.dtype == np.int8 and np.abs(kernel.astype(int)).max() <= 64 for kernel in kernels.values())
+    expected = Classifier(whole, engine=engine).predict_batch(batch)
+    difference = np.abs(Classifier(small, engine=engine).predict_batch(batch) - expected)
+    assert 0 < difference.max() < 0.1
+
+
+def test_int8_needs_calibration_and_is_refused_when_it_loses_too_much(tmp_path, capsys):
+    from PIL import Image
+
+    for split in ("train", "val"):
+        for number, colour in enumerate(("red", "blue")):
+            (tmp_path / "data" / split / colour).mkdir(parents=True)
+            for each in range(3):
+                Image.new("RGB", (64, 64), (200 * (number == 0), each, 200 * number)).save(
+                    tmp_path / "data" / split / colour / f"{each}.png"
+                )
+    torch.manual_seed(0)
+    save_checkpoint(create_model("shvit_s1", num_classes=2), tmp_path / "s1.safetensors")
+    (tmp_path / "names.txt").write_text("blue\nred\n")
+    output = tmp_path / "s1.onnx"
+    arguments = ["export", "--model", str(tmp_path / "s1.safetensors"), "--output", str(output), "--image-size", "64"]
+    arguments += ["--classes", str(tmp_path / "names.txt"), "--weights", "int8"]
+    assert main(arguments) == 2
+    assert "--weights int8: give --calibration DATA" in capsys.readouterr().err
+    arguments += ["--calibration", str(tmp_path / "data")]
+    assert main([*arguments, "--max-loss", "-101"]) == 2
+    assert "points may be lost (--max-loss)" in capsys.readouterr().err
+    assert not output.exists()
+    assert main([*arguments, "--max-loss", "100"]) == 0
+    assert "on 6 validation images" in capsys.readouterr().out
+    (top1, _) = Classifier(output).card.metrics
+    assert (top1.name, top1.dataset) == ("top1", "data/val (6 images)")
+    assert main(["eval", "--model", str(output), "--data", str(tmp_path / "data"), "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["top1"] == pytest.approx(top1.value, abs=1e-4)
+
+
 def test_what_the_file_holds(model, tmp_path):
     export_onnx(model, tmp_path / "small.onnx", small_card())
     proto = onnx.load(tmp_path / "small.onnx")

@@ -132,7 +132,9 @@ def test_the_shipped_model_knows_a_cup_of_coffee():
 def test_engines_agree_on_the_shipped_model():
     batch = np.stack([Classifier().preprocess(path) for path in sorted(SAMPLES.glob("*.jpg"))])
     ort, ov = (Classifier(engine=name).predict_batch(batch) for name in ("onnxruntime", "openvino"))
-    np.testing.assert_allclose(ort, ov, atol=2e-3)
+    assert (ort.argmax(axis=1) == ov.argmax(axis=1)).all()
+    # It is an int8 model, which engines round at different places; tests/export has float ones agree to 1e-4.
+    np.testing.assert_allclose(ort, ov, atol=0.05)
 
 
 def test_an_engine_that_is_not_installed_says_how_to_get_it(colour_model):
