@@ -1,8 +1,8 @@
 """JPEG files to labels on one thread: shvit's runtime against timm + Pillow + PyTorch, with the same weights.
 
-Two sets: Tiny-ImageNet's validation images (64×64) through the shipped model at 128, where top-1 of both is compared;
-and photographs of 500×375 through S1 at 224 with 1000 classes and random weights, where decoding weighs in. Slices of
-the files alternate between the two programs.
+Two sets: Tiny-ImageNet's validation images (64×64) through the shipped model (int8) at 128, where top-1 of both is
+compared; and photographs of 500×375 through S1 at 224 with 1000 classes and random weights, in float and in int8, where
+decoding weighs in and labels mean nothing. Slices of the files alternate between the two programs.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from shvit.export import export_onnx
 from shvit.models import SHViT, create_model
 from shvit.models.checkpoints import load_model
 from shvit.runtime.card import Card, ClassInfo, Preprocessing
+from shvit.runtime.preprocess import decode, preprocess
 
 ROOT = Path(__file__).parent.parent
 BATCH = 16
@@ -125,9 +126,13 @@ def main() -> None:
         s1 = create_model("shvit_s1").eval()
         card = Card("s1", "shvit_s1", tuple(ClassInfo(i, str(i)) for i in range(1000)), Preprocessing((224, 224)))
         export_onnx(s1, folder / "s1.onnx", card)
-        photographs, _, _ = compare(
-            shvit_pipeline(folder / "s1.onnx"), timm_pipeline(s1, 224), write_photographs(folder, args.photographs), 6
-        )
+        files = write_photographs(folder, args.photographs)
+        calibration = np.stack([preprocess(decode(file), card.preprocessing) for file in files[:64]])
+        export_onnx(s1, folder / "s1_int8.onnx", card, "int8", calibration=calibration)
+        photographs = {
+            name: compare(shvit_pipeline(folder / f"{name}.onnx"), timm_pipeline(s1, 224), files, 6)[0]
+            for name in ("s1", "s1_int8")
+        }
     record(
         "throughput",
         "python benchmarks/throughput.py --data DATA",
