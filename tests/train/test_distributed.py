@@ -36,8 +36,7 @@ def torchrun(processes: int, restarts: int = 0) -> tuple[str, ...]:
         f"--nproc-per-node={processes}",
         f"--max-restarts={restarts}",
         "--monitor-interval=0.2",
-        "--master-addr=127.0.0.1",
-        f"--master-port={free_port()}",
+        "--standalone",
     )
 
 
@@ -95,7 +94,7 @@ def test_a_restart_by_torchrun_goes_on_from_the_checkpoint(colours, alone, tmp_p
     # The second time the killer strikes at step 9 again, having begun at 8; that is one restart too many.
     assert process.returncode != 0, errors
     started = [json.loads(line) for line in (tmp_path / "losses.jsonl").read_text().splitlines() if "started" in line]
-    assert started == [{"started": 0, "resumed": False}, {"started": 8, "resumed": True}]
+    assert started == [{"started": 0, "resumed": False}, {"started": 8, "resumed": True}], errors
     assert checkpoints(tmp_path)[-1].name == "step-00000008.pt"
     del options["kill_at"]
     process = drive(colours, tmp_path, options, torchrun(2))

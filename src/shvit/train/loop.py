@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
@@ -81,6 +83,8 @@ def setup(
         raise DataError(f"{train.name} and {val.name}: the classes of training and validation differ")
     distributed = execution.devices * execution.nodes > 1
     fabric = _fabric(recipe, execution)
+    if distributed and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")):
+        _join_restarted(fabric)
     fabric.launch()
     fabric.seed_everything(recipe.seed, verbose=False)
     model = network or _build(recipe, len(train.classes))
@@ -125,6 +129,17 @@ def _fabric(recipe: Recipe, execution: Execution) -> Fabric:
     if recipe.precision == "16-mixed" and on_cpu:  # by name, Fabric would take bfloat16 instead
         return Fabric(**where, strategy=strategy, plugins=MixedPrecision("16-mixed", device="cpu"))
     return Fabric(**where, strategy=strategy, precision=recipe.precision)
+
+
+def _join_restarted(fabric: Fabric) -> None:
+    """Joins the processes that ``torchrun`` started again, under keys of this attempt.
+
+    Its store outlives the attempt, so that under the same keys a process could find the address of a dead one.
+    """
+    store, rank, world_size = next(dist.rendezvous("env://"))
+    attempt = dist.PrefixStore(f"restart{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+    backend = "nccl" if fabric.device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=attempt, rank=rank, world_size=world_size, timeout=PATIENCE)
 
 
 def _build(recipe: Recipe, num_classes: int) -> nn.Module:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
@@ -29,6 +30,22 @@ def synchronize_norms(model: nn.Module) -> nn.Module:
     return model
 
 
+class _Sum(torch.autograd.Function):
+    """The sum over all processes, which each of them uses: so their gradients are summed as well."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        total = values.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total
+
+
 class _SyncedBatchNorm(_BatchNorm):
     """Over all processes, on any device; PyTorch's own takes GPU tensors only."""
 
@@ -44,11 +61,11 @@ class _SyncedBatchNorm(_BatchNorm):
         others = [0, *range(2, input.ndim)]
         shape = (1, -1, *[1] * (input.ndim - 2))
         count = torch.tensor([values.numel() / values.shape[1]], device=values.device)
-        sums = all_reduce(torch.cat([values.sum(others), count]))
+        sums = _Sum.apply(torch.cat([values.sum(others), count]))
         total = sums[-1]
         mean = sums[:-1] / total
         centred = values - mean.view(shape)
-        variance = all_reduce(centred.square().sum(others)) / total
+        variance = _Sum.apply(centred.square().sum(others)) / total
         with torch.no_grad():
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self.momentum)
