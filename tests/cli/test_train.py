@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 
@@ -176,15 +177,25 @@ def test_a_mistaken_flag_is_one_line_that_names_it(arguments, said, photographs,
         ("optimizer:\n  lrr: 1\n", "did you mean optimizer.lr?"),
         ("epochs: [3\n", "Problems parsing config"),
         ("epochs: three\n", "Got value: three"),
+        ("epochs: 3 # \udcff\n", "can't decode byte 0xff"),
     ],
 )
 def test_a_mistaken_recipe_file_is_named(text, said, tmp_path):
     file = tmp_path / "mine.yaml"
-    file.write_text(text)
+    file.write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(ValueError) as error:
         parse_recipe(["--config", str(file)])
     assert str(error.value).startswith(f"{file}: ")
     assert said in str(error.value)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA, and this one has it")
+def test_a_device_that_is_not_there_is_one_line(photographs, tmp_path, capsys):
+    flags = ["--device", "cuda", "--batch-size", "8", "--output", str(tmp_path / "run")]
+    assert main(["train", str(photographs), *flags]) == 2
+    assert capsys.readouterr().err == (
+        "shvit train: error: device cuda: this machine has none, or this PyTorch cannot use it\n"
+    )
 
 
 def test_print_config_shows_the_whole_recipe_that_would_run(photographs):

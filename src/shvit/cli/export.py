@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from shvit.cli.predict import positive
+
 if TYPE_CHECKING:
     from shvit.evaluation.metrics import Predictions
     from shvit.export.onnx import ExportReport
@@ -57,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--image-size",
-        type=int,
+        type=positive,
         metavar="N",
         help="side of the input, in pixels (default: the checkpoint's, or the variant's)",
     )

@@ -102,7 +102,7 @@ def parse_recipe(arguments: list[str], images: int | None = None) -> tuple[Recip
             if values.config is None:
                 parser = _parser(default_recipe(values.model, images, values.pretrained))
             values = parser.parse_args(arguments)
-    except ArgumentError as error:
+    except (ArgumentError, UnicodeDecodeError) as error:
         raise ValueError(_explain(error, arguments)) from None
     objects = parser.instantiate(values).as_dict()
     execution = {name: objects.pop(name) for name in Execution.__dataclass_fields__}
@@ -138,7 +138,7 @@ def _explain(error: Exception, arguments: list[str]) -> str:
             file = each.partition("=")[2] or "".join(arguments[place + 1 : place + 2])
             try:
                 parser.parse_args(["--config", file])
-            except ArgumentError:
+            except (ArgumentError, UnicodeDecodeError):
                 return f"{file}: {message}"
     return message
 

@@ -31,6 +31,7 @@ from shvit.errors import DataError, TrainingError
 from shvit.models import SHViT, create_model, save_checkpoint
 from shvit.models.shvit import DistilledLogits
 from shvit.train import checkpoint
+from shvit.train.devices import check_device
 from shvit.train.distillation import (
     LiveTeacher,
     PrecomputedTeacher,
@@ -72,6 +73,7 @@ def setup(
     Raises:
         DataError: too few images for a batch, or classes that differ between training and validation.
         CheckpointError: the pretrained weights cannot be read, or are of another network.
+        ValueError: this machine does not have the device.
     """
     execution = execution or Execution()
     if len(train) < recipe.batch_size:
@@ -122,6 +124,7 @@ def setup(
 
 
 def _fabric(recipe: Recipe, execution: Execution) -> Fabric:
+    check_device(execution.device)
     several = execution.devices * execution.nodes > 1
     strategy: Any = DDPStrategy(timeout=PATIENCE) if several else "auto"
     where: Any = {"accelerator": execution.device, "devices": execution.devices, "num_nodes": execution.nodes}

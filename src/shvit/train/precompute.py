@@ -19,6 +19,7 @@ from shvit.data.loader import BrokenImages, normalize, training_loader
 from shvit.data.sampler import EpochSampler, SampleKey
 from shvit.data.transforms import Augmentation, TrainTransform
 from shvit.errors import DataError, MissingDependencyError
+from shvit.train.devices import check_device
 from shvit.train.distillation import LogitsCard, TeacherNetwork, crops_card, view_file
 
 BACKENDS = ("eager", "openvino")
@@ -192,9 +193,8 @@ def _known(rows: np.ndarray) -> np.ndarray:
 def _compile(teacher: TeacherNetwork, execution: TeacherExecution) -> Callable[[Tensor], Tensor]:
     """From ``uint8 (B, H, W, 3)`` to pooled features ``(B, features)`` on the CPU."""
     if execution.backend == "eager":
+        check_device(execution.device)
         device = torch.device(execution.device)
-        if device.type != "cpu" and not getattr(torch, device.type).is_available():
-            raise ValueError(f"device {device}: this machine has none, or this PyTorch cannot use it")
         body = teacher.body.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     else:
         try:
