@@ -11,6 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("shvit", "numpy", "pillow", "onnxruntime", "torch", "timm")
 
@@ -43,3 +45,11 @@ def record(name: str, command: str, result: dict[str, Any]) -> None:
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(text + "\n")
     print(text)
+
+
+def write_class_folders(dataset: Any, folder: Path, count: int) -> None:
+    """So many of a dataset's images, evenly spaced over it, as timm and torchvision take them."""
+    for index in np.linspace(0, len(dataset) - 1, count).astype(int):
+        path = folder / str(dataset.labels[index]) / f"{index}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(dataset.read(int(index)))

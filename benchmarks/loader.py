@@ -20,13 +20,12 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from timm.data import create_dataset, create_loader
 from torch import Tensor
 
-from common import record, summary
-from shvit.data import Augmentation, ImageDataset, open_dataset, training_loader
+from common import record, summary, write_class_folders
+from shvit.data import Augmentation, open_dataset, training_loader
 from shvit.data.loader import normalize
 from shvit.data.sampler import EpochSampler
 from shvit.data.transforms import TrainTransform
@@ -102,13 +101,6 @@ def compare(folder: Path, size: int, augmentation: Augmentation, workers: int, r
     }
 
 
-def write_files(dataset: ImageDataset, folder: Path, count: int) -> None:
-    for index in np.linspace(0, len(dataset) - 1, count).astype(int):
-        path = folder / str(dataset.labels[index]) / f"{index}.jpg"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(dataset.read(int(index)))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", required=True, help="Tiny-ImageNet, as for shvit train")
@@ -120,7 +112,7 @@ def main() -> None:
     results: dict[str, object] = {"batch_size": BATCH, "rounds": args.rounds}
     with tempfile.TemporaryDirectory() as name:
         tiny, photographs = Path(name, "tiny"), Path(name, "photographs")
-        write_files(open_dataset(args.data, "train"), tiny / "train", args.images)
+        write_class_folders(open_dataset(args.data, "train"), tiny / "train", args.images)
         (photographs / "train" / "all").mkdir(parents=True)
         write_photographs(photographs / "train" / "all", args.photographs)
         for folder, size in ((tiny, 128), (photographs, 224)):

@@ -20,10 +20,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from common import record, summary
+from common import record, summary, write_class_folders
 from shvit.data import Augmentation, open_dataset
 
 SIZE, CLASSES, WARM_UP = 128, 200, 4
@@ -129,15 +128,6 @@ class PeakMemory(threading.Thread):
             time.sleep(0.3)
 
 
-def write_folder(data: str, folder: Path, count: int) -> None:
-    images = open_dataset(data, "train")
-    for index in np.linspace(0, len(images) - 1, count).astype(int):
-        file = folder / "train" / f"{images.labels[index]:03d}" / f"{index}.jpg"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(images.read(int(index)))
-    (folder / "val").symlink_to(folder / "train")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", required=True, help="Tiny-ImageNet, as for shvit train")
@@ -159,7 +149,8 @@ def main() -> None:
     result: dict[str, Any] = {key: getattr(args, key) for key in ("batch_size", "steps", "rounds", "workers")}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "data"
-        write_folder(args.data, folder, 20_000)
+        write_class_folders(open_dataset(args.data, "train"), folder / "train", 20_000)
+        (folder / "val").symlink_to(folder / "train")
         for precision in ("32-true", "bf16-mixed"):
             found: dict[str, list[dict[str, float]]] = {"shvit": [], "timm": []}
             for _ in range(args.rounds):

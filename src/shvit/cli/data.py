@@ -5,19 +5,17 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from shvit.atomic import atomic_path
 from shvit.cli.predict import positive
+from shvit.cli.progress import progress
 
 if TYPE_CHECKING:
     from shvit.data.check import DataReport, Place
@@ -84,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
         from shvit.data.check_picture import draw_report
 
         args.output.mkdir(parents=True, exist_ok=True)
-    with _progress(len(train) + len(val)) as advance:
+    with progress("decoding", len(train) + len(val)) as advance:
         report = check_datasets(splits, args.workers, advance)
     contents = {"path": args.path, "seed": args.seed, "note": note, **report.to_dict()}
     if args.output is not None:
@@ -95,16 +93,6 @@ def run(args: argparse.Namespace) -> int:
     else:
         _print_report(report, args.path, note, args.output)
     return 1 if report.problems else 0
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on stderr where somebody watches."""
-    console = Console(stderr=True)
-    columns = (TextColumn("decoding"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("decoding", total=total)
-        yield lambda done: bar.update(task, completed=done)
 
 
 def _write_json(contents: dict[str, Any], path: Path) -> None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shvit.cli.predict import positive
+from shvit.cli.progress import progress
 from shvit.runtime.engines import ENGINES
 
 if TYPE_CHECKING:
@@ -117,7 +116,7 @@ def run(args: argparse.Namespace) -> int:
         args.output.mkdir(parents=True, exist_ok=True)
 
     passes = 1 + len(corruptions) * len(args.severity)
-    with progress(passes * len(chosen)) as advance:
+    with progress("evaluating", passes * len(chosen)) as advance:
         evaluation = evaluate(classifier, chosen, args.batch_size, args.workers, advance)
         readable = LabelledImages(images, accepted, evaluation.predictions.indices)
         robustness = evaluate_corrupted(
@@ -161,18 +160,6 @@ def parse_corruptions(text: str | None) -> list[str]:
         if name not in CORRUPTIONS:
             raise ValueError(f"--corruptions {text}: expected all, or some of {', '.join(CORRUPTIONS)}")
     return names
-
-
-@contextmanager
-def progress(total: int) -> Iterator[Any]:
-    """A progress bar on stderr where somebody watches; gives what is to be told how many images are done."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("evaluating"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task("evaluating", total=total)
-        yield lambda count: bar.advance(task, count)
 
 
 def print_summary(results: dict[str, Any], output: Path | None) -> None:

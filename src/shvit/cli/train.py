@@ -58,6 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _parser(defaults: Recipe | None = None) -> Any:
     from jsonargparse import ArgumentParser, set_parsing_settings
 
+    from shvit.records.run_folder import flatten
     from shvit.train import Execution, Recipe
 
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -66,17 +67,8 @@ def _parser(defaults: Recipe | None = None) -> Any:
     parser.add_class_arguments(Execution)
     parser.add_class_arguments(Recipe)
     if defaults is not None:
-        parser.set_defaults(_plain(asdict(defaults)))
+        parser.set_defaults(dict(flatten(asdict(defaults))))
     return parser
-
-
-def _plain(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested values by their dotted key, as the parser takes defaults."""
-    found = {}
-    for key, value in values.items():
-        nested = _plain(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-        found.update(nested)
-    return found
 
 
 def parse_recipe(arguments: list[str], images: int | None = None) -> tuple[Recipe, Execution]:

@@ -23,6 +23,9 @@ from shvit.runtime.preprocess import decode, describe
 NEAR_CONSTANT = 8
 """An image has next to nothing on it when each channel's values span no more than this, of 255."""
 
+REPORTED = 64
+"""Images between two reports of progress."""
+
 
 class Place(NamedTuple):
     """One image of the datasets that were checked."""
@@ -179,14 +182,14 @@ class _Facts(NamedTuple):
 
 
 def check_datasets(
-    splits: Mapping[str, ImageDataset], workers: int, progress: Callable[[int], None] = lambda done: None
+    splits: Mapping[str, ImageDataset], workers: int, advance: Callable[[int], None] = lambda count: None
 ) -> DataReport:
     """Decodes every image and reports what is there.
 
     Args:
         splits: datasets of the same classes, by the split's name.
         workers: processes that decode.
-        progress: called now and then with the number of images done.
+        advance: told now and then how many more images are done.
 
     Raises:
         DataError: a worker process died.
@@ -204,7 +207,6 @@ def check_datasets(
         source = images.source(index).encode(errors="surrogateescape").decode(errors="replace")
         return Place(split, source, int(images.labels[index]), names[images.labels[index]])
 
-    done = 0
     for split, images in splits.items():
         sizes = np.zeros((len(images), 2), dtype=np.int32)
         formats: Counter[str] = Counter()
@@ -222,9 +224,8 @@ def check_datasets(
                     first_seen[facts.digest] = split, index
                 if facts.near_constant:
                     near_constant.append(place(split, index))
-            done += 1
-            if done % 64 == 0:
-                progress(done)
+            if index % REPORTED == REPORTED - 1:
+                advance(REPORTED)
         summaries[split] = SplitSummary(
             sizes[:, 0],
             sizes[:, 1],

@@ -22,7 +22,15 @@ from shvit.data.splits import SPLIT_NAMES, by_split, split_dataset
 from shvit.errors import DataError, ImageError
 from shvit.runtime.card import ClassInfo
 
-__all__ = ["ImageDataset", "OpenedDatasets", "fingerprint", "name_classes", "open_dataset", "open_datasets"]
+__all__ = [
+    "ImageDataset",
+    "OpenedDatasets",
+    "fingerprint",
+    "name_classes",
+    "open_dataset",
+    "open_datasets",
+    "short_path",
+]
 
 
 class ImageDataset(Protocol):
@@ -109,6 +117,11 @@ def open_datasets(path: str | Path, seed: int = 0, val_share: float = 0.1) -> Op
     train, val = split_dataset(train, val_share, seed)
     note = f"no validation split: {val_share * 100:.3g} % of each class held out ({len(val):,} images), seed {seed}"
     return OpenedDatasets(train, val, note)
+
+
+def short_path(name: str) -> str:
+    """A path's last two parts: enough to know it by, and nothing of the rest of the machine."""
+    return "/".join(Path(name).parts[-2:])
 
 
 def fingerprint(dataset: ImageDataset) -> str:

@@ -19,22 +19,28 @@ SPLIT_NAMES = {"train": ("train", "training"), "val": ("val", "validation", "val
 
 
 class Subset:
-    """Some of another dataset's images."""
+    """Some of another dataset's images.
 
-    def __init__(self, images: ImageDataset, indices: np.ndarray, part: str) -> None:
-        self.name = f"{images.name} ({part})"
+    Args:
+        images: the whole dataset.
+        indices: ``int64 (N,)``, which images, by their place in it.
+        part: what the name says of them; nothing when not given.
+    """
+
+    def __init__(self, images: ImageDataset, indices: np.ndarray, part: str | None = None) -> None:
+        self.images, self.indices = images, indices
+        self.name = images.name if part is None else f"{images.name} ({part})"
         self.classes = images.classes
         self.labels = images.labels[indices]
-        self._images, self._indices = images, indices
 
     def __len__(self) -> int:
-        return len(self._indices)
+        return len(self.indices)
 
     def read(self, index: int) -> bytes:
-        return self._images.read(int(self._indices[index]))
+        return self.images.read(int(self.indices[index]))
 
     def source(self, index: int) -> str:
-        return self._images.source(int(self._indices[index]))
+        return self.images.source(int(self.indices[index]))
 
 
 def split_dataset(dataset: ImageDataset, val_share: float = 0.1, seed: int = 0) -> tuple[Subset, Subset]:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from shvit.data.datasets import ImageDataset
+from shvit.data.splits import Subset
 from shvit.errors import DataError
 from shvit.runtime.card import ClassInfo
 
@@ -23,7 +24,7 @@ IMAGENET_VALIDATION = "ILSVRC2012_val_{:08d}"
 """Name of an ImageNet-1k validation image, numbered from 1."""
 
 
-class LabelledImages:
+class LabelledImages(Subset):
     """Some images of a dataset with the classes that are right for them; a dataset itself.
 
     Args:
@@ -33,17 +34,8 @@ class LabelledImages:
     """
 
     def __init__(self, images: ImageDataset, accepted: Accepted, indices: np.ndarray) -> None:
-        self.images, self.accepted, self.indices = images, accepted, indices
-        self.name, self.classes, self.labels = images.name, images.classes, images.labels[indices]
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def read(self, index: int) -> bytes:
-        return self.images.read(int(self.indices[index]))
-
-    def source(self, index: int) -> str:
-        return self.images.source(int(self.indices[index]))
+        super().__init__(images, indices)
+        self.accepted = accepted
 
 
 def short_name(label: str) -> str:

@@ -166,15 +166,16 @@ def _get(values: Mapping[str, Any], key: str, kind: type, file: str) -> Any:
 
 def differences(records: list[RunRecord]) -> dict[str, list[Any]]:
     """Recipe keys, dotted, whose values are not the same in all runs; ``None`` where a run has no such key."""
-    recipes = [dict(_flatten(record.recipe)) for record in records]
+    recipes = [dict(flatten(record.recipe)) for record in records]
     keys = dict.fromkeys(key for recipe in recipes for key in recipe)
     values = {key: [recipe.get(key) for recipe in recipes] for key in keys}
     return {key: each for key, each in values.items() if any(value != each[0] for value in each)}
 
 
-def _flatten(recipe: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flatten(recipe: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """A recipe's values, nested ones under their dotted key."""
     for key, value in recipe.items():
         if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{key}.")
+            yield from flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
