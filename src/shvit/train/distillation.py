@@ -19,7 +19,7 @@ from timm.models import load_state_dict
 from torch import Tensor, nn
 
 from shvit.atomic import atomic_path
-from shvit.data.datasets import ImageDataset, fingerprint
+from shvit.data.datasets import ImageDataset, fingerprint, short_path
 from shvit.data.transforms import Augmentation
 from shvit.errors import CheckpointError, DataError
 from shvit.models import VARIANTS, load_model, reparameterize
@@ -215,7 +215,7 @@ def load_teacher(
         if weights is not None:
             raise CheckpointError(f"teacher {name}: takes no weights file; give a SHViT checkpoint itself as teacher")
         parts = _open_shvit(Path(name) if Path(name).is_file() else fetch_pretrained(name), size)
-        name = "/".join(Path(name).parts[-2:])
+        name = short_path(name)
     else:
         parts = _open_timm(name, weights, size)
     rows = _match_classes(name, parts.classes, parts.head.out_features, classes)

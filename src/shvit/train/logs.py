@@ -231,7 +231,8 @@ def _import_wandb() -> Any:
         return import_module("wandb")
     except ImportError:
         raise MissingDependencyError(
-            "logging to Weights & Biases needs wandb, which is not installed; install it with: pip install wandb"
+            "logging to Weights & Biases needs wandb, which is not installed; install it with: "
+            "pip install 'shvit[wandb]'"
         ) from None
 
 

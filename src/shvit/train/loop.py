@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
-from lightning_fabric import Fabric
-from lightning_fabric.plugins import MixedPrecision
-from lightning_fabric.strategies import DDPStrategy
 from safetensors.torch import save_file
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from shvit.atomic import atomic_path
-from shvit.data.datasets import ImageDataset
+from shvit.data.datasets import ImageDataset, short_path
 from shvit.data.loader import Batch, BrokenImages, dead_workers_named, normalize, training_loader
 from shvit.data.sampler import EpochSampler
 from shvit.data.transforms import STEP, TrainTransform, erase, sample_seed
@@ -31,7 +25,6 @@ from shvit.errors import DataError, TrainingError
 from shvit.models import SHViT, create_model, save_checkpoint
 from shvit.models.shvit import DistilledLogits
 from shvit.train import checkpoint
-from shvit.train.devices import check_device
 from shvit.train.distillation import (
     LiveTeacher,
     PrecomputedTeacher,
@@ -44,12 +37,9 @@ from shvit.train.mixing import mix
 from shvit.train.normalization import freeze_norms, synchronize_norms
 from shvit.train.optimizer import build_optimizer, build_schedule, clip_gradients
 from shvit.train.precision import keep_attention_in_float32, keep_depthwise_in_float32
+from shvit.train.processes import launch, tells_of_a_lost_process
 from shvit.train.recipe import Execution, Recipe
 from shvit.train.run import Progress, Run
-
-PATIENCE = timedelta(minutes=5)
-"""How long a process waits for the others before it takes them for lost."""
-
 
 OnStep = Callable[[Progress, dict[str, float]], None]
 
@@ -83,11 +73,7 @@ def setup(
         )
     if [c.label for c in train.classes] != [c.label for c in val.classes]:
         raise DataError(f"{train.name} and {val.name}: the classes of training and validation differ")
-    distributed = execution.devices * execution.nodes > 1
-    fabric = _fabric(recipe, execution)
-    if distributed and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")):
-        _join_restarted(fabric)
-    fabric.launch()
+    fabric = launch(recipe, execution)
     fabric.seed_everything(recipe.seed, verbose=False)
     model = network or _build(recipe, len(train.classes))
     if recipe.freeze_norm:
@@ -98,7 +84,7 @@ def setup(
         keep_attention_in_float32(model)
         if fabric.device.type == "cpu":
             keep_depthwise_in_float32(model)
-    if recipe.sync_norm and distributed:
+    if recipe.sync_norm and fabric.world_size > 1:
         model = synchronize_norms(model)
     teacher = _teacher(recipe, train)
     wrapped, optimizer = fabric.setup(model, build_optimizer(model, recipe))
@@ -121,28 +107,6 @@ def setup(
         broken=BrokenImages(recipe.broken_share, len(train), train.name),
         progress=Progress(),
     )
-
-
-def _fabric(recipe: Recipe, execution: Execution) -> Fabric:
-    check_device(execution.device)
-    several = execution.devices * execution.nodes > 1
-    strategy: Any = DDPStrategy(timeout=PATIENCE) if several else "auto"
-    where: Any = {"accelerator": execution.device, "devices": execution.devices, "num_nodes": execution.nodes}
-    on_cpu = execution.device == "cpu" or not (torch.cuda.is_available() or torch.backends.mps.is_available())
-    if recipe.precision == "16-mixed" and on_cpu:  # by name, Fabric would take bfloat16 instead
-        return Fabric(**where, strategy=strategy, plugins=MixedPrecision("16-mixed", device="cpu"))
-    return Fabric(**where, strategy=strategy, precision=recipe.precision)
-
-
-def _join_restarted(fabric: Fabric) -> None:
-    """Joins the processes that ``torchrun`` started again, under keys of this attempt.
-
-    Its store outlives the attempt, so that under the same keys a process could find the address of a dead one.
-    """
-    store, rank, world_size = next(dist.rendezvous("env://"))
-    attempt = dist.PrefixStore(f"restart{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
-    backend = "nccl" if fabric.device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, store=attempt, rank=rank, world_size=world_size, timeout=PATIENCE)
 
 
 def _build(recipe: Recipe, num_classes: int) -> nn.Module:
@@ -191,7 +155,7 @@ def fit(run: Run, on_step: OnStep = lambda *_: None) -> Progress:
                 _train_epoch(run, report)
                 _validate(run, report)
     except RuntimeError as error:
-        if run.fabric.world_size > 1 and _tells_of_a_lost_process(error):
+        if run.fabric.world_size > 1 and tells_of_a_lost_process(error):
             raise TrainingError(
                 f"process {run.fabric.global_rank} of {run.fabric.world_size} lost the others at epoch "
                 f"{run.progress.epoch + 1}, step {run.progress.step + 1}; look for the first error among them, then "
@@ -199,11 +163,6 @@ def fit(run: Run, on_step: OnStep = lambda *_: None) -> Progress:
             ) from error
         raise
     return run.progress
-
-
-def _tells_of_a_lost_process(error: RuntimeError) -> bool:
-    text = str(error).lower()
-    return any(word in text for word in ("connection", "gloo", "nccl", "timed out", "timeout", "peer"))
 
 
 def _stale(run: Run) -> bool:
@@ -240,7 +199,7 @@ def _train_epoch(run: Run, report: OnStep) -> None:
         progress.seconds += now - started
         figures = {
             "loss": loss,
-            "lr": max(group["lr"] for group in run.optimizer.param_groups),
+            "lr": run.lr,
             "images_per_second": recipe.batch_size / (now - started),
         }
         started = now
@@ -320,7 +279,7 @@ def _not_finite(run: Run, value: float, what: str) -> float:
     saved = checkpoint.checkpoints(run.folder)
     raise TrainingError(
         f"the {what} is {value} at epoch {progress.epoch + 1}, step {progress.step + 1}, with the learning rate "
-        f"{max(group['lr'] for group in run.optimizer.param_groups):.3g}; the last good checkpoint is "
+        f"{run.lr:.3g}; the last good checkpoint is "
         f"{saved[-1] if saved else 'none yet'}; try a lower --lr, more optimizer.warmup_epochs, precision 32-true, or "
         "non_finite skip"
     )
@@ -365,13 +324,8 @@ def save_weights(run: Run, path: Path, result: Evaluation) -> None:
         "preprocessing": asdict(run.preprocessing),
         "recipe": asdict(run.recipe),
         "epoch": run.progress.epoch,
-        "training_data": f"{short_name(run.train)}, {len(run.train):,} images",
-        "dataset": f"{short_name(run.val)}, {len(run.val):,} validation images",
+        "training_data": f"{short_path(run.train.name)}, {len(run.train):,} images",
+        "dataset": f"{short_path(run.val.name)}, {len(run.val):,} validation images",
         "metrics": {"top1": result.top1, "top5": result.top5, "images": result.images},
     }
     save_checkpoint(network, path, metadata=metadata)
-
-
-def short_name(images: ImageDataset) -> str:
-    """A dataset's last two folders: enough to know it by, and nothing of the rest of the machine."""
-    return "/".join(Path(images.name).parts[-2:])

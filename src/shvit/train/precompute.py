@@ -19,8 +19,8 @@ from shvit.data.loader import BrokenImages, normalize, training_loader
 from shvit.data.sampler import EpochSampler, SampleKey
 from shvit.data.transforms import Augmentation, TrainTransform
 from shvit.errors import DataError, MissingDependencyError
-from shvit.train.devices import check_device
 from shvit.train.distillation import LogitsCard, TeacherNetwork, crops_card, view_file
+from shvit.train.processes import check_device
 
 BACKENDS = ("eager", "openvino")
 ROWS = 4096

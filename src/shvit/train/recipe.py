@@ -194,6 +194,11 @@ class Execution:
     keep_checkpoints: int = 2
     """How many of the newest checkpoints stay on the disk."""
 
+    @property
+    def processes(self) -> int:
+        """How many train together, over all machines."""
+        return self.devices * self.nodes
+
     def __post_init__(self) -> None:
         _check_range("", self, ("devices", "nodes", "keep_checkpoints"), 1)
         _check_range("", self, ("workers", "checkpoint_every_steps"), 0)

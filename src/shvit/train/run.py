@@ -70,6 +70,11 @@ class Run:
         return self.progress.epoch * self.steps_per_epoch + self.progress.step
 
     @property
+    def lr(self) -> float:
+        """The learning rate of the step under way, the largest of all layers'."""
+        return max(group["lr"] for group in self.optimizer.param_groups)
+
+    @property
     def network(self) -> nn.Module:
         """The network in training, out of Fabric's wrapper."""
         network = self.model.module
