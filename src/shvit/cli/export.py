@@ -4,15 +4,8 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from shvit.cli.predict import positive
-
-if TYPE_CHECKING:
-    from shvit.evaluation.metrics import Predictions
-    from shvit.export.onnx import ExportReport
-    from shvit.models import SHViT
-    from shvit.runtime.card import Card
 
 EPILOG = """\
 examples:
@@ -21,9 +14,6 @@ examples:
   shvit export --model shvit_s1.pth --output s1.onnx            a checkpoint of the reference repository
   shvit export --model mine.safetensors --weights int8 --calibration data/ --output mine.onnx      smaller and faster
 """
-
-CALIBRATION_IMAGES = 512
-"""Training images that ranges are taken from."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,56 +58,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def export_int8(model: SHViT, output: Path, card: Card, data: str | None, max_loss: float) -> ExportReport:
-    """An 8-bit model file that is measured before it takes its name, its accuracy in the card."""
-    import tempfile
-    from dataclasses import replace
-
-    import numpy as np
-    import onnx
-
-    from shvit.atomic import atomic_path
-    from shvit.data.datasets import open_datasets
-    from shvit.errors import ExportError
-    from shvit.evaluation import LabelledImages, dataset_labels, evaluate, evenly_spaced, match_classes, open_classifier
-    from shvit.export.onnx import export_onnx, set_card
-    from shvit.runtime.card import Metric
-    from shvit.runtime.preprocess import decode, preprocess
-
-    if data is None:
-        raise ValueError("--weights int8: give --calibration DATA, labelled images to calibrate and to measure on")
-    train, val, _ = open_datasets(data)
-    chosen = evenly_spaced(list(range(len(train))), CALIBRATION_IMAGES)
-    calibration = np.stack([preprocess(decode(train.read(int(each))), card.preprocessing) for each in chosen])
-    labels = dataset_labels(val, match_classes(val, card.classes, output.name)[0])
-    images = LabelledImages(val, labels, evenly_spaced(list(labels), None))
-
-    def measure(file: Path) -> Predictions:
-        classifier = open_classifier(str(file), "onnxruntime", None, None)
-        return evaluate(classifier, images, batch_size=64, workers=1).predictions
-
-    with tempfile.TemporaryDirectory() as folder, atomic_path(output) as aside:
-        export_onnx(model, Path(folder) / "whole.onnx", card, "float32")
-        report = export_onnx(model, aside, card, "int8", calibration=calibration)
-        whole, quantized = measure(Path(folder) / "whole.onnx"), measure(aside)
-        if whole.top1 - quantized.top1 > max_loss / 100:
-            raise ExportError(
-                f"{output}: int8 is right for {quantized.top1:.2%} of {len(images):,} images, float32 for "
-                f"{whole.top1:.2%}; at most {max_loss:g} points may be lost (--max-loss)"
-            )
-        measured_on = f"{'/'.join(Path(val.name).parts[-2:])} ({len(images):,} images)"
-        command = f"shvit eval --model {output.name} --data DATA"
-        metrics = tuple(
-            Metric(name, round(value, 4), measured_on, command)
-            for name, value in (("top1", quantized.top1), ("top5", quantized.top5))
-        )
-        proto = onnx.load(aside)
-        set_card(proto, replace(card, metrics=metrics))
-        onnx.save(proto, aside)
-    print(f"top-1 {quantized.top1:.2%} in int8, {whole.top1:.2%} in float32, on {len(images):,} validation images")
-    return replace(report, path=output, size_bytes=output.stat().st_size)
-
-
 def run(args: argparse.Namespace) -> int:
     from shvit.export.card import card_for
     from shvit.export.onnx import export_onnx
@@ -130,7 +70,14 @@ def run(args: argparse.Namespace) -> int:
     names = args.classes.read_text().splitlines() if args.classes else None
     card = card_for(model, checkpoint, name=args.output.stem, image_size=args.image_size, class_names=names)
     if args.weights == "int8":
-        report = export_int8(model, args.output, card, args.calibration, args.max_loss)
+        if args.calibration is None:
+            raise ValueError("--weights int8: give --calibration DATA, labelled images to calibrate and to measure on")
+        from shvit.data.datasets import open_datasets
+        from shvit.evaluation.int8 import export_int8
+
+        train, val, _ = open_datasets(args.calibration)
+        report, top1, whole, images = export_int8(model, args.output, card, train, val, args.max_loss)
+        print(f"top-1 {top1:.2%} in int8, {whole:.2%} in float32, on {images:,} validation images")
     else:
         report = export_onnx(model, args.output, card, args.weights)
     print(f"{report.path}: {report.size_bytes / 1e6:.1f} MB, verified on {report.images} photographs:")
