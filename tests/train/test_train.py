@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from shvit.data import open_dataset
 from shvit.errors import CheckpointError, DataError
@@ -144,13 +146,38 @@ def test_a_checkpoint_of_another_architecture_is_refused(colours, tmp_path):
         prepare(colours, tmp_path / "s2", replace(RECIPE, model="shvit_s2", pretrained=weights))
 
 
-def test_bfloat16_trains_and_leaves_depthwise_convolutions_in_float32(colours, tmp_path):
+def test_bfloat16_trains_with_activations_of_16_bits(colours, tmp_path):
     run = prepare(colours, tmp_path, replace(RECIPE, epochs=1, precision="bf16-mixed"))
     kinds = []
-    run.network.stages[0].blocks[0].local.dw.conv.register_forward_hook(lambda m, i, o: kinds.append(o.dtype))
-    run.network.stages[0].blocks[0].ffn.expand.conv.register_forward_hook(lambda m, i, o: kinds.append(o.dtype))
+    block = run.network.stages[0].blocks[0]
+    for module in (block.local.dw.conv, block.local, block.ffn.expand.conv, block):
+        module.register_forward_hook(lambda m, i, o: kinds.append(o.dtype))
     fit(run)
-    assert kinds[:2] == [torch.float32, torch.bfloat16]
+    assert set(kinds[:4]) == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_depthwise_convolution_in_mixed_precision_is_the_float32_one_rounded_once(stride):
+    torch.manual_seed(0)
+    exact = nn.Conv2d(24, 24, 3, stride, 1, groups=24, bias=False)
+    mixed = copy.deepcopy(exact)
+    keep_depthwise_in_float32(nn.Sequential(mixed))
+    image = torch.randn(4, 24, 9, 9).bfloat16().to(memory_format=torch.channels_last)
+    ours, theirs = image.clone().requires_grad_(), image.float().requires_grad_()
+    kept: list[torch.Tensor] = []
+    with (
+        torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t),
+        torch.autocast("cpu", torch.bfloat16),
+    ):
+        output = mixed(ours)
+    expected = exact(theirs)
+    assert torch.equal(output, expected.bfloat16())
+    assert {t.dtype for t in kept if t.shape == image.shape} == {torch.bfloat16}
+    gradient = torch.randn_like(output)
+    output.backward(gradient)
+    expected.backward(gradient.float())
+    assert torch.equal(ours.grad, theirs.grad.bfloat16())
+    torch.testing.assert_close(mixed.weight.grad, exact.weight.grad, rtol=1e-6, atol=1e-6)
 
 
 def test_keeping_depthwise_in_float32_changes_no_weights_and_no_float32_result():

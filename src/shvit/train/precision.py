@@ -2,18 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from shvit.models.shvit import SingleHeadAttention
 
 
-class _Float32Conv2d(nn.Conv2d):
+class _DepthwiseConvolution(torch.autograd.Function):
+    """Computes in float32 and keeps, for the backward pass, what came in.
+
+    Without it autograd would keep the float32 copy, twice the memory, and the residual stream would be float32.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, weight: Tensor, stride: Sequence[int], padding: Sequence[int]) -> Tensor:
+        ctx.save_for_backward(input, weight)
+        ctx.stride, ctx.padding = stride, padding
+        with torch.autocast(input.device.type, enabled=False):
+            return F.conv2d(input.float(), weight, None, stride, padding, groups=len(weight)).to(input.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        input, weight = ctx.saved_tensors
+        in_gradient, weight_gradient, _ = torch.ops.aten.convolution_backward(
+            gradient.float(), input.float(), weight, None, ctx.stride, ctx.padding, (1, 1), False, (0, 0), len(weight),
+            (True, True, False),
+        )  # fmt: skip
+        return in_gradient.to(input.dtype), weight_gradient, None, None
+
+
+class _Float32DepthwiseConv2d(nn.Conv2d):
     """A convolution that autocast leaves alone."""
 
     def forward(self, input: Tensor) -> Tensor:
-        with torch.autocast(input.device.type, enabled=False):
-            return super().forward(input.float())
+        return _DepthwiseConvolution.apply(input, self.weight, self.stride, self.padding)
 
 
 def keep_depthwise_in_float32(model: nn.Module) -> None:
@@ -24,7 +52,7 @@ def keep_depthwise_in_float32(model: nn.Module) -> None:
     """
     for module in model.modules():
         if type(module) is nn.Conv2d and module.groups == module.in_channels > 1:
-            module.__class__ = _Float32Conv2d
+            module.__class__ = _Float32DepthwiseConv2d
 
 
 class _Float32Attention(SingleHeadAttention):
