@@ -65,7 +65,7 @@ def die() -> bytes:
 
 
 def training(images: Pictures, batch_size: int = 3, workers: int = 0, views: int | None = None, **sampling):
-    transform = TrainTransform(Augmentation(color_jitter=0.4), 32, seed=5)
+    transform = TrainTransform(Augmentation(color_jitter=0.4, erase_probability=0.25), 32, seed=5)
     return training_loader(images, transform, EpochSampler(len(images), batch_size, seed=5, **sampling), workers, views)
 
 

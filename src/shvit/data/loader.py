@@ -47,7 +47,7 @@ class Batch(NamedTuple):
     indices: Tensor
     """``int64 (B,)``: which images of the dataset these are."""
     seeds: Tensor
-    """``int64 (B,)``: each image's own, for what is drawn after loading (``erase``); zeros in evaluation."""
+    """``int64 (B,)``: each image's own, for what is drawn after loading (``erase``); zeros where nothing is."""
     broken: tuple[BrokenImage, ...] = ()
     """Those left out."""
 
@@ -124,6 +124,8 @@ class _TrainingBatches(_Batches):
         return self.transform(data, key.index, view, key.epoch, key.copy)
 
     def seed(self, key: SampleKey) -> int:
+        if not self.transform.augmentation.erase_probability:
+            return 0
         return sample_seed(self.transform.seed, ERASURE, key.epoch, key.index, key.copy)
 
 

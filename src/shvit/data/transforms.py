@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -137,11 +138,13 @@ class TrainTransform:
         pixels = _resize(crop, self.size, interpolation, mirrored)
         if self._policy is None and not plan.color_jitter:
             return pixels
-        result = Image.fromarray(pixels)
+        drawn = result = Image.fromarray(pixels)
         if self._policy is not None:
             with _process_draws_from(rng):
                 result = self._policy(result)
-        return np.asarray(jitter_color(result, plan.color_jitter, rng) if plan.color_jitter else result)
+        if plan.color_jitter:
+            result = jitter_color(result, plan.color_jitter, rng)
+        return pixels if result is drawn else np.asarray(result)
 
 
 def random_box(
@@ -155,7 +158,7 @@ def random_box(
         aspect: smallest and largest width divided by height.
     """
     height, width = size
-    log_aspect = torch.tensor(aspect).log().tolist()
+    log_aspect = _log(aspect)
     for _ in range(10):
         area = height * width * _uniform(draws, *scale)
         ratio = torch.empty(1).uniform_(*log_aspect, generator=draws).exp().item()
@@ -168,6 +171,12 @@ def random_box(
     w = min(width, max(1, round(height * aspect[1])))
     h = min(height, max(1, round(width / aspect[0])))
     return Box((height - h) // 2, (width - w) // 2, h, w)
+
+
+@lru_cache
+def _log(values: tuple[float, ...]) -> list[float]:
+    """Rounded to float32, as torchvision does."""
+    return torch.tensor(values).log().tolist()
 
 
 def _uniform(draws: torch.Generator, low: float = 0.0, high: float = 1.0) -> float:
