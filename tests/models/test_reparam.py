@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from shvit.models import VARIANTS, SHViT, SHViTConfig, reparameterize
@@ -26,17 +27,32 @@ STUDIES = {
 
 
 def randomized(config: SHViTConfig) -> SHViT:
-    """A network whose normalisations are far from the identity."""
+    """A network whose normalisations are far from the identity, and whose outputs differ from image to image.
+
+    Its statistics are those of some images: with others the signal dies out on the way, and the same logits come of
+    everything.
+    """
     torch.manual_seed(0)
-    model = SHViT(config).double().eval()
+    model = SHViT(config).double().train()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d | nn.GroupNorm):
             nn.init.uniform_(module.weight, 0.3, 1.2)
             nn.init.normal_(module.bias, 0, 0.3)
         if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d):
-            nn.init.normal_(module.running_mean, 0, 0.3)
-            nn.init.uniform_(module.running_var, 0.4, 2)
-    return model
+            module.momentum = None  # the statistics of what comes next, not a moving average
+    images = torch.randn(8, config.in_chans, 6, 6, dtype=torch.float64)
+    with torch.no_grad():
+        model(F.interpolate(images, (96, 96), mode="bilinear"))
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d):
+            module.momentum = 0.1
+    return model.eval()
+
+
+def test_these_networks_tell_images_apart():
+    model = randomized(VARIANTS["shvit_s1"])
+    logits = model(torch.randn(6, 3, 96, 96, dtype=torch.float64))
+    assert logits.std(0).mean() > 0.05 * logits.std()
 
 
 def relative_difference(ours: torch.Tensor, expected: torch.Tensor) -> float:

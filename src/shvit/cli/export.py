@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from shvit.cli.predict import positive
@@ -45,7 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.5,
         metavar="POINTS",
-        help="for int8: write no file that loses more top-1 on the validation split (default: 0.5)",
+        help="for int8: top-1 that may be lost on the validation split; layers stay in float32 where need be, and no "
+        "file is written if that is not enough (default: 0.5)",
     )
     parser.add_argument(
         "--image-size",
@@ -72,12 +74,22 @@ def run(args: argparse.Namespace) -> int:
     if args.weights == "int8":
         if args.calibration is None:
             raise ValueError("--weights int8: give --calibration DATA, labelled images to calibrate and to measure on")
+        if not 0 <= args.max_loss <= 100:
+            raise ValueError(f"--max-loss: expected 0 to 100 points, got {args.max_loss:g}")
         from shvit.data.datasets import open_datasets
         from shvit.evaluation.int8 import export_int8
 
         train, val, _ = open_datasets(args.calibration)
-        report, top1, whole, images = export_int8(model, args.output, card, train, val, args.max_loss)
-        print(f"top-1 {top1:.2%} in int8, {whole:.2%} in float32, on {images:,} validation images")
+        measured = export_int8(
+            model, args.output, card, train, val, args.max_loss, lambda line: print(line, file=sys.stderr)
+        )
+        report = measured.report
+        print(
+            f"top-1 {measured.top1:.2%} in int8, {measured.float32_top1:.2%} in float32, on {measured.images:,} "
+            "validation images"
+        )
+        if measured.kept_float:
+            print(f"left in float32: {', '.join(measured.kept_float)}")
     else:
         report = export_onnx(model, args.output, card, args.weights)
     print(f"{report.path}: {report.size_bytes / 1e6:.1f} MB, verified on {report.images} photographs:")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -19,12 +20,16 @@ from shvit.evaluation.evaluate import evaluate
 from shvit.evaluation.labels import LabelledImages, dataset_labels, evenly_spaced, match_classes
 from shvit.evaluation.metrics import Predictions
 from shvit.export.onnx import ExportReport, export_onnx, set_card
+from shvit.export.quantize import rank_layers
 from shvit.models import SHViT
 from shvit.runtime.card import Card, Metric
 from shvit.runtime.classifier import Classifier
 
 CALIBRATION_IMAGES = 512
 """Training images that ranges are taken from."""
+
+RANKING_IMAGES = 64
+"""How many of them layers are compared on."""
 
 BATCH = 64
 
@@ -37,21 +42,33 @@ class MeasuredExport(NamedTuple):
     float32_top1: float
     images: int
     """How many those are."""
+    kept_float: tuple[str, ...]
+    """Layers that stayed in float32, since with them in 8 bits it would lose too much."""
 
 
 def export_int8(
-    model: SHViT, path: str | Path, card: Card, train: ImageDataset, val: ImageDataset, max_loss: float
+    model: SHViT,
+    path: str | Path,
+    card: Card,
+    train: ImageDataset,
+    val: ImageDataset,
+    max_loss: float,
+    on_search: Callable[[str], None] = lambda message: None,
 ) -> MeasuredExport:
     """Writes an 8-bit model file whose card says how often it is right.
+
+    If it loses too much with everything in 8 bits, the layers that cost most stay in float32: one, two, four and so on,
+    up to half of them.
 
     Args:
         card: what the file says of itself; its metrics, which are of other weights, are replaced.
         train: images that the ranges are taken from.
         val: images that it is measured on; their classes are found among the card's.
         max_loss: points of top-1 that it may lose to float32, of 100.
+        on_search: told in a sentence how the search for such layers goes.
 
     Raises:
-        ExportError: it loses more, or as for ``export_onnx``. No file is left.
+        ExportError: it loses more all the same, or as for ``export_onnx``. No file is left.
         DataError: the classes do not match, or no image can be read.
     """
     path = Path(path)
@@ -69,11 +86,22 @@ def export_int8(
         export_onnx(model, float32, card, "float32")
         report = export_onnx(model, aside, card, "int8", calibration=calibration)
         whole, quantized = measure(float32), measure(aside)
-        if whole.top1 - quantized.top1 > max_loss / 100:
-            raise ExportError(
-                f"{path}: int8 is right for {quantized.top1:.2%} of {len(images):,} images, float32 for "
-                f"{whole.top1:.2%}; at most {max_loss:g} points may be lost (--max-loss)"
-            )
+        kept: list[str] = []
+        ranked: list[str] = []
+        while (whole.top1 - quantized.top1) * 100 > max_loss:
+            if not ranked:
+                on_search(f"int8 loses {(whole.top1 - quantized.top1) * 100:.2f} points; comparing layers")
+                ranked = rank_layers(onnx.load(float32), calibration[:RANKING_IMAGES])
+            if 2 * len(kept) >= len(ranked):
+                raise ExportError(
+                    f"{path}: int8 is right for {quantized.top1:.2%} of {len(images):,} images, float32 for "
+                    f"{whole.top1:.2%}, with {len(kept)} of {len(ranked)} layers in float32; at most {max_loss:g} "
+                    "points may be lost (--max-loss)"
+                )
+            kept = ranked[: max(1, 2 * len(kept))]
+            report = export_onnx(model, aside, card, "int8", calibration=calibration, keep_float=kept)
+            quantized = measure(aside)
+            on_search(f"with {', '.join(kept)} in float32: {(whole.top1 - quantized.top1) * 100:.2f} points")
         measured_on = f"{short_path(val.name)} ({len(images):,} images)"
         command = f"shvit eval --model {path.name} --data DATA"
         metrics = tuple(
@@ -84,4 +112,4 @@ def export_int8(
         set_card(proto, replace(card, metrics=metrics))
         onnx.save(proto, aside)
     report = replace(report, path=path, size_bytes=path.stat().st_size)
-    return MeasuredExport(report, quantized.top1, whole.top1, len(images))
+    return MeasuredExport(report, quantized.top1, whole.top1, len(images), tuple(kept))

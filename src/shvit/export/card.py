@@ -28,11 +28,15 @@ def card_for(
     """Fills a card from a checkpoint's metadata, and from what 1000 classes or a variant's shape imply.
 
     Raises:
-        CheckpointError: the class names given are not as many as the network's outputs.
+        CheckpointError: the class names given are not as many as the network's outputs, or the checkpoint's own are
+            not what a training writes.
     """
     metadata = checkpoint.metadata
     preprocessing = preprocessing_for(model, checkpoint, image_size)
-    classes = _classes(model, metadata, class_names)
+    try:
+        classes = _classes(model, metadata, class_names)
+    except TypeError as error:
+        raise CheckpointError(f"{checkpoint.path}: the classes in its metadata cannot be read: {error}") from None
     if len(classes) != model.num_classes:
         raise CheckpointError(
             f"{checkpoint.path}: the network has {model.num_classes} classes, {len(classes)} names were given"

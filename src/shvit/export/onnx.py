@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import warnings
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,17 +12,16 @@ import numpy as np
 import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
-from torch import Tensor, nn
 
 from shvit.atomic import atomic_path
 from shvit.errors import ExportError
+from shvit.export.graph import deployment_graph
 from shvit.models import SHViT, reparameterize
 from shvit.runtime.card import IMAGENET_MEAN, IMAGENET_STD, METADATA_KEY, Card
 from shvit.runtime.engines import load_engine
 from shvit.runtime.models import verification_images
 from shvit.runtime.preprocess import decode, preprocess
 
-OPSET = 20
 TOLERANCE = {"float32": 1e-4, "float16": 1e-2, "int8": 0.3}
 """Largest accepted difference of a logit, relative to the largest logit, for weights stored so. What int8 costs is
 better measured on labelled images; here it is only told from a graph that is wrong."""
@@ -43,30 +42,6 @@ class ExportReport:
     """Share of the images with the same first label, in [0, 1]."""
 
 
-class _Deployed(nn.Module):
-    """A folded network behind the input that a model file takes.
-
-    Dividing by the standard deviation is folded into the first convolution. The mean stays a subtraction: the
-    convolution pads with zeros, which must keep meaning the mean colour.
-    """
-
-    def __init__(self, folded: SHViT) -> None:
-        super().__init__()
-        self.network = folded
-        mean = torch.tensor(IMAGENET_MEAN[: folded.config.in_chans]) * 255
-        std = torch.tensor(IMAGENET_STD[: folded.config.in_chans]) * 255
-        self.register_buffer("mean", mean)
-        first = folded.stem[0]
-        assert isinstance(first, nn.Conv2d)
-        with torch.no_grad():
-            first.weight.div_(std.view(1, -1, 1, 1))
-
-    def forward(self, images: Tensor) -> Tensor:
-        """``uint8 (N, H, W, 3)`` to logits ``float32 (N, classes)``."""
-        assert isinstance(self.mean, Tensor)
-        return self.network((images.float() - self.mean).permute(0, 3, 1, 2))
-
-
 def export_onnx(
     model: SHViT,
     path: str | Path,
@@ -74,6 +49,7 @@ def export_onnx(
     weights: Storage = "float16",
     images: list[Path] | None = None,
     calibration: np.ndarray | None = None,
+    keep_float: Collection[str] = (),
 ) -> ExportReport:
     """Writes a model file, runs it on real images beside the network, and only then gives it its name.
 
@@ -82,9 +58,10 @@ def export_onnx(
         path: where to write; an existing file is replaced in one step.
         card: what the file says of itself; its class count must be the network's.
         weights: how weights are stored. ``float16`` halves the file; engines compute in float32 all the same.
-            ``int8`` has convolutions computed in 8 bits.
+            ``int8`` has what lies between convolutions computed in 8 bits too.
         images: photographs to verify on; the package's own when not given.
         calibration: for ``int8``: images like those to be classified, preprocessed, ``uint8 (N, H, W, 3)``.
+        keep_float: for ``int8``: modules to leave in float32, by name ("stages.1.blocks.0").
 
     Raises:
         ExportError: the card does not fit the network, or the file's outputs differ from the network's by
@@ -99,14 +76,13 @@ def export_onnx(
         raise ExportError(f"{path}: export writes logits, the card says {card.output}")
     folded = copy.deepcopy(model).eval() if model.folded else reparameterize(model)
     folded = folded.float().cpu()
-    reference = copy.deepcopy(folded)
-    proto = _to_onnx(_Deployed(folded), card.preprocessing.image_size)
+    proto = deployment_graph(folded, card.preprocessing.image_size)
     if weights == "int8":
-        from shvit.export.quantize import quantize_convolutions  # here, because it takes a second to import
+        from shvit.export.quantize import quantize_graph  # here, because it takes a second to import
 
         if calibration is None:
             raise ExportError(f"{path}: int8 needs calibration images")
-        proto = quantize_convolutions(proto, calibration)
+        proto = quantize_graph(proto, calibration, keep_float)
     if weights != "float32":
         _store_weights_as_float16(proto)
     set_card(proto, card)
@@ -115,7 +91,7 @@ def export_onnx(
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(path) as aside:
             aside.write_bytes(proto.SerializeToString())
-            report = _verify(reference, aside, card, weights, images or verification_images())
+            report = _verify(folded, aside, card, weights, images or verification_images())
     except OSError as error:
         raise ExportError(f"{path}: cannot be written: {error.strerror or error}") from None
     return ExportReport(path, path.stat().st_size, *report)
@@ -126,41 +102,13 @@ def set_card(proto: onnx.ModelProto, card: Card) -> None:
     helper.set_model_props(proto, {METADATA_KEY: card.to_json()})
 
 
-def _to_onnx(deployed: nn.Module, image_size: tuple[int, int]) -> onnx.ModelProto:
-    example = torch.zeros(2, *image_size, 3, dtype=torch.uint8)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter warns of its own deprecated internals
-        program = torch.onnx.export(
-            deployed.eval(),
-            (example,),
-            dynamo=True,
-            input_names=["images"],
-            output_names=["logits"],
-            dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
-            opset_version=OPSET,
-            optimize=True,
-            verbose=False,
-        )
-    assert program is not None
-    proto = program.model_proto
-    proto.producer_name = "shvit"
-    proto.doc_string = ""
-    for node in proto.graph.node:
-        # Stack traces of the machine that exported; they help nobody who runs the file.
-        del node.metadata_props[:]
-        node.doc_string = ""
-    del proto.graph.metadata_props[:]
-    for value in [*proto.graph.value_info, *proto.graph.input, *proto.graph.output, *proto.graph.initializer]:
-        del value.metadata_props[:]
-    return proto
-
-
 def _store_weights_as_float16(proto: onnx.ModelProto) -> None:
     """Kernels and matrices become float16 constants with a cast, which engines fold when they load the file."""
     graph = proto.graph
+    weights = {node.input[1] for node in graph.node if node.op_type in ("Conv", "Gemm")}
     casts = []
     for tensor in graph.initializer:
-        if tensor.data_type != TensorProto.FLOAT or len(tensor.dims) < 2:
+        if tensor.data_type != TensorProto.FLOAT or tensor.name not in weights:
             continue
         values = numpy_helper.to_array(tensor)
         stored = numpy_helper.from_array(values.astype(np.float16), f"{tensor.name}.float16")
