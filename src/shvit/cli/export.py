@@ -12,7 +12,7 @@ examples:
   shvit export --model runs/mine/best.safetensors --output mine.onnx
   shvit export --model shvit_s4 --output shvit_s4.onnx          ImageNet-1k weights from the hub
   shvit export --model shvit_s1.pth --output s1.onnx            a checkpoint of the reference repository
-  shvit export --model mine.safetensors --weights int8 --calibration data/ --output mine.onnx      smaller and faster
+  shvit export --model mine.safetensors --precision int8 --calibration data/ --output mine.onnx      smaller and faster
 """
 
 
@@ -28,10 +28,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="which weights of a training checkpoint (default: auto, the moving average where there is one)",
     )
     parser.add_argument(
-        "--weights",
-        choices=("float16", "float32", "int8"),
-        default="float16",
-        help="how weights are stored (default: float16, half the size; engines compute in float32 all the same); int8 "
+        "--precision",
+        choices=("fp16", "fp32", "int8"),
+        default="fp16",
+        help="how weights are stored (default: fp16, half the size; engines compute in float32 all the same); int8 "
         "has convolutions computed in 8 bits, and needs --calibration",
     )
     parser.add_argument(
@@ -69,9 +69,9 @@ def run(args: argparse.Namespace) -> int:
     model, checkpoint = load_model(path, args.ema)
     names = args.classes.read_text().splitlines() if args.classes else None
     card = card_for(model, checkpoint, name=args.output.stem, image_size=args.image_size, class_names=names)
-    if args.weights == "int8":
+    if args.precision == "int8":
         if args.calibration is None:
-            raise ValueError("--weights int8: give --calibration DATA, labelled images to calibrate and to measure on")
+            raise ValueError("--precision int8: give --calibration DATA, labelled images to calibrate and to measure on")
         from shvit.data.datasets import open_datasets
         from shvit.evaluation.int8 import export_int8
 
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
         report, top1, whole, images = export_int8(model, args.output, card, train, val, args.max_loss)
         print(f"top-1 {top1:.2%} in int8, {whole:.2%} in float32, on {images:,} validation images")
     else:
-        report = export_onnx(model, args.output, card, args.weights)
+        report = export_onnx(model, args.output, card, args.precision)
     print(f"{report.path}: {report.size_bytes / 1e6:.1f} MB, verified on {report.images} photographs:")
     print(f"  largest difference of a logit {report.max_difference:.1e} of the largest logit")
     print(f"  same first label on {report.top1_agreement:.0%}")

@@ -66,7 +66,7 @@ def export_int8(
 
     with tempfile.TemporaryDirectory() as folder, atomic_path(path) as aside:
         float32 = Path(folder) / "float32.onnx"
-        export_onnx(model, float32, card, "float32")
+        export_onnx(model, float32, card, "fp32")
         report = export_onnx(model, aside, card, "int8", calibration=calibration)
         whole, quantized = measure(float32), measure(aside)
         if whole.top1 - quantized.top1 > max_loss / 100:

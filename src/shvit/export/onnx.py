@@ -23,10 +23,10 @@ from shvit.runtime.models import verification_images
 from shvit.runtime.preprocess import decode, preprocess
 
 OPSET = 20
-TOLERANCE = {"float32": 1e-4, "float16": 1e-2, "int8": 0.3}
-"""Largest accepted difference of a logit, relative to the largest logit, for weights stored so. What int8 costs is
+TOLERANCE = {"fp32": 1e-4, "fp16": 1e-2, "int8": 0.3}
+"""Largest accepted difference of a logit, relative to the largest logit, at each precision. What int8 costs is
 better measured on labelled images; here it is only told from a graph that is wrong."""
-Storage = Literal["float32", "float16", "int8"]
+Precision = Literal["fp32", "fp16", "int8"]
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def export_onnx(
     model: SHViT,
     path: str | Path,
     card: Card,
-    weights: Storage = "float16",
+    precision: Precision = "fp16",
     images: list[Path] | None = None,
     calibration: np.ndarray | None = None,
 ) -> ExportReport:
@@ -81,7 +81,7 @@ def export_onnx(
         model: a network in training form or folded; it is not changed.
         path: where to write; an existing file is replaced in one step.
         card: what the file says of itself; its class count must be the network's.
-        weights: how weights are stored. ``float16`` halves the file; engines compute in float32 all the same.
+        precision: how weights are stored. ``fp16`` halves the file; engines compute in float32 all the same.
             ``int8`` has convolutions computed in 8 bits.
         images: photographs to verify on; the package's own when not given.
         calibration: for ``int8``: images like those to be classified, preprocessed, ``uint8 (N, H, W, 3)``.
@@ -101,13 +101,13 @@ def export_onnx(
     folded = folded.float().cpu()
     reference = copy.deepcopy(folded)
     proto = _to_onnx(_Deployed(folded), card.preprocessing.image_size)
-    if weights == "int8":
+    if precision == "int8":
         from shvit.export.quantize import quantize_convolutions  # here, because it takes a second to import
 
         if calibration is None:
             raise ExportError(f"{path}: int8 needs calibration images")
         proto = quantize_convolutions(proto, calibration)
-    if weights != "float32":
+    if precision != "fp32":
         _store_weights_as_float16(proto)
     set_card(proto, card)
 
@@ -115,7 +115,7 @@ def export_onnx(
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(path) as aside:
             aside.write_bytes(proto.SerializeToString())
-            report = _verify(reference, aside, card, weights, images or verification_images())
+            report = _verify(reference, aside, card, precision, images or verification_images())
     except OSError as error:
         raise ExportError(f"{path}: cannot be written: {error.strerror or error}") from None
     return ExportReport(path, path.stat().st_size, *report)
@@ -172,7 +172,7 @@ def _store_weights_as_float16(proto: onnx.ModelProto) -> None:
 
 
 @torch.inference_mode()
-def _verify(reference: SHViT, file: Path, card: Card, weights: Storage, images: list[Path]) -> tuple[int, float, float]:
+def _verify(reference: SHViT, file: Path, card: Card, precision: Precision, images: list[Path]) -> tuple[int, float, float]:
     batch = np.stack([preprocess(decode(image), card.preprocessing) for image in images])
     mean, std = (torch.tensor(value) * 255 for value in (IMAGENET_MEAN, IMAGENET_STD))
     expected = reference(((torch.from_numpy(batch) - mean) / std).permute(0, 3, 1, 2)).numpy()
@@ -180,9 +180,9 @@ def _verify(reference: SHViT, file: Path, card: Card, weights: Storage, images: 
     written = np.concatenate([engine.infer(batch[:1]), engine.infer(batch[1:])])  # a batch of any size
     difference = float(np.abs(written - expected).max() / np.abs(expected).max())
     agreement = float((written.argmax(1) == expected.argmax(1)).mean())
-    if not difference <= TOLERANCE[weights]:
+    if not difference <= TOLERANCE[precision]:
         raise ExportError(
             f"the exported graph differs from the network by {difference:.2g} of the largest logit on "
-            f"{len(images)} images; at most {TOLERANCE[weights]:.0e} is accepted with {weights} weights"
+            f"{len(images)} images; at most {TOLERANCE[precision]:.0e} is accepted with {precision}"
         )
     return len(images), difference, agreement
