@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -27,3 +28,36 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             aside.unlink()
+
+
+@contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """For what needs its own name while it is written, or companions: ``path``'s name in a temporary folder beside it.
+
+    When all went well everything in that folder is flushed and moved beside ``path``, ``path`` itself last; a file or a
+    folder that has one of the names is replaced. After an error nothing is left, and what was there is untouched.
+    """
+    path = Path(path)
+    folder = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    folder.mkdir()
+    mode = folder.stat().st_mode & 0o777  # what this user's new folders get; some writers make theirs private
+    try:
+        yield folder / path.name
+        for written in sorted(folder.iterdir(), key=lambda each: each.name == path.name):
+            _flush(written, mode)
+            target = path.with_name(written.name)
+            if target.is_dir() and written.is_dir():  # a folder is not replaced in one step
+                target.rename(folder / f".{written.name}.old")
+            written.replace(target)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _flush(written: Path, mode: int) -> None:
+    for each in [written, *written.rglob("*")] if written.is_dir() else [written]:
+        if each.is_dir():
+            each.chmod(mode)
+        else:
+            each.chmod(mode & 0o666)
+            with each.open("rb+") as file:
+                os.fsync(file.fileno())

@@ -39,24 +39,24 @@ def photographs() -> list[Path]:
 
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
-@pytest.mark.parametrize("weights", ["float32", "float16"])
-def test_the_file_gives_what_the_network_gives(model, tmp_path, engine, weights):
-    report = export_onnx(model, tmp_path / "small.onnx", small_card(), weights)
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_the_file_gives_what_the_network_gives(model, tmp_path, engine, precision):
+    report = export_onnx(model, tmp_path / "small.onnx", small_card(), precision)
     assert report.images == 6
     assert report.top1_agreement == 1
-    assert report.max_difference <= export_module.TOLERANCE[weights]
+    assert report.max_difference <= export_module.TOLERANCE[precision]
     classifier = Classifier(tmp_path / "small.onnx", engine=engine)
     batch = np.stack([classifier.preprocess(path) for path in photographs()])
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     with torch.no_grad():
         expected = model(((torch.from_numpy(batch) / 255 - mean) / std).permute(0, 3, 1, 2)).softmax(-1).numpy()
-    np.testing.assert_allclose(classifier.predict_batch(batch), expected, atol=1e-4 if weights == "float32" else 1e-2)
+    np.testing.assert_allclose(classifier.predict_batch(batch), expected, atol=1e-4 if precision == "fp32" else 1e-2)
 
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
 def test_int8_changes_little_in_either_engine(model, tmp_path, engine):
     whole, small = tmp_path / "whole.onnx", tmp_path / "small.onnx"
-    export_onnx(model, whole, small_card(), "float16")
+    export_onnx(model, whole, small_card(), "fp16")
     batch = np.stack([Classifier(whole).preprocess(path) for path in photographs()])
     export_onnx(model, small, small_card(), "int8", calibration=batch)
     assert small.stat().st_size < whole.stat().st_size
@@ -88,9 +88,9 @@ def test_int8_needs_calibration_and_measures_what_it_wrote(tmp_path, capsys):
     (tmp_path / "names.txt").write_text("blue\nred\n")
     output = tmp_path / "s1.onnx"
     arguments = ["export", "--model", str(tmp_path / "s1.safetensors"), "--output", str(output), "--image-size", "64"]
-    arguments += ["--classes", str(tmp_path / "names.txt"), "--weights", "int8"]
+    arguments += ["--classes", str(tmp_path / "names.txt"), "--precision", "int8"]
     assert main(arguments) == 2
-    assert "--weights int8: give --calibration DATA" in capsys.readouterr().err
+    assert "--precision int8: give --calibration DATA" in capsys.readouterr().err
     arguments += ["--calibration", str(tmp_path / "data")]
     assert main([*arguments, "--max-loss", "-1"]) == 2
     assert "--max-loss: expected 0 to 100" in capsys.readouterr().err
@@ -127,7 +127,7 @@ def test_the_network_is_not_changed(model, tmp_path):
 
 
 def test_a_file_that_differs_is_not_left(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(export_module, "TOLERANCE", {"float16": 1e-9})
+    monkeypatch.setattr(export_module, "TOLERANCE", {"fp16": 1e-9})
     (tmp_path / "small.onnx").write_bytes(b"what was there before")
     with pytest.raises(ExportError, match="the exported graph differs from the network"):
         export_onnx(model, tmp_path / "small.onnx", small_card())

@@ -42,7 +42,7 @@ def randomized(config: SHViTConfig) -> SHViT:
             module.momentum = None  # the statistics of what comes next, not a moving average
     images = torch.randn(8, config.in_chans, 6, 6, dtype=torch.float64)
     with torch.no_grad():
-        model(F.interpolate(images, (96, 96), mode="bilinear"))
+        model(F.interpolate(images, (64, 64), mode="bilinear"))
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d):
             module.momentum = 0.1

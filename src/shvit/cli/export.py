@@ -1,27 +1,45 @@
-"""Write a model file from a network: folded, verified on real images, with its card inside. Needs the lab."""
+"""Write a network to a file for elsewhere: folded, verified on real images, with its card. Needs the lab."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from shvit.cli.predict import positive
+
+if TYPE_CHECKING:
+    from shvit.export import ExportReport
 
 EPILOG = """\
 examples:
   shvit export --model runs/mine/best.safetensors --output mine.onnx
   shvit export --model shvit_s4 --output shvit_s4.onnx          ImageNet-1k weights from the hub
   shvit export --model shvit_s1.pth --output s1.onnx            a checkpoint of the reference repository
-  shvit export --model mine.safetensors --weights int8 --calibration data/ --output mine.onnx      smaller and faster
+  shvit export --model mine.safetensors --precision int8 --calibration data/ --output mine.onnx      smaller and faster
+  shvit export --model mine.safetensors --format litert --output mine.tflite      Android; docs/deploy/ has all formats
+
+formats and precisions, the default first:
+  onnx         .onnx       fp16, fp32, int8   batches of any size
+  openvino     .xml        fp16, fp32, int8   batches of any size; weights in a .bin beside it
+  coreml       .mlpackage  fp16, fp32         one image; not run here, only checked
+  litert       .tflite     fp32, fp16, int8   --batch-size images
+  executorch   .pte        fp32               --batch-size images
+  torch        .pt2        fp32               batches of any size
+  aotinductor  .pt2        fp32               batches of any size; for this machine's processor
+  tensorrt     .engine     fp16, fp32         up to --batch-size images; for this machine's GPU
 """
+
+FORMATS = ("onnx", "openvino", "coreml", "litert", "executorch", "torch", "aotinductor", "tensorrt")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", required=True, metavar="NAME|CHECKPOINT", help="variant (weights from the hub) or file"
     )
-    parser.add_argument("--output", required=True, type=Path, metavar="FILE.onnx", help="where to write")
+    parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="where to write")
+    parser.add_argument("--format", choices=FORMATS, default="onnx", help="default: onnx")
     parser.add_argument(
         "--ema",
         choices=("auto", "model", "ema"),
@@ -29,11 +47,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="which weights of a training checkpoint (default: auto, the moving average where there is one)",
     )
     parser.add_argument(
-        "--weights",
-        choices=("float16", "float32", "int8"),
-        default="float16",
-        help="how weights are stored (default: float16, half the size; engines compute in float32 all the same); int8 "
-        "has convolutions computed in 8 bits, and needs --calibration",
+        "--precision",
+        choices=("fp16", "fp32", "int8"),
+        help="of stored weights and, with int8 and in Core ML and TensorRT, of arithmetic; see below (default: the "
+        "format's first); int8 needs --calibration",
+    )
+    parser.add_argument(
+        "--batch-size", type=positive, metavar="N", help="images at once, for a format that fixes them (default: 1)"
+    )
+    parser.add_argument(
+        "--verify",
+        metavar="DATA",
+        help="images to compare the file with its network on, as for shvit train (default: crops of the package's "
+        "photographs)",
     )
     parser.add_argument(
         "--calibration",
@@ -61,39 +87,62 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from shvit.export import export_model
     from shvit.export.card import card_for
-    from shvit.export.onnx import export_onnx
+    from shvit.export.formats import check_combination
     from shvit.models import VARIANTS
     from shvit.models.checkpoints import load_model
     from shvit.models.create import fetch_pretrained
 
+    precision = check_combination(args.format, args.precision, args.output, args.batch_size)
+    if precision == "int8" and args.calibration is None:
+        raise ValueError("--precision int8: give --calibration DATA, labelled images to calibrate and to measure on")
+    if not 0 <= args.max_loss <= 100:
+        raise ValueError(f"--max-loss: expected 0 to 100 points, got {args.max_loss:g}")
     path = fetch_pretrained(args.model) if args.model in VARIANTS else Path(args.model)
     model, checkpoint = load_model(path, args.ema)
     names = args.classes.read_text().splitlines() if args.classes else None
     card = card_for(model, checkpoint, name=args.output.stem, image_size=args.image_size, class_names=names)
-    if args.weights == "int8":
-        if args.calibration is None:
-            raise ValueError("--weights int8: give --calibration DATA, labelled images to calibrate and to measure on")
-        if not 0 <= args.max_loss <= 100:
-            raise ValueError(f"--max-loss: expected 0 to 100 points, got {args.max_loss:g}")
+    images = None
+    if args.verify is not None:
+        from shvit.evaluation.samples import verification_pixels
+
+        images = verification_pixels(args.verify, card.preprocessing)
+    if precision == "int8":
         from shvit.data.datasets import open_datasets
         from shvit.evaluation.int8 import export_int8
 
         train, val, _ = open_datasets(args.calibration)
-        measured = export_int8(
-            model, args.output, card, train, val, args.max_loss, lambda line: print(line, file=sys.stderr)
+        report, top1, whole, count, kept = export_int8(
+            model,
+            args.output,
+            card,
+            train,
+            val,
+            args.max_loss,
+            args.format,
+            args.batch_size,
+            images,
+            on_search=lambda line: print(line, file=sys.stderr),
         )
-        report = measured.report
-        print(
-            f"top-1 {measured.top1:.2%} in int8, {measured.float32_top1:.2%} in float32, on {measured.images:,} "
-            "validation images"
-        )
-        if measured.kept_float:
-            print(f"left in float32: {', '.join(measured.kept_float)}")
+        print(f"top-1 {top1:.2%} in int8, {whole:.2%} in float32, on {count:,} validation images")
+        if kept:
+            print(f"left in float32: {', '.join(kept)}")
     else:
-        report = export_onnx(model, args.output, card, args.weights)
-    print(f"{report.path}: {report.size_bytes / 1e6:.1f} MB, verified on {report.images} photographs:")
-    print(f"  largest difference of a logit {report.max_difference:.1e} of the largest logit")
-    print(f"  same first label on {report.top1_agreement:.0%}")
-    print(f"try it: shvit predict IMAGE --model {report.path}")
+        report = export_model(model, args.output, card, args.format, precision, args.batch_size, images)
+    print_report(report, args.format, args.verify)
     return 0
+
+
+def print_report(report: ExportReport, format: str, verified_on: str | None) -> None:
+    verification = report.card.verification
+    assert verification is not None
+    print(f"{report.path}: {report.size_bytes / 1e6:.1f} MB, {format} in {verification.precision}")
+    if report.max_difference is None or report.top1_agreement is None:
+        print(f"  {verification.notes}")
+        return
+    print(f"  run by {verification.engine} on {report.images} {'images' if verified_on else 'crops of photographs'}:")
+    print(f"  largest difference of a logit {report.max_difference:.1e} of the largest logit")
+    print(f"  same first label on {report.top1_agreement:.1%}")
+    if report.path.suffix in (".onnx", ".xml", ".tflite"):
+        print(f"try it: shvit predict IMAGE --model {report.path}")

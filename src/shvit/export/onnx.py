@@ -2,99 +2,60 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Collection
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import onnx
-import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from shvit.atomic import atomic_path
-from shvit.errors import ExportError
 from shvit.export.graph import deployment_graph
-from shvit.models import SHViT, reparameterize
-from shvit.runtime.card import IMAGENET_MEAN, IMAGENET_STD, METADATA_KEY, Card
+from shvit.export.verify import ExportReport, Precision, Source, Written, with_version, write_verified
+from shvit.models import SHViT
+from shvit.runtime.card import METADATA_KEY, Card
 from shvit.runtime.engines import load_engine
-from shvit.runtime.models import verification_images
-from shvit.runtime.preprocess import decode, preprocess
-
-TOLERANCE = {"float32": 1e-4, "float16": 1e-2, "int8": 0.3}
-"""Largest accepted difference of a logit, relative to the largest logit, for weights stored so. What int8 costs is
-better measured on labelled images; here it is only told from a graph that is wrong."""
-Storage = Literal["float32", "float16", "int8"]
-
-
-@dataclass(frozen=True)
-class ExportReport:
-    """How the written file compares with the network it was made from."""
-
-    path: Path
-    size_bytes: int
-    images: int
-    """Real images that both were run on."""
-    max_difference: float
-    """Largest difference of a logit, relative to the largest logit."""
-    top1_agreement: float
-    """Share of the images with the same first label, in [0, 1]."""
 
 
 def export_onnx(
     model: SHViT,
     path: str | Path,
     card: Card,
-    weights: Storage = "float16",
-    images: list[Path] | None = None,
+    precision: Precision = "fp16",
+    images: np.ndarray | None = None,
     calibration: np.ndarray | None = None,
-    keep_float: Collection[str] = (),
 ) -> ExportReport:
-    """Writes a model file, runs it on real images beside the network, and only then gives it its name.
+    """Writes a model file; ``export_model`` with ``format="onnx"``.
 
     Args:
-        model: a network in training form or folded; it is not changed.
-        path: where to write; an existing file is replaced in one step.
-        card: what the file says of itself; its class count must be the network's.
-        weights: how weights are stored. ``float16`` halves the file; engines compute in float32 all the same.
+        precision: how weights are stored. ``fp16`` halves the file; engines compute in float32 all the same.
             ``int8`` has what lies between convolutions computed in 8 bits too.
-        images: photographs to verify on; the package's own when not given.
-        calibration: for ``int8``: images like those to be classified, preprocessed, ``uint8 (N, H, W, 3)``.
-        keep_float: for ``int8``: modules to leave in float32, by name ("stages.1.blocks.0").
-
-    Raises:
-        ExportError: the card does not fit the network, or the file's outputs differ from the network's by
-            more than ``TOLERANCE``. No file is left.
     """
     path = Path(path)
-    if model.config.in_chans != 3:
-        raise ExportError(f"{path}: a model file takes RGB images, the network has in_chans={model.config.in_chans}")
-    if len(card.classes) != model.num_classes:
-        raise ExportError(f"{path}: the card names {len(card.classes)} classes, the network has {model.num_classes}")
-    if card.output != "logits":
-        raise ExportError(f"{path}: export writes logits, the card says {card.output}")
-    folded = copy.deepcopy(model).eval() if model.folded else reparameterize(model)
-    folded = folded.float().cpu()
-    proto = deployment_graph(folded, card.preprocessing.image_size)
-    if weights == "int8":
+    source = Source(model, path, card, precision, calibration=calibration)
+    return write_verified(source, path, "onnx", convert, images)
+
+
+def convert(source: Source, path: Path) -> Written:
+    """Writes a model file; the card is in the graph's metadata."""
+    proto = to_proto(source)
+
+    def seal(card: Card) -> None:
+        set_card(proto, card)
+        path.write_bytes(proto.SerializeToString())
+
+    return Written(seal, lambda: load_engine("onnxruntime", path, threads=1).infer, with_version("onnxruntime"))
+
+
+def to_proto(source: Source) -> onnx.ModelProto:
+    """The graph at the source's precision, without a card."""
+    proto = deployment_graph(source.network, source.card.preprocessing.image_size)
+    if source.precision == "int8":
         from shvit.export.quantize import quantize_graph  # here, because it takes a second to import
 
-        if calibration is None:
-            raise ExportError(f"{path}: int8 needs calibration images")
-        proto = quantize_graph(proto, calibration, keep_float)
-    if weights != "float32":
+        assert source.calibration is not None
+        proto = quantize_graph(proto, source.calibration, source.keep_float)
+    if source.precision != "fp32":
         _store_weights_as_float16(proto)
-    set_card(proto, card)
-
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(path) as aside:
-            aside.write_bytes(proto.SerializeToString())
-            report = _verify(folded, aside, card, weights, images or verification_images())
-    except OSError as error:
-        raise ExportError(f"{path}: cannot be written: {error.strerror or error}") from None
-    return ExportReport(path, path.stat().st_size, *report)
+    return proto
 
 
 def set_card(proto: onnx.ModelProto, card: Card) -> None:
@@ -117,20 +78,3 @@ def _store_weights_as_float16(proto: onnx.ModelProto) -> None:
     nodes = casts + list(graph.node)
     del graph.node[:]
     graph.node.extend(nodes)
-
-
-@torch.inference_mode()
-def _verify(reference: SHViT, file: Path, card: Card, weights: Storage, images: list[Path]) -> tuple[int, float, float]:
-    batch = np.stack([preprocess(decode(image), card.preprocessing) for image in images])
-    mean, std = (torch.tensor(value) * 255 for value in (IMAGENET_MEAN, IMAGENET_STD))
-    expected = reference(((torch.from_numpy(batch) - mean) / std).permute(0, 3, 1, 2)).numpy()
-    engine = load_engine("onnxruntime", file, threads=1)
-    written = np.concatenate([engine.infer(batch[:1]), engine.infer(batch[1:])])  # a batch of any size
-    difference = float(np.abs(written - expected).max() / np.abs(expected).max())
-    agreement = float((written.argmax(1) == expected.argmax(1)).mean())
-    if not difference <= TOLERANCE[weights]:
-        raise ExportError(
-            f"the exported graph differs from the network by {difference:.2g} of the largest logit on "
-            f"{len(images)} images; at most {TOLERANCE[weights]:.0e} is accepted with {weights} weights"
-        )
-    return len(images), difference, agreement

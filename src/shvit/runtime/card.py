@@ -12,7 +12,10 @@ from shvit.errors import ModelFileError
 
 SCHEMA_VERSION = 1
 METADATA_KEY = "shvit.card"
-"""Key of the card's JSON in the metadata of an ONNX file."""
+"""Key of the card's JSON in the metadata of an ONNX file, and of other formats that have such."""
+
+CARD_FILE = "shvit.card.json"
+"""The card's JSON in the ZIP archive at the end of a TFLite file, where such files have their associated files."""
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -62,6 +65,26 @@ class Metric:
 
 
 @dataclass(frozen=True)
+class Verification:
+    """How the written file compared with the network that it was made from, when it was exported."""
+
+    format: str
+    """Such as onnx or litert."""
+    precision: str
+    """fp32, fp16 or int8."""
+    engine: str | None = None
+    """What ran the file, with its version; ``None`` where nothing on the exporting machine can."""
+    images: int = 0
+    """Images that both were run on."""
+    max_difference: float | None = None
+    """Largest difference of a logit, relative to the largest logit."""
+    top1_agreement: float | None = None
+    """Share of the images with the same first label, in [0, 1]."""
+    notes: str | None = None
+    """What was checked instead of running it."""
+
+
+@dataclass(frozen=True)
 class Card:
     """What a model file says of itself. Written as JSON; unknown keys of the same schema are ignored."""
 
@@ -82,6 +105,8 @@ class Card:
     source: str | None = None
     """Where the weights come from."""
     metrics: tuple[Metric, ...] = ()
+    verification: Verification | None = None
+    """Of the file that holds the card."""
     notes: str | None = None
     created: str | None = None
     """ISO date."""

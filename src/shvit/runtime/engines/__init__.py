@@ -8,8 +8,11 @@ from typing import Literal, get_args
 from shvit.errors import ModelFileError, ShvitError
 from shvit.runtime.engines.base import Engine, available_threads
 
-EngineName = Literal["auto", "onnxruntime", "openvino"]
+EngineName = Literal["auto", "onnxruntime", "openvino", "litert"]
 ENGINES: tuple[str, ...] = get_args(EngineName)
+
+FILE_ENGINES = {".tflite": "litert", ".xml": "openvino"}
+"""Files that are of one engine, by suffix; the others are ONNX, which the other engines load."""
 
 __all__ = ["ENGINES", "Engine", "EngineName", "available_threads", "load_engine"]
 
@@ -18,7 +21,8 @@ def load_engine(engine: str, path: str | Path, threads: int | None = None) -> En
     """Loads a model file.
 
     Args:
-        engine: ``onnxruntime``, ``openvino`` (an extra), or ``auto``, which is ``onnxruntime``.
+        engine: ``onnxruntime``, ``openvino``, ``litert`` (both extras), or ``auto``: the one that a file is of by its
+            suffix (``.tflite``, ``.xml``), ``onnxruntime`` otherwise.
         path: the model file.
         threads: how many threads one inference may use; all that this process may run on when not given.
 
@@ -34,8 +38,11 @@ def load_engine(engine: str, path: str | Path, threads: int | None = None) -> En
     path = Path(path)
     if not path.is_file():
         raise ModelFileError(f"{path}: no such model file")
+    engine = _engine_of(engine, path)
     loader: type[Engine]
-    if engine == "openvino":
+    if engine == "litert":
+        from shvit.runtime.engines.litert import LiteRTEngine as loader
+    elif engine == "openvino":
         from shvit.runtime.engines.openvino import OpenVINOEngine as loader
     else:
         from shvit.runtime.engines.onnxruntime import ONNXRuntimeEngine as loader
@@ -46,3 +53,17 @@ def load_engine(engine: str, path: str | Path, threads: int | None = None) -> En
     except Exception as error:  # each engine has its own; all mean the file
         reason = " ".join(str(error).split())
         raise ModelFileError(f"{path}: not a model that {loader.name} can load: {reason[:200]}") from None
+
+
+def _engine_of(engine: str, path: Path) -> str:
+    """The engine asked for, or the one that the file is of.
+
+    Raises:
+        ModelFileError: the engine does not load such files.
+    """
+    own = FILE_ENGINES.get(path.suffix.lower())
+    if own is None and engine == "litert":
+        raise ModelFileError(f"{path}: the engine litert loads .tflite files; make one with: shvit export")
+    if own is not None and engine not in ("auto", own):
+        raise ModelFileError(f"{path}: only the engine {own} loads {path.suffix} files, not {engine}")
+    return own or engine

@@ -1,0 +1,73 @@
+"""Some images of a dataset as the network sees them, for calibration and verification."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from shvit.data.datasets import ImageDataset, open_dataset
+from shvit.data.loader import evaluation_loader
+from shvit.data.splits import Subset
+from shvit.errors import DataError
+from shvit.evaluation.labels import evenly_spaced, match_classes
+from shvit.export.verify import ENOUGH_IMAGES
+from shvit.runtime.card import Card, Preprocessing
+
+CALIBRATION_IMAGES = 512
+"""Training images that ranges are taken from."""
+
+FEWEST_CALIBRATION_IMAGES = 32
+"""Of fewer, the ranges are those of single images."""
+
+VERIFICATION_IMAGES = 512
+"""Of a dataset given, at most this many."""
+
+BATCH = 64
+
+
+def prepared_images(images: ImageDataset, preprocessing: Preprocessing, limit: int) -> tuple[np.ndarray, np.ndarray]:
+    """At most ``limit`` images, evenly spaced, ``uint8 (N, H, W, 3)``, and their labels ``int64 (N,)``.
+
+    Images that cannot be read are left out.
+    """
+    chosen = Subset(images, evenly_spaced(range(len(images)), limit))
+    batches = list(evaluation_loader(chosen, preprocessing, BATCH, workers=0))
+    return (
+        np.concatenate([batch.images.numpy() for batch in batches]),
+        np.concatenate([batch.labels.numpy() for batch in batches]),
+    )
+
+
+def calibration_images(images: ImageDataset, card: Card) -> np.ndarray:
+    """Images that an int8 file takes its ranges from, ``uint8 (N, H, W, 3)``.
+
+    Raises:
+        DataError: they are too few, all of one class, or of classes that the card does not know.
+    """
+    match_classes(images, card.classes, card.name)
+    pixels, labels = prepared_images(images, card.preprocessing, CALIBRATION_IMAGES)
+    if len(pixels) < FEWEST_CALIBRATION_IMAGES:
+        raise DataError(
+            f"{images.name}: {len(pixels)} images are too few to calibrate int8 on; give at least "
+            f"{FEWEST_CALIBRATION_IMAGES}, better {CALIBRATION_IMAGES}"
+        )
+    if len(card.classes) > 1 and len(np.unique(labels)) == 1:
+        only = images.classes[int(labels[0])].label
+        raise DataError(
+            f"{images.name}: all images to calibrate int8 on are of the class {only!r}; give images of all classes"
+        )
+    return pixels
+
+
+def verification_pixels(path: str, preprocessing: Preprocessing) -> np.ndarray:
+    """Images of a dataset's validation split to verify an export on, ``uint8 (N, H, W, 3)``.
+
+    Raises:
+        DataError: it cannot be read, or has too few.
+    """
+    images = open_dataset(path, "val")
+    pixels, _ = prepared_images(images, preprocessing, VERIFICATION_IMAGES)
+    if len(pixels) < ENOUGH_IMAGES:
+        raise DataError(
+            f"{images.name}: {len(pixels)} images are too few to verify an export on; give at least {ENOUGH_IMAGES}"
+        )
+    return pixels

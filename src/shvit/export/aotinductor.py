@@ -1,0 +1,52 @@
+"""AOTInductor: a ``.pt2`` package of machine code, compiled for the processor that it is made on."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import warnings
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from shvit.errors import MissingDependencyError
+from shvit.export.torch_export import export_program
+from shvit.export.verify import Infer, Source, Written, quiet, with_version
+from shvit.runtime.card import METADATA_KEY, Card
+
+
+def convert(source: Source, path: Path) -> Written:
+    """Compiles the program, which takes a minute or more and a C++ compiler."""
+    if shutil.which("g++") is None and shutil.which("clang++") is None:
+        raise MissingDependencyError("AOTInductor needs a C++ compiler: apt install g++")
+    program = export_program(source)
+    logging.disable(logging.WARNING)
+    try:
+        with quiet(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch._inductor.aoti_compile_and_package(program, package_path=str(path))
+    finally:
+        logging.disable(logging.NOTSET)
+    compiled = path.read_bytes()
+
+    def seal(card: Card) -> None:
+        path.write_bytes(compiled)
+        with zipfile.ZipFile(path, "a") as archive:
+            # Where torch.export.save puts extra files.
+            folder = archive.namelist()[0].split("/")[0]
+            archive.writestr(f"{folder}/extra/{METADATA_KEY}", card.to_json())
+
+    return Written(seal, lambda: _load(path), with_version("torch"))
+
+
+def _load(path: Path) -> Infer:
+    with quiet():
+        compiled = torch._inductor.aoti_load_package(str(path))
+
+    @torch.inference_mode()
+    def infer(images: np.ndarray) -> np.ndarray:
+        return compiled(torch.from_numpy(images)).numpy()
+
+    return infer

@@ -1,0 +1,44 @@
+"""torch.export: a ``.pt2`` program for PyTorch without this package, with the card among its extra files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.export import Dim, ExportedProgram
+
+from shvit.export.verify import Infer, Source, Written, with_version
+from shvit.runtime.card import METADATA_KEY, Card
+
+LARGEST_BATCH = 4096
+
+
+def convert(source: Source, path: Path) -> Written:
+    """Writes the program; it takes batches of any size up to ``LARGEST_BATCH``."""
+    program = export_program(source)
+
+    def seal(card: Card) -> None:
+        with path.open("wb") as file:
+            torch.export.save(program, file, extra_files={METADATA_KEY: card.to_json()})
+
+    return Written(seal, lambda: _load(path), with_version("torch"))
+
+
+def export_program(source: Source) -> ExportedProgram:
+    """The network as a graph of PyTorch's operators: ``uint8 (N, H, W, 3)`` to logits."""
+    example = torch.zeros(2, *source.card.preprocessing.image_size, 3, dtype=torch.uint8)
+    with torch.no_grad():
+        return torch.export.export(
+            source.deployed(), (example,), dynamic_shapes=({0: Dim("batch", min=1, max=LARGEST_BATCH)},)
+        )
+
+
+def _load(path: Path) -> Infer:
+    module = torch.export.load(path).module()
+
+    @torch.inference_mode()
+    def infer(images: np.ndarray) -> np.ndarray:
+        return module(torch.from_numpy(images)).numpy()
+
+    return infer
