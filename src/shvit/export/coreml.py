@@ -49,9 +49,7 @@ def convert(source: Source, path: Path) -> Written:
 
             model = _convert(ct, source)
     except ImportError as error:
-        raise MissingDependencyError(
-            "coremltools is not installed: pip install 'shvit[coreml]'"
-        ) from error
+        raise MissingDependencyError("coremltools is not installed: pip install 'shvit[coreml]'") from error
     finally:
         logging.disable(logging.NOTSET)
     notes = _check(model.get_spec(), source)

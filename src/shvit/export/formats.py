@@ -78,9 +78,7 @@ def export_model(
     return write_verified(source, path, format, convert, images, assess)
 
 
-def check_combination(
-    format: str, precision: Precision | None, path: Path, batch_size: int | None = None
-) -> Precision:
+def check_combination(format: str, precision: Precision | None, path: Path, batch_size: int | None = None) -> Precision:
     """The precision to export with.
 
     Raises:

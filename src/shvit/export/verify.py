@@ -167,9 +167,7 @@ def write_verified(
     except Exception as error:  # each converter has its own
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ExportError(f"{path}: the conversion to {format} failed: {reason[:200]}") from error
-    return ExportReport(
-        path, size, card, verification.images, verification.max_difference, verification.top1_agreement
-    )
+    return ExportReport(path, size, card, verification.images, verification.max_difference, verification.top1_agreement)
 
 
 def _verify(source: Source, written: Written, format: str, images: np.ndarray) -> Verification:
