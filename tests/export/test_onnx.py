@@ -12,8 +12,7 @@ import torch
 from shvit import Classifier
 from shvit.cli.main import main
 from shvit.errors import ExportError
-from shvit.export import export_onnx
-from shvit.export import verify
+from shvit.export import export_onnx, verify
 from shvit.export.card import card_for
 from shvit.models import SHViT, SHViTConfig, create_model, save_checkpoint
 from shvit.models.checkpoints import load_model

@@ -16,7 +16,6 @@ from shvit.export.verify import Source, Written, quiet, with_version
 from shvit.runtime.card import CARD_FILE, Card
 from shvit.runtime.engines import available_threads, load_engine
 
-
 LABELS_FILE = "labels.txt"
 
 QUANTIZED = ("CONV_2D", "DEPTHWISE_CONV_2D")
