@@ -8,7 +8,7 @@ from shvit.runtime.card import Card, ClassInfo, Preprocessing
 from ..models.test_reparam import randomized
 
 TINY = SHViTConfig(widths=(16, 24, 32), depths=(1, 1, 1), partial_dims=(8, 8, 16), num_classes=4)
-SIZE = (64, 96)
+SIZE = (128, 192)
 
 
 @pytest.fixture(scope="session")

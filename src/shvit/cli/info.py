@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from shvit.runtime.card import Verification
 from shvit.runtime.classifier import Classifier
 
 EPILOG = """\
@@ -46,8 +47,21 @@ def run(args: argparse.Namespace) -> int:
     for key, value in rows.items():
         if value:
             print(f"{key:>14}  {value}")
+    if card.verification is not None:
+        print(f"{'verified':>14}  {describe(card.verification)}")
     for metric in card.metrics:
         print(f"{metric.name:>14}  {metric.value:.4g} on {metric.dataset}")
         if metric.command:
             print(f"{'':>14}  measured by: {metric.command}")
     return 0
+
+
+def describe(verification: Verification) -> str:
+    """What was found when the file was exported, in one line."""
+    written = f"{verification.format} in {verification.precision}"
+    if verification.max_difference is None or verification.top1_agreement is None:
+        return f"{written}, {verification.notes}"
+    return (
+        f"{written}, run by {verification.engine} on {verification.images} images: same first label as its network on "
+        f"{verification.top1_agreement:.1%}, logits within {verification.max_difference:.1e} of the largest"
+    )

@@ -81,9 +81,9 @@ def _quantize(graph: bytes, source: Source) -> bytes:
     ranges = calibrator.Calibrator(graph, num_threads=available_threads(), qsv_update_func=qsv_utils.min_max_update)
     (signature,), size = work._float_model.signatureDefs, source.batch_size
     name = signature.inputs[0].name.decode()
-    whole = len(source.calibration) // size * size or size
-    batches = np.resize(source.calibration, (whole, *source.calibration.shape[1:])).reshape(
-        -1, size, *source.calibration.shape[1:]
-    )
-    ranges.calibrate({signature.signatureKey.decode(): ({name: each} for each in batches)}, work._recipe_manager)
+    # Whole batches: the last is filled up from the beginning.
+    count = -(-len(source.calibration) // size) * size
+    images = np.resize(source.calibration, (count, *source.calibration.shape[1:]))
+    samples = [{name: each} for each in np.split(images, count // size)]
+    ranges.calibrate({signature.signatureKey.decode(): samples}, work._recipe_manager)
     return bytes(work.quantize(ranges.get_model_qsvs()).quantized_model)

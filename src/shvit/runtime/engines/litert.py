@@ -32,7 +32,8 @@ class LiteRTEngine(Engine):
         self._input, self._output = first["index"], output["index"]
         self._batch, *shape = (int(side) for side in first["shape"])
         self.input_shape = (None, *shape)
-        self.output_shape = (None, *(int(side) for side in output["shape"][1:]))
+        self._classes = int(output["shape"][-1])
+        self.output_shape = (None, self._classes)
         check_input(path, "several inputs" if more else np.dtype(first["dtype"]).name, self.input_shape)
         self.metadata = {}
         if zipfile.is_zipfile(path):
@@ -41,7 +42,7 @@ class LiteRTEngine(Engine):
                     self.metadata[METADATA_KEY] = archive.read(CARD_FILE).decode()
 
     def infer(self, batch: np.ndarray) -> np.ndarray:
-        outputs = np.empty((len(batch), *self.output_shape[1:]), np.float32)  # type: ignore[arg-type]
+        outputs = np.empty((len(batch), self._classes), np.float32)
         filled = np.zeros((self._batch, *batch.shape[1:]), np.uint8)
         for start in range(0, len(batch), self._batch):
             part = batch[start : start + self._batch]
