@@ -72,15 +72,11 @@ def preprocess_fast(source: ImageSource, preprocessing: Preprocessing) -> np.nda
 
 def _decode_reduced(source: ImageSource, preprocessing: Preprocessing) -> tuple[np.ndarray, Axis, Axis] | None:
     """A JPEG's pixels, of as little detail as will do, and its rows and columns; ``None`` for all else."""
-    if isinstance(source, str | os.PathLike):
-        try:
-            source = Path(source).read_bytes()
-        except OSError:
-            return None
-    if not isinstance(source, bytes) or not source.startswith(b"\xff\xd8\xff"):
+    try:
+        data = Path(source).read_bytes() if isinstance(source, str | os.PathLike) else source
+    except OSError:
         return None
-    header = read_header(source)
-    if header is None:
+    if not isinstance(data, bytes) or not data.startswith(b"\xff\xd8\xff") or (header := read_header(data)) is None:
         return None
     height, width = header.upright_size
     rows, columns = resize_and_crop(width, height, preprocessing)
@@ -88,7 +84,7 @@ def _decode_reduced(source: ImageSource, preprocessing: Preprocessing) -> tuple[
         return None
     detail = min(rows.source / rows.resized, columns.source / columns.resized)
     fraction = next((each for each in (8, 4, 2) if detail >= each * SPARE_DETAIL), 1)
-    pixels = decode_fraction(source, header, fraction)
+    pixels = decode_fraction(data, header, fraction)
     return None if pixels is None else (pixels, rows, columns)
 
 

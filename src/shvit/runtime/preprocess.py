@@ -7,8 +7,9 @@ import math
 import os
 import threading
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -23,6 +24,9 @@ LONG = 100
 """Aspect ratio above which the part of a resized image outside the crop is not computed."""
 
 ImageSource = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
+
+Decoding = Literal["exact", "fast"]
+"""``exact``: the pixels of Pillow and torchvision. ``fast``: nearly those, in about half the time."""
 
 _RESAMPLING = {
     "bicubic": Image.Resampling.BICUBIC,
@@ -192,8 +196,8 @@ def preprocess(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
     rows, columns = resize_and_crop(image.width, image.height, preprocessing)
     if max(rows.resized, columns.resized) <= LONG * min(rows.resized, columns.resized):
         resized = image.resize((columns.resized, rows.resized), resampling)
-        bottom, right = rows.first + rows.kept, columns.first + columns.kept
-        return np.asarray(resized.crop((columns.first, rows.first, right, bottom)))
+        corner = (columns.first + columns.kept, rows.first + rows.kept)
+        return np.asarray(resized.crop((columns.first, rows.first, *corner)))
     (top, bottom), (left, right) = _box(rows), _box(columns)
     return np.asarray(image.resize((columns.kept, rows.kept), resampling, box=(left, top, right, bottom)))
 
@@ -203,6 +207,26 @@ def _box(axis: Axis) -> tuple[float, float]:
     scale = axis.source / axis.resized
     # Rounding must not take the box past the image's edge by a hair: Pillow refuses that.
     return axis.first * scale, min((axis.first + axis.kept) * scale, axis.source)
+
+
+def preparation(decoding: Decoding) -> Callable[[ImageSource, Preprocessing], np.ndarray]:
+    """What makes a network's input of an image: ``preprocess`` after ``decode``, or ``preprocess_fast``.
+
+    Raises:
+        MissingDependencyError: what fast decoding needs is not installed.
+        ValueError: there is no such way.
+    """
+    if decoding not in get_args(Decoding):
+        raise ValueError(f"decoding: expected one of {', '.join(get_args(Decoding))}, got {decoding!r}")
+    if decoding == "fast":
+        from shvit.runtime.fast import preprocess_fast
+
+        return preprocess_fast
+    return _exact
+
+
+def _exact(image: ImageSource, preprocessing: Preprocessing) -> np.ndarray:
+    return preprocess(decode(image), preprocessing)
 
 
 def resized_size(width: int, height: int, preprocessing: Preprocessing) -> tuple[int, int]:

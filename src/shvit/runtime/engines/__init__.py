@@ -6,19 +6,43 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from shvit.errors import ModelFileError, ShvitError
-from shvit.runtime.engines.base import Engine, available_threads
+from shvit.runtime.engines.auto import EngineChoice, choose, measure
+from shvit.runtime.engines.base import Engine
+from shvit.runtime.engines.threads import available_threads
 
 EngineName = Literal["auto", "onnxruntime", "openvino"]
 ENGINES: tuple[str, ...] = get_args(EngineName)
 
-__all__ = ["ENGINES", "Engine", "EngineName", "available_threads", "load_engine"]
+__all__ = [
+    "ENGINES",
+    "Engine",
+    "EngineChoice",
+    "EngineName",
+    "available_threads",
+    "check_engine",
+    "choose",
+    "load_engine",
+    "measure",
+]
+
+BATCH_SIZE = 16
+"""Images run together unless something else is asked for."""
+
+
+def check_engine(engine: str, threads: int | None) -> None:
+    """Raises: ValueError: there is no such engine, or ``threads`` is not positive."""
+    if engine not in ENGINES:
+        raise ValueError(f"engine: expected one of {', '.join(ENGINES)}, got {engine!r}")
+    if threads is not None and threads < 1:
+        raise ValueError(f"threads: expected a positive number, got {threads}")
 
 
 def load_engine(engine: str, path: str | Path, threads: int | None = None) -> Engine:
     """Loads a model file.
 
     Args:
-        engine: ``onnxruntime``, ``openvino`` (an extra), or ``auto``, which is ``onnxruntime``.
+        engine: ``onnxruntime``, ``openvino`` (an extra), or ``auto``: the one measured fastest here
+            for batches of ``BATCH_SIZE`` images, else ``onnxruntime``.
         path: the model file.
         threads: how many threads one inference may use; all that this process may run on when not given.
 
@@ -27,20 +51,20 @@ def load_engine(engine: str, path: str | Path, threads: int | None = None) -> En
         MissingDependencyError: the engine is not installed.
         ValueError: there is no such engine, or ``threads`` is not positive.
     """
-    if engine not in ENGINES:
-        raise ValueError(f"engine: expected one of {', '.join(ENGINES)}, got {engine!r}")
-    if threads is not None and threads < 1:
-        raise ValueError(f"threads: expected a positive number, got {threads}")
+    check_engine(engine, threads)
     path = Path(path)
     if not path.is_file():
         raise ModelFileError(f"{path}: no such model file")
+    threads = threads or available_threads()
+    if engine == "auto":
+        engine = choose(path, threads, BATCH_SIZE).engine
     loader: type[Engine]
     if engine == "openvino":
         from shvit.runtime.engines.openvino import OpenVINOEngine as loader
     else:
         from shvit.runtime.engines.onnxruntime import ONNXRuntimeEngine as loader
     try:
-        return loader(path, threads or available_threads())
+        return loader(path, threads)
     except (ShvitError, MemoryError):
         raise
     except Exception as error:  # each engine has its own; all mean the file
