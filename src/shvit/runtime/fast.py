@@ -53,6 +53,7 @@ def preprocess_fast(source: ImageSource, preprocessing: Preprocessing) -> np.nda
     Raises:
         ImageError: exactly when ``decode`` does, and with its message.
     """
+    pixels: np.ndarray
     reduced = _decode_reduced(source, preprocessing) if preprocessing.interpolation in _MARGINS else None
     if reduced is not None:
         pixels, rows, columns = reduced

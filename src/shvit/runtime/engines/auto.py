@@ -80,7 +80,7 @@ def choose(path: Path, threads: int, batch_size: int, images: int | None = None)
     timings = measured.get(_key(path, threads, batch_size)) if measured else None
     if timings is None:
         return EngineChoice(DEFAULT_ENGINE, f"the default; not measured beside {', '.join(others)}", {})
-    return _decide(timings, images, f"batch {batch_size}, {threads} {'thread' if threads == 1 else 'threads'}")
+    return _decide(timings, images, _conditions(threads, batch_size))
 
 
 def measure(path: Path, threads: int, batch_size: int, load: Load, images: int | None = None) -> EngineChoice:
@@ -104,7 +104,7 @@ def measure(path: Path, threads: int, batch_size: int, load: Load, images: int |
         _remember(_key(path, threads, batch_size), timings)
     except OSError as error:
         forgotten = f"; not remembered: {cache_file()}: {error.strerror or error}"
-    choice = _decide(timings, images, f"batch {batch_size}, {threads} {'thread' if threads == 1 else 'threads'}")
+    choice = _decide(timings, images, _conditions(threads, batch_size))
     return EngineChoice(choice.engine, choice.reason + forgotten, timings)
 
 
@@ -120,6 +120,10 @@ def _installed() -> list[str]:
     return [name for name in CANDIDATES if name == DEFAULT_ENGINE or find_spec(name) is not None]
 
 
+def _conditions(threads: int, batch_size: int) -> str:
+    return f"batch {batch_size}, {threads} {'thread' if threads == 1 else 'threads'}"
+
+
 def _decide(timings: dict[str, Timing], images: int | None, conditions: str) -> EngineChoice:
     default = timings[DEFAULT_ENGINE]
 
@@ -128,22 +132,18 @@ def _decide(timings: dict[str, Timing], images: int | None, conditions: str) -> 
         rate = default.images_per_second * timing.speedup
         return 1 / rate if images is None else timing.load_seconds + images / rate
 
-    faster = {
-        name: timing
-        for name, timing in timings.items()
-        if timing.speedup > MARGIN and timing.speedup_low > 1 and seconds(timing) < seconds(default)
-    }
-    if faster:
-        name = min(faster, key=lambda each: seconds(faster[each]))
-        reason = f"measured {faster[name].speedup:.2f} times as fast as {DEFAULT_ENGINE} ({conditions})"
-        return EngineChoice(name, reason, timings)
-    best = max((name for name in timings if name != DEFAULT_ENGINE), key=lambda each: timings[each].speedup, default="")
-    if not best:
+    others = {name: timing for name, timing in timings.items() if name != DEFAULT_ENGINE}
+    if not others:
         return EngineChoice(DEFAULT_ENGINE, f"no other engine could run the file ({conditions})", timings)
-    reason = f"measured beside {best}, which is {timings[best].speedup:.2f} times as fast ({conditions})"
-    if timings[best].speedup > MARGIN and images is not None:
-        reason += f" but takes {timings[best].load_seconds:.1f} s to load, too long for {images:,} images"
-    return EngineChoice(DEFAULT_ENGINE, reason, timings)
+    faster = {name: each for name, each in others.items() if each.speedup > MARGIN and each.speedup_low > 1}
+    best = min(faster or others, key=lambda name: seconds(others[name]))
+    speed = f"{best} is {others[best].speedup:.2f} times as fast as {DEFAULT_ENGINE} ({conditions})"
+    if not faster:
+        return EngineChoice(DEFAULT_ENGINE, f"no other is clearly faster: {speed}", timings)
+    if seconds(others[best]) >= seconds(default):
+        reason = f"{speed}, but loads in {others[best].load_seconds:.1f} s, too long for {images:,} images"
+        return EngineChoice(DEFAULT_ENGINE, reason, timings)
+    return EngineChoice(best, speed, timings)
 
 
 def _time(load: Load, batch_size: int) -> dict[str, Timing]:
