@@ -226,3 +226,27 @@ def test_the_lab_without_pytorch_says_what_installs_it(command):
     assert "torch" in done.stderr
     assert "pip install 'shvit[torch]'" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_calibrating_says_which_engine_runs_and_remembers(pictures, colour_model, tmp_path):
+    environment = {**os.environ, "SHVIT_CACHE": str(tmp_path / "cache")}
+    command = ("predict", pictures, "--model", colour_model, "--format", "jsonl", "--threads", 1)
+    done = shvit(*command, "--calibrate", environment=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("engine: o")
+    assert "times as fast as onnxruntime (batch 16, 1 thread)" in done.stderr
+    (entry,) = json.loads((tmp_path / "cache" / "engines.json").read_text())["measured"].values()
+    assert set(entry) == {"onnxruntime", "openvino"}
+    again = shvit(*command, environment=environment)
+    assert (again.returncode, again.stderr) == (0, "")
+    assert again.stdout == done.stdout
+
+
+def test_fast_decoding_gives_the_same_labels(pictures, colour_model):
+    pytest.importorskip("kornia_rs", reason="needs shvit[fast]")
+    exact, fast = (
+        shvit("predict", pictures, "--model", colour_model, "--format", "jsonl", *more)
+        for more in ((), ("--fast-decode",))
+    )
+    assert (fast.returncode, fast.stderr) == (0, "")
+    assert fast.stdout == exact.stdout

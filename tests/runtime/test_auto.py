@@ -188,7 +188,9 @@ def test_where_the_cache_is(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("found", ["1.19.2", "1.3", "0.9"])
 def test_a_package_that_is_too_old(found):
-    with pytest.raises(MissingDependencyError, match="is too old, at least 1.20 is needed; install it with: pip inst"):
+    with pytest.raises(
+        MissingDependencyError, match=r"is too old, at least 1\.20 is needed; install it with: pip inst"
+    ):
         check_version("onnxruntime", found, "1.20", "pip install --upgrade onnxruntime")
 
 

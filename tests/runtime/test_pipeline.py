@@ -141,7 +141,9 @@ def test_a_stream_in_threads_gives_what_one_thread_gives():
     assert [each.source for each in several] == [each.source for each in one]
     assert [each.error for each in several] == [each.error for each in one]
     for mine, other in zip(one, several, strict=True):
-        assert [each.score for each in mine.predictions] == pytest.approx([e.score for e in other.predictions], abs=1e-3)
+        assert [each.score for each in mine.predictions] == pytest.approx(
+            [e.score for e in other.predictions], abs=1e-3
+        )
 
 
 def test_a_stream_that_is_dropped_leaves_no_thread():
