@@ -63,8 +63,8 @@ def test_pixels_of_photographs_are_near(path, width, height, size, crop_ratio, i
     mean, most = difference(data, how)
     resized = size if resize_mode == "squash" else size / crop_ratio
     if min(width, height) >= 2 * SPARE_DETAIL * resized:  # may be decoded at a fraction of its size
-        assert mean < 2.5
-        assert most <= 60
+        assert mean < 2
+        assert most <= 40
     else:
         assert mean < 0.5
         assert most <= 24
@@ -80,8 +80,12 @@ def test_the_samples_are_near(path, size):
     assert most <= 10
 
 
-@pytest.mark.parametrize("size", [(3000, 2000), (2003, 3001), (4001, 2999), (1793, 1795)])
-def test_a_large_photograph_is_decoded_at_a_fraction_of_its_size(size, monkeypatch):
+@pytest.mark.parametrize(
+    ("size", "fraction"),
+    [((3000, 2000), 2), ((2003, 3001), 2), ((4001, 2999), 4), ((1793, 1795), 2), ((1025, 1027), 1), ((1020, 1020), 1)],
+)
+def test_a_large_photograph_is_decoded_at_a_fraction_of_its_size(size, fraction, monkeypatch):
+    """Where that leaves twice the detail, and whole pixels to cut along: not for half of 1025 to 256."""
     fractions = []
 
     def recorded(data, header, fraction):
@@ -93,7 +97,7 @@ def test_a_large_photograph_is_decoded_at_a_fraction_of_its_size(size, monkeypat
 
     monkeypatch.setattr(fast, "decode_fraction", recorded)
     mean, most = difference(photograph(PHOTOGRAPHS[0], *size), Preprocessing((224, 224)))
-    assert fractions == [4 if min(size) >= 2048 else 2]
+    assert fractions == [fraction]
     assert mean < 1
     assert most <= 20
 
@@ -107,11 +111,11 @@ def test_a_large_photograph_is_decoded_at_a_fraction_of_its_size(size, monkeypat
     resize_mode=st.sampled_from(["crop", "squash"]),
 )
 def test_every_size_gives_an_image_in_its_place(width, height, size, crop_ratio, resize_mode):
-    """A smooth picture, of which a part from elsewhere would be seen, comes out within two levels."""
+    """A smooth picture, of which a part from elsewhere would be seen, comes out within three levels."""
     x, y = np.meshgrid(np.linspace(0, 1, width), np.linspace(0, 1, height))
     picture = np.stack([100 + 60 * x, 100 + 60 * y, 100 + 30 * (x + y)], axis=-1)
     how = Preprocessing(size, crop_ratio, resize_mode)
-    assert difference(np.rint(picture).astype(np.uint8), how)[1] <= 2
+    assert difference(np.rint(picture).astype(np.uint8), how)[1] <= 3
 
 
 @pytest.mark.parametrize("kind", PICTURES)

@@ -40,10 +40,9 @@ _GRID_TOLERANCE = 1 / 32
 def preprocess_fast(source: ImageSource, preprocessing: Preprocessing) -> np.ndarray:
     """An image to a network's input, like ``preprocess(decode(source), preprocessing)`` but faster.
 
-    On photographs the pixels differ from those by a hundredth to half a level on average. Where a JPEG is decoded at a
-    fraction of its size it is one level, and two for sizes just above ``SPARE_DETAIL`` times what is needed, when
-    single pixels at sharp edges differ by up to 50. Bilinear interpolation and images more than ``LONG`` times as long
-    as wide are left to the exact functions.
+    On photographs the pixels differ from those by a hundredth to half a level on average; where a JPEG is decoded at a
+    fraction of its size, by up to two, and single ones at sharp edges by up to 40. Bilinear interpolation and images
+    more than ``LONG`` times as long as wide are left to the exact functions.
 
     Args:
         source: as for ``decode``.
@@ -54,26 +53,38 @@ def preprocess_fast(source: ImageSource, preprocessing: Preprocessing) -> np.nda
     Raises:
         ImageError: exactly when ``decode`` does, and with its message.
     """
-    pixels: np.ndarray
-    reduced = _decode_reduced(source, preprocessing) if preprocessing.interpolation in _MARGINS else None
-    if reduced is not None:
-        pixels, rows, columns = reduced
-    else:
+    margin = _MARGINS.get(preprocessing.interpolation)
+    if margin is None:
+        return preprocess(decode(source), preprocessing)
+    reduced = _decode_reduced(source, preprocessing, margin)
+    if reduced is None:
         image = decode(source)
-        rows, columns = resize_and_crop(image.width, image.height, preprocessing)
-        if preprocessing.interpolation not in _MARGINS or _long(rows, columns):
+        axes = resize_and_crop(image.width, image.height, preprocessing)
+        if _long(*axes):
             return preprocess(image, preprocessing)
+        rows, columns = (_part(axis, 1, margin) for axis in axes)
         pixels = np.asarray(image)
-    margin = _MARGINS[preprocessing.interpolation]
-    part_rows = _part(pixels.shape[0], rows, margin)
-    part_columns = _part(pixels.shape[1], columns, margin)
-    part = np.ascontiguousarray(pixels[part_rows.taken, part_columns.taken])
-    resized = np.asarray(resize(part, (part_rows.resized, part_columns.resized), preprocessing.interpolation))
-    return resized[part_rows.kept, part_columns.kept]
+    else:
+        pixels, rows, columns = reduced
+    part = np.ascontiguousarray(pixels[rows.taken, columns.taken])
+    resized = np.asarray(resize(part, (rows.resized, columns.resized), preprocessing.interpolation))
+    return resized[rows.kept, columns.kept]
 
 
-def _decode_reduced(source: ImageSource, preprocessing: Preprocessing) -> tuple[np.ndarray, Axis, Axis] | None:
-    """A JPEG's pixels, of as little detail as will do, and its rows and columns; ``None`` for all else."""
+class _Part(NamedTuple):
+    """The rows or columns of the decoded image that are resized, into how many, and which of those are kept."""
+
+    taken: slice
+    resized: int
+    kept: slice
+    shift: float
+    """How far its ends are from where they belong, in resized pixels."""
+
+
+def _decode_reduced(
+    source: ImageSource, preprocessing: Preprocessing, margin: int
+) -> tuple[np.ndarray, _Part, _Part] | None:
+    """A JPEG's pixels, of as little detail as will do, and what of them to resize; ``None`` for all else."""
     try:
         data = Path(source).read_bytes() if isinstance(source, str | os.PathLike) else source
     except OSError:
@@ -85,45 +96,40 @@ def _decode_reduced(source: ImageSource, preprocessing: Preprocessing) -> tuple[
     if _long(rows, columns):
         return None
     detail = min(rows.source / rows.resized, columns.source / columns.resized)
-    fraction = next((each for each in (8, 4, 2) if detail >= each * SPARE_DETAIL), 1)
+    for fraction in (8, 4, 2, 1):
+        parts = _part(rows, fraction, margin), _part(columns, fraction, margin)
+        near = max(part.shift for part in parts) <= _GRID_TOLERANCE
+        if fraction == 1 or (detail >= fraction * SPARE_DETAIL and near):
+            break
     pixels = decode_fraction(data, header, fraction)
-    return None if pixels is None else (pixels, rows, columns)
+    return None if pixels is None else (pixels, *parts)
 
 
 def _long(rows: Axis, columns: Axis) -> bool:
     return max(rows.resized, columns.resized) > LONG * min(rows.resized, columns.resized)
 
 
-class _Part(NamedTuple):
-    """The rows or columns of the decoded image that are resized, into how many, and which of those are kept."""
-
-    taken: slice
-    resized: int
-    kept: slice
-
-
 @lru_cache(maxsize=4096)
-def _part(decoded: int, axis: Axis, margin: int) -> _Part:
+def _part(axis: Axis, fraction: int, margin: int) -> _Part:
     """The smallest part that can be cut out along whole pixels and contains what is kept, with a margin.
 
     A part from ``taken.start`` to ``taken.stop`` of the decoded image that becomes ``resized`` pixels has its pixels
     where the whole image would have them if both its ends fall where a pixel of the whole resized image begins.
 
     Args:
-        decoded: length of the decoded image: the source's, or a fraction of it, rounded up.
+        fraction: the image is decoded at 1/``fraction`` of its length, rounded up.
         margin: how far the kernel reaches, in resized pixels.
     """
-    fraction = round(axis.source / decoded)
     scale = axis.source / fraction / axis.resized
 
-    def error(place: int) -> float:
+    def shift(place: int) -> float:
         return abs(round(place * scale) - place * scale) / scale
 
     def best(places: range) -> int:
-        return next((each for each in places if error(each) <= _GRID_TOLERANCE), min(places, key=error))
+        return next((each for each in places if shift(each) <= _GRID_TOLERANCE), min(places, key=shift))
 
     start = best(range(max(axis.first - margin, 0), -1, -1))
     stop = best(range(min(axis.first + axis.kept + margin, axis.resized), axis.resized + 1))
-    taken = slice(round(start * scale), max(min(round(stop * scale), decoded), round(start * scale) + 1))
-    first = axis.first - start
-    return _Part(taken, stop - start, slice(first, first + axis.kept))
+    taken = slice(round(start * scale), round(stop * scale))
+    kept = slice(axis.first - start, axis.first - start + axis.kept)
+    return _Part(taken, stop - start, kept, max(shift(start), shift(stop)))
