@@ -65,6 +65,21 @@ def test_closing_early_leaves_no_thread(taken):
     assert not decode_threads()
 
 
+def test_the_next_batch_is_decoded_while_the_caller_has_this_one():
+    decoded = threading.Semaphore(0)
+
+    def counted(source: ImageSource) -> np.ndarray:
+        decoded.release()
+        return prepare(source)
+
+    batches = decoded_batches(map(str, range(8, 14)), counted, SHAPE, 2, 2)
+    next(batches)
+    for _ in range(4):
+        assert decoded.acquire(timeout=10)
+    assert not decoded.acquire(timeout=0.05)
+    batches.close()
+
+
 def test_no_more_is_taken_than_one_batch_ahead():
     taken = 0
 
