@@ -67,6 +67,19 @@ def test_the_text_says_the_same(data, colour_model, capsys):
     assert "least recognised: green 75%" in text
 
 
+def test_what_fast_decoding_changes_is_measured_and_printed(data, colour_model, tmp_path, capsys):
+    pytest.importorskip("kornia_rs", reason="needs shvit[fast]")
+    arguments = ("--model", colour_model, "--data", data, "--fast-decode", "--output", tmp_path / "r")
+    code, results, _ = evaluate(capsys, *arguments)
+    fast = results["fast_decoding"]
+    assert (code, fast["top1"], fast["top1_change"], fast["same_prediction"]) == (0, 11 / 12, 0, 1)
+    assert fast["images_per_second"] > 0
+    assert "Fast decoding" in (tmp_path / "r" / "report.html").read_text()
+    assert main(["eval", "--workers", "0", *map(str, arguments)]) == 0
+    assert "fast decoding: top-1 91.67% (+0.00 points), the same prediction for 100.00%" in capsys.readouterr().out
+    assert evaluate(capsys, "--model", colour_model, "--data", data)[1]["fast_decoding"] is None
+
+
 class References(HTMLParser):
     """Everything that a page would load."""
 

@@ -101,15 +101,15 @@ def test_a_file_that_may_not_be_read(pictures, colour_model):
 
 
 def test_a_file_that_vanishes_while_the_run_goes_on(pictures, colour_model, monkeypatch, capsys):
-    from shvit.runtime import classifier
+    from shvit.runtime import preprocess
 
-    decode = classifier.decode
+    decode = preprocess.decode
 
     def slow(source):
         (pictures / "b/red.png").unlink(missing_ok=True)
         return decode(source)
 
-    monkeypatch.setattr(classifier, "decode", slow)
+    monkeypatch.setattr(preprocess, "decode", slow)
     assert main(["predict", str(pictures), "--model", str(colour_model), "--format", "jsonl"]) == 1
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line.get("error") for line in lines] == [None, None, "No such file or directory"]
@@ -226,3 +226,27 @@ def test_the_lab_without_pytorch_says_what_installs_it(command):
     assert "torch" in done.stderr
     assert "pip install 'shvit[torch]'" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_calibrating_says_which_engine_runs_and_remembers(pictures, colour_model, tmp_path):
+    environment = {**os.environ, "SHVIT_CACHE": str(tmp_path / "cache")}
+    command = ("predict", pictures, "--model", colour_model, "--format", "jsonl", "--threads", 1)
+    done = shvit(*command, "--calibrate", environment=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("engine: o")
+    assert "times as fast as onnxruntime (batch 16, 1 thread)" in done.stderr
+    (entry,) = json.loads((tmp_path / "cache" / "engines.json").read_text())["measured"].values()
+    assert set(entry) == {"onnxruntime", "openvino"}
+    again = shvit(*command, environment=environment)
+    assert (again.returncode, again.stderr) == (0, "")
+    assert again.stdout == done.stdout
+
+
+def test_fast_decoding_gives_the_same_labels(pictures, colour_model):
+    pytest.importorskip("kornia_rs", reason="needs shvit[fast]")
+    exact, fast = (
+        shvit("predict", pictures, "--model", colour_model, "--format", "jsonl", *more)
+        for more in ((), ("--fast-decode",))
+    )
+    assert (fast.returncode, fast.stderr) == (0, "")
+    assert fast.stdout == exact.stdout

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,7 +60,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="1..5",
         help="of the corruptions, one or several (default: 3)",
     )
-    parser.add_argument("--engine", choices=ENGINES, default="auto", help="for a model file (default: onnxruntime)")
+    parser.add_argument("--fast-decode", action="store_true", help="measure also what fast decoding changes")
+    parser.add_argument("--engine", choices=ENGINES, default="auto", help="for a model file (default: auto)")
     parser.add_argument("--threads", type=positive, metavar="N", help="threads of one inference (default: all)")
     parser.add_argument("--batch-size", type=positive, default=64, metavar="N", help="default: 64")
     parser.add_argument("--image-size", type=positive, metavar="N", help="for a checkpoint: another input size")
@@ -85,6 +87,7 @@ def run(args: argparse.Namespace) -> int:
         dataset_labels,
         evaluate,
         evaluate_corrupted,
+        evaluate_fast_decoding,
         evenly_spaced,
         labels_from_file,
         match_classes,
@@ -94,8 +97,10 @@ def run(args: argparse.Namespace) -> int:
         summarize,
         write_report,
     )
-    from shvit.runtime.preprocess import decode, preprocess
+    from shvit.runtime.preprocess import decode, preparation, preprocess
 
+    if args.fast_decode:
+        preparation("fast")  # what it needs is missing: say so before the first pass, not after it
     corruptions = parse_corruptions(args.corruptions)
     images, note = open_images(args)
     classifier = open_classifier(args.model, args.engine, args.threads, args.image_size)
@@ -115,13 +120,16 @@ def run(args: argparse.Namespace) -> int:
     if args.output is not None:
         args.output.mkdir(parents=True, exist_ok=True)
 
-    passes = 1 + len(corruptions) * len(args.severity)
+    passes = 1 + args.fast_decode + len(corruptions) * len(args.severity)
     with progress("evaluating", passes * len(chosen)) as advance:
         evaluation = evaluate(classifier, chosen, args.batch_size, args.workers, advance)
         readable = LabelledImages(images, accepted, evaluation.predictions.indices)
         robustness = evaluate_corrupted(
             classifier, readable, corruptions, args.severity, args.batch_size, args.workers, advance
         )
+        fast = None
+        if args.fast_decode:
+            fast = evaluate_fast_decoding(classifier, readable, evaluation, args.batch_size, args.workers, advance)
     first = decode(images.read(int(readable.indices[0])))
     latency = measure_latency(classifier, preprocess(first, classifier.card.preprocessing))
     results = {
@@ -132,6 +140,7 @@ def run(args: argparse.Namespace) -> int:
         "engine": classifier.engine,
         "threads": args.threads,
         **summarize(evaluation, latency, robustness, classes),
+        "fast_decoding": None if fast is None else asdict(fast),
         **provenance(),
     }
     if args.output is not None:
@@ -180,6 +189,11 @@ def print_summary(results: dict[str, Any], output: Path | None) -> None:
         f"({results['engine']}{threads}; decoding not included)"
     )
     print(f"  {results['images_per_second']:.0f} images/s, decoding included")
+    if fast := results["fast_decoding"]:
+        print(
+            f"  fast decoding: top-1 {fast['top1']:.2%} ({100 * fast['top1_change']:+.2f} points), "
+            f"the same prediction for {fast['same_prediction']:.2%}, {fast['images_per_second']:.0f} images/s"
+        )
     worst = (f"{short_name(each['label'])} {each['accuracy']:.0%}" for each in worst_classes(results)[:5])
     print(f"  least recognised: {', '.join(worst)}")
     if results["corruptions"]:

@@ -15,9 +15,13 @@ from typing import IO
 from shvit.atomic import atomic_path
 from shvit.media.sources import SourceError, expand_sources
 from shvit.runtime.classifier import Classifier
-from shvit.runtime.engines import ENGINES
+from shvit.runtime.engines import BATCH_SIZE, ENGINES
 from shvit.runtime.models import DEFAULT_MODEL
+from shvit.runtime.preprocess import Decoding
 from shvit.runtime.results import Result
+
+CALIBRATED_FROM = 4000
+"""From so many images on, the second or two that measuring the engines takes is worth while."""
 
 EPILOG = """\
 examples:
@@ -25,6 +29,7 @@ examples:
   shvit predict photos/ 'more/**/*.png'                folders and globs
   find . -name '*.jpg' | shvit predict - --format jsonl    paths on stdin, JSON lines out
   shvit predict photos/ --format csv --output labels.csv
+  shvit predict photos/ --fast-decode                  nearly the same pixels, sooner
   shvit predict photos/ --save-images labelled/        copies with the labels drawn in
 
 exit status: 0 all fine, 1 some inputs failed (the others are done), 2 wrong usage
@@ -42,17 +47,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("sources", nargs="+", metavar="SOURCE", help="file, folder, glob, or - for paths on stdin")
     parser.add_argument("--model", default=DEFAULT_MODEL, help="shipped model or model file (default: %(default)s)")
     parser.add_argument("--top-k", type=positive, default=5, metavar="K", help="labels for each image (default: 5)")
-    parser.add_argument("--engine", choices=ENGINES, default="auto", help="default: auto, which is onnxruntime")
-    parser.add_argument("--threads", type=positive, metavar="N", help="threads of the engine (default: all)")
-    parser.add_argument("--batch-size", type=positive, default=16, metavar="N", help="default: 16")
+    parser.add_argument(
+        "--engine",
+        choices=ENGINES,
+        default="auto",
+        help="default: auto, the one measured fastest here, else onnxruntime",
+    )
+    parser.add_argument(
+        "--calibrate",
+        action="store_true",
+        help=f"measure the installed engines first; from {CALIBRATED_FROM:,} images on that is done once anyway",
+    )
+    parser.add_argument("--threads", type=positive, metavar="N", help="of the engine, and that decode (default: all)")
+    parser.add_argument("--batch-size", type=positive, default=BATCH_SIZE, metavar="N", help="default: %(default)s")
+    parser.add_argument(
+        "--fast-decode",
+        action="store_true",
+        help="decode and resize to nearly the same pixels in about half the time (needs shvit[fast])",
+    )
     parser.add_argument("--format", choices=("table", "jsonl", "csv"), default="table", help="default: table")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the results here instead of to stdout")
     parser.add_argument("--save-images", type=Path, metavar="DIR", help="write copies with the labels drawn in")
 
 
 def run(args: argparse.Namespace) -> int:
-    classifier = Classifier(args.model, args.engine, args.threads)
     sources = list(expand_sources(args.sources, sys.stdin))
+    decoding: Decoding = "fast" if args.fast_decode else "exact"
+    classifier = Classifier(args.model, args.engine, args.threads, args.batch_size, decoding, len(sources))
+    calibrated = bool(classifier.engine_choice.timings) or args.engine != "auto"
+    if args.calibrate or (len(sources) >= CALIBRATED_FROM and not calibrated):
+        choice = classifier.calibrate()
+        print(f"engine: {choice.engine}, {choice.reason}", file=sys.stderr)
     if args.save_images is not None:
         args.save_images.mkdir(parents=True, exist_ok=True)
     failed = 0
@@ -77,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _predict(classifier: Classifier, sources: list[str | SourceError], args: argparse.Namespace) -> Iterator[Result]:
     paths = [source for source in sources if isinstance(source, str)]
-    results = classifier.stream(paths, args.top_k, args.batch_size)
+    results = classifier.stream(paths, args.top_k)
     for source in sources:
         if isinstance(source, SourceError):
             yield Result(source.source, error=source.reason)

@@ -20,7 +20,7 @@ from shvit.data.sampler import EpochSampler, SampleKey, ShardSampler
 from shvit.data.transforms import ERASURE, TrainTransform, sample_seed
 from shvit.errors import DataError, ImageError
 from shvit.runtime.card import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
-from shvit.runtime.preprocess import decode, describe, preprocess
+from shvit.runtime.preprocess import Decoding, describe, preparation
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,12 +130,12 @@ class _TrainingBatches(_Batches):
 
 
 class _EvaluationBatches(_Batches):
-    def __init__(self, images: ImageDataset, preprocessing: Preprocessing) -> None:
+    def __init__(self, images: ImageDataset, preprocessing: Preprocessing, decoding: Decoding) -> None:
         super().__init__(images, preprocessing.image_size)
-        self.preprocessing = preprocessing
+        self.preprocessing, self.prepare = preprocessing, preparation(decoding)
 
     def pixels(self, data: bytes, key: SampleKey) -> np.ndarray:
-        return preprocess(decode(data), self.preprocessing)
+        return self.prepare(data, self.preprocessing)
 
     def seed(self, key: SampleKey) -> int:
         return 0
@@ -200,6 +200,7 @@ def evaluation_loader(
     rank: int = 0,
     world_size: int = 1,
     pin_memory: bool = False,
+    decoding: Decoding = "exact",
 ) -> BatchLoader:
     """Every image once over all processes, in order, through the preprocessing that the runtime uses.
 
@@ -210,7 +211,7 @@ def evaluation_loader(
         DataError: while iterating: a worker process died.
     """
     sampler = ShardSampler(len(images), batch_size, rank, world_size)
-    return BatchLoader(_EvaluationBatches(images, preprocessing), sampler, workers, pin_memory)
+    return BatchLoader(_EvaluationBatches(images, preprocessing, decoding), sampler, workers, pin_memory)
 
 
 @contextmanager

@@ -1,7 +1,14 @@
 """How good a model file or a checkpoint is on labelled images: figures, tables, pictures, a report."""
 
 from shvit.evaluation.classifiers import ImageClassifier, measure_latency, open_classifier
-from shvit.evaluation.evaluate import Evaluation, Robustness, evaluate, evaluate_corrupted
+from shvit.evaluation.evaluate import (
+    Evaluation,
+    FastDecoding,
+    Robustness,
+    evaluate,
+    evaluate_corrupted,
+    evaluate_fast_decoding,
+)
 from shvit.evaluation.labels import (
     LabelledImages,
     dataset_labels,
@@ -13,12 +20,14 @@ from shvit.evaluation.report import provenance, summarize, worst_classes, write_
 
 __all__ = [
     "Evaluation",
+    "FastDecoding",
     "ImageClassifier",
     "LabelledImages",
     "Robustness",
     "dataset_labels",
     "evaluate",
     "evaluate_corrupted",
+    "evaluate_fast_decoding",
     "evenly_spaced",
     "labels_from_file",
     "match_classes",

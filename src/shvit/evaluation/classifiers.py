@@ -23,8 +23,11 @@ CHECKPOINT_SUFFIXES = (".safetensors", ".pth", ".pt")
 class ImageClassifier(Protocol):
     """Prepared images to probabilities."""
 
-    engine: str
     card: Card
+
+    @property
+    def engine(self) -> str:
+        """What runs it."""
 
     def predict_batch(self, batch: np.ndarray) -> np.ndarray:
         """``uint8 (N, H, W, 3)`` to ``float32 (N, classes)``, each row summing to 1."""

@@ -12,6 +12,7 @@ from shvit.evaluation.classifiers import ImageClassifier
 from shvit.evaluation.corruptions import CorruptedImages
 from shvit.evaluation.labels import LabelledImages
 from shvit.evaluation.metrics import Predictions, concatenate, rank
+from shvit.runtime.preprocess import Decoding
 
 
 @dataclass(frozen=True)
@@ -36,18 +37,34 @@ class Robustness:
     """In [0, 1]."""
 
 
+@dataclass(frozen=True)
+class FastDecoding:
+    """What fast decoding changes, on the images that exact decoding was measured on."""
+
+    top1: float
+    """In [0, 1]."""
+    top1_change: float
+    """Minus what exact decoding gives."""
+    same_prediction: float
+    """Share of the images for which the most probable class is the same, in [0, 1]."""
+    images_per_second: float
+    """Decoding included; exact decoding's is the evaluation's own."""
+
+
 def evaluate(
     classifier: ImageClassifier,
     images: LabelledImages,
     batch_size: int,
     workers: int,
     advance: Callable[[int], None] = lambda count: None,
+    decoding: Decoding = "exact",
 ) -> Evaluation:
     """Runs the classifier on every image, through its own preprocessing.
 
     Args:
         workers: decoding processes; 0 decodes in this one.
         advance: told after each batch how many images it had.
+        decoding: ``fast`` to see what that changes.
 
     Raises:
         DataError: not one image could be read.
@@ -55,7 +72,8 @@ def evaluate(
     started = time.perf_counter()
     parts: list[Predictions] = []
     broken: list[BrokenImage] = []
-    for batch in evaluation_loader(images, classifier.card.preprocessing, batch_size, workers):
+    batches = evaluation_loader(images, classifier.card.preprocessing, batch_size, workers, decoding=decoding)
+    for batch in batches:
         broken += batch.broken
         if len(batch.indices):
             indices = images.indices[batch.indices.numpy()]
@@ -86,3 +104,29 @@ def evaluate_corrupted(
             result = evaluate(classifier, corrupted, batch_size, workers, advance)
             found.append(Robustness(name, severity, result.predictions.top1))
     return found
+
+
+def evaluate_fast_decoding(
+    classifier: ImageClassifier,
+    images: LabelledImages,
+    exact: Evaluation,
+    batch_size: int,
+    workers: int,
+    advance: Callable[[int], None] = lambda count: None,
+) -> FastDecoding:
+    """The same pass with fast decoding.
+
+    Args:
+        images: those of ``exact`` that could be read.
+
+    Raises:
+        MissingDependencyError: what fast decoding needs is not installed.
+    """
+    fast = evaluate(classifier, images, batch_size, workers, advance, "fast")
+    same = fast.predictions.predicted == exact.predictions.predicted
+    return FastDecoding(
+        fast.predictions.top1,
+        fast.predictions.top1 - exact.predictions.top1,
+        float(same.mean()),
+        len(fast.predictions) / fast.seconds,
+    )

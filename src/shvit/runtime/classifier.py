@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 
-from shvit.errors import ImageError, ModelFileError
+from shvit.errors import ModelFileError
 from shvit.runtime.card import METADATA_KEY, Card, ClassInfo
-from shvit.runtime.engines import Engine, load_engine
+from shvit.runtime.engines import (
+    BATCH_SIZE,
+    Engine,
+    EngineChoice,
+    available_threads,
+    check_engine,
+    choose,
+    load_engine,
+    measure,
+)
 from shvit.runtime.models import DEFAULT_MODEL, resolve_model
-from shvit.runtime.preprocess import ImageSource, decode, describe, preprocess
+from shvit.runtime.pipeline import decoded_batches
+from shvit.runtime.preprocess import Decoding, ImageSource, describe, preparation
 from shvit.runtime.results import Prediction, Result
 
 
@@ -21,12 +31,21 @@ class Classifier:
 
     Args:
         model: a shipped model's name, or the path of a model file.
-        engine: ``auto``, ``onnxruntime`` or ``openvino``.
-        threads: threads of one inference; all available when not given.
+        engine: ``auto``, ``onnxruntime``, ``openvino`` or ``litert``. ``auto`` takes the one that was measured fastest on this
+            machine for this file, number of threads and batch size, and ``onnxruntime`` where nothing was measured
+            (see ``calibrate``).
+        threads: threads of one inference, and that decode; when not given, as many as there are processors that this
+            process may use, by its affinity and its container's limit.
+        batch_size: images run together by ``predict`` and ``stream``.
+        decoding: ``exact``, the pixels that evaluation sees, or ``fast``, nearly those in about half the time (an
+            extra, ``shvit[fast]``).
+        images: how many there will be, if that is known: ``auto`` then takes no engine that loads longer than it
+            saves.
 
     Raises:
         ModelFileError: the file cannot be used; the message says why.
-        MissingDependencyError: the engine is not installed.
+        MissingDependencyError: the engine, or what fast decoding needs, is not installed or too old.
+        ValueError: a value that there is not.
 
     Example:
         >>> classifier = Classifier()
@@ -35,12 +54,55 @@ class Classifier:
         'Egyptian cat'
     """
 
-    def __init__(self, model: str | Path = DEFAULT_MODEL, engine: str = "auto", threads: int | None = None) -> None:
-        path = resolve_model(model)
-        self._engine = load_engine(engine, path, threads)
-        self.engine = self._engine.name
-        self.card = read_card(self._engine.metadata, path)
-        _check_graph(path, self._engine, self.card)
+    engine_choice: EngineChoice
+    """Which engine runs, and why."""
+
+    def __init__(
+        self,
+        model: str | Path = DEFAULT_MODEL,
+        engine: str = "auto",
+        threads: int | None = None,
+        batch_size: int = BATCH_SIZE,
+        decoding: Decoding = "exact",
+        images: int | None = None,
+    ) -> None:
+        check_engine(engine, threads)
+        _check_positive("batch_size", batch_size)
+        self._prepare = preparation(decoding)
+        self._path = resolve_model(model)
+        self.threads, self.batch_size, self.decoding = threads or available_threads(), batch_size, decoding
+        self._images, self._auto = images, engine == "auto"
+        if self._auto:
+            self.engine_choice = choose(self._path, self.threads, batch_size, images)
+        else:
+            self.engine_choice = EngineChoice(engine, "asked for", {})
+        self._engine = load_engine(self.engine_choice.engine, self._path, self.threads)
+        self.card = read_card(self._engine.metadata, self._path)
+        _check_graph(self._path, self._engine, self.card)
+
+    @property
+    def engine(self) -> str:
+        """The name of the engine that runs."""
+        return self.engine_choice.engine
+
+    def calibrate(self) -> EngineChoice:
+        """Measures the installed engines on this file and goes on with the fastest; later classifiers know of it.
+
+        Takes a second or two; nothing with one engine installed, or when the engine was asked for by name. It is kept
+        in the user's cache folder, for this machine, file, number of threads and batch size.
+        """
+        if self._auto:
+            choice = measure(
+                self._path,
+                self.threads,
+                self.batch_size,
+                lambda name: load_engine(name, self._path, self.threads),
+                self._images,
+            )
+            if choice.engine != self.engine:
+                self._engine = load_engine(choice.engine, self._path, self.threads)
+            self.engine_choice = choice
+        return self.engine_choice
 
     @property
     def classes(self) -> tuple[ClassInfo, ...]:
@@ -52,7 +114,7 @@ class Classifier:
         Raises:
             ImageError: it cannot be read.
         """
-        return preprocess(decode(image), self.card.preprocessing)
+        return self._prepare(image, self.card.preprocessing)
 
     def predict_batch(self, batch: np.ndarray) -> np.ndarray:
         """Probabilities of prepared images.
@@ -84,35 +146,46 @@ class Classifier:
             top_k: labels for each image; at most as many as there are classes.
         """
         single = isinstance(images, bytes | str) or not isinstance(images, Sequence)
-        return list(self.stream([images] if single else images, top_k))  # type: ignore[list-item, arg-type]
+        chosen: Sequence[ImageSource] = [images] if single else images  # type: ignore[list-item, assignment]
+        return list(self.stream(chosen, top_k, max(min(self.batch_size, len(chosen)), 1)))
 
-    def stream(self, images: Iterable[ImageSource], top_k: int = 5, batch_size: int = 16) -> Iterator[Result]:
-        """Like ``predict``, for any number of images: results come as soon as their batch is done."""
-        if top_k < 1:
-            raise ValueError(f"top_k: expected a positive number, got {top_k}")
-        if batch_size < 1:
-            raise ValueError(f"batch_size: expected a positive number, got {batch_size}")
-        pending = iter(images)
-        while chosen := list(islice(pending, batch_size)):
-            pixels: list[np.ndarray] = []
-            errors: dict[int, str] = {}
-            for place, image in enumerate(chosen):
-                try:
-                    pixels.append(self.preprocess(image))
-                except ImageError as error:
-                    errors[place] = str(error).removeprefix(f"{describe(image)}: ")
-            rows = iter(self.predict_batch(np.stack(pixels)) if pixels else ())
-            for place, image in enumerate(chosen):
-                if place in errors:
-                    yield Result(describe(image), error=errors[place])
-                else:
-                    yield Result(describe(image), self._top(next(rows), top_k))
+    def stream(self, images: Iterable[ImageSource], top_k: int = 5, batch_size: int | None = None) -> Iterator[Result]:
+        """Like ``predict``, for any number of images: results come as soon as their batch is done.
+
+        With several threads the next batch is taken from ``images`` and decoded meanwhile, unless ``batch_size`` is 1.
+
+        Args:
+            batch_size: another one than the classifier's.
+        """
+        batch_size = self.batch_size if batch_size is None else batch_size
+        _check_positive("top_k", top_k)
+        _check_positive("batch_size", batch_size)
+        shape = (*self.card.preprocessing.image_size, 3)
+        with closing(decoded_batches(images, self.preprocess, shape, batch_size, self.threads)) as batches:
+            for batch in batches:
+                pixels = batch.pixels
+                rows = iter(self.predict_batch(pixels) if len(pixels) else ())
+                for place, image in enumerate(batch.sources):
+                    if place in batch.errors:
+                        yield Result(describe(image), error=batch.errors[place])
+                    else:
+                        yield Result(describe(image), self._top(next(rows), top_k))
 
     def _top(self, probabilities: np.ndarray, top_k: int) -> tuple[Prediction, ...]:
-        best = np.argsort(-probabilities, kind="stable")[:top_k]
+        """The most probable, and of equals the first; without sorting all of a thousand."""
+        candidates = np.arange(len(probabilities))
+        if top_k < len(probabilities):
+            least = np.partition(probabilities, -top_k)[-top_k]
+            candidates = np.flatnonzero(probabilities >= least)
+        best = candidates[np.argsort(-probabilities[candidates], kind="stable")[:top_k]]
         return tuple(
             Prediction(self.classes[i].label, int(i), self.classes[i].wnid, float(probabilities[i])) for i in best
         )
+
+
+def _check_positive(name: str, value: int) -> None:
+    if value < 1:
+        raise ValueError(f"{name}: expected a positive number, got {value}")
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

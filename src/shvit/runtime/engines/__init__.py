@@ -6,23 +6,44 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from shvit.errors import ModelFileError, ShvitError
-from shvit.runtime.engines.base import Engine, available_threads
+from shvit.runtime.engines.auto import EngineChoice, choose, measure
+from shvit.runtime.engines.base import FILE_ENGINES, Engine
+from shvit.runtime.engines.threads import available_threads
 
 EngineName = Literal["auto", "onnxruntime", "openvino", "litert"]
 ENGINES: tuple[str, ...] = get_args(EngineName)
 
-FILE_ENGINES = {".tflite": "litert", ".xml": "openvino"}
-"""Files that are of one engine, by suffix; the others are ONNX, which the other engines load."""
+__all__ = [
+    "ENGINES",
+    "Engine",
+    "EngineChoice",
+    "EngineName",
+    "available_threads",
+    "check_engine",
+    "choose",
+    "load_engine",
+    "measure",
+]
 
-__all__ = ["ENGINES", "Engine", "EngineName", "available_threads", "load_engine"]
+BATCH_SIZE = 16
+"""Images run together unless something else is asked for."""
+
+
+def check_engine(engine: str, threads: int | None) -> None:
+    """Raises: ValueError: there is no such engine, or ``threads`` is not positive."""
+    if engine not in ENGINES:
+        raise ValueError(f"engine: expected one of {', '.join(ENGINES)}, got {engine!r}")
+    if threads is not None and threads < 1:
+        raise ValueError(f"threads: expected a positive number, got {threads}")
 
 
 def load_engine(engine: str, path: str | Path, threads: int | None = None) -> Engine:
     """Loads a model file.
 
     Args:
-        engine: ``onnxruntime``, ``openvino``, ``litert`` (both extras), or ``auto``: the one that a file is of by its
-            suffix (``.tflite``, ``.xml``), ``onnxruntime`` otherwise.
+        engine: ``onnxruntime``, ``openvino``, ``litert`` (both extras), or ``auto``: the only one that loads such a file
+            (``.tflite``, ``.xml``), else the one measured fastest here for batches of ``BATCH_SIZE`` images, else
+            ``onnxruntime``.
         path: the model file.
         threads: how many threads one inference may use; all that this process may run on when not given.
 
@@ -31,14 +52,14 @@ def load_engine(engine: str, path: str | Path, threads: int | None = None) -> En
         MissingDependencyError: the engine is not installed.
         ValueError: there is no such engine, or ``threads`` is not positive.
     """
-    if engine not in ENGINES:
-        raise ValueError(f"engine: expected one of {', '.join(ENGINES)}, got {engine!r}")
-    if threads is not None and threads < 1:
-        raise ValueError(f"threads: expected a positive number, got {threads}")
+    check_engine(engine, threads)
     path = Path(path)
     if not path.is_file():
         raise ModelFileError(f"{path}: no such model file")
-    engine = _engine_of(engine, path)
+    threads = threads or available_threads()
+    _check_file(engine, path)
+    if engine == "auto":
+        engine = choose(path, threads, BATCH_SIZE).engine
     loader: type[Engine]
     if engine == "litert":
         from shvit.runtime.engines.litert import LiteRTEngine as loader
@@ -47,7 +68,7 @@ def load_engine(engine: str, path: str | Path, threads: int | None = None) -> En
     else:
         from shvit.runtime.engines.onnxruntime import ONNXRuntimeEngine as loader
     try:
-        return loader(path, threads or available_threads())
+        return loader(path, threads)
     except (ShvitError, MemoryError):
         raise
     except Exception as error:  # each engine has its own; all mean the file
@@ -55,15 +76,10 @@ def load_engine(engine: str, path: str | Path, threads: int | None = None) -> En
         raise ModelFileError(f"{path}: not a model that {loader.name} can load: {reason[:200]}") from None
 
 
-def _engine_of(engine: str, path: Path) -> str:
-    """The engine asked for, or the one that the file is of.
-
-    Raises:
-        ModelFileError: the engine does not load such files.
-    """
+def _check_file(engine: str, path: Path) -> None:
+    """Raises: ModelFileError: the engine does not load such files."""
     own = FILE_ENGINES.get(path.suffix.lower())
     if own is None and engine == "litert":
         raise ModelFileError(f"{path}: the engine litert loads .tflite files; make one with: shvit export")
     if own is not None and engine not in ("auto", own):
         raise ModelFileError(f"{path}: only the engine {own} loads {path.suffix} files, not {engine}")
-    return own or engine

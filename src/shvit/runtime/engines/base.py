@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import os
+import re
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
-from shvit.errors import ModelFileError
+from shvit.errors import MissingDependencyError, ModelFileError
+
+
+FILE_ENGINES = {".tflite": "litert", ".xml": "openvino"}
+"""Files that are of one engine, by suffix; the others are ONNX, which the other engines load."""
 
 
 class Engine(ABC):
@@ -57,8 +61,19 @@ def check_input(path: Path, element: str, shape: tuple[int | None, ...]) -> None
         )
 
 
-def available_threads() -> int:
-    """Processors that this process may run on, which in a container can be fewer than the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def check_version(package: str, found: str, minimum: str, command: str) -> None:
+    """Refuses a package that is too old.
+
+    Args:
+        found: its version, such as ``1.32.0``.
+        minimum: as far as it matters, such as ``1.20``.
+        command: what installs a newer one.
+
+    Raises:
+        MissingDependencyError: it is older.
+    """
+    numbers = [tuple(int(part) for part in re.findall(r"\d+", version)[:2]) for version in (found, minimum)]
+    if numbers[0] < numbers[1]:
+        raise MissingDependencyError(
+            f"{package} {found} is too old, at least {minimum} is needed; install it with: {command}"
+        )

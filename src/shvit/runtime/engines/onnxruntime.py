@@ -13,7 +13,9 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import onnxruntime as ort
 
-from shvit.runtime.engines.base import Engine, check_input
+from shvit.runtime.engines.base import Engine, check_input, check_version
+
+check_version("onnxruntime", ort.__version__, "1.20", "pip install --upgrade onnxruntime")
 
 
 class ONNXRuntimeEngine(Engine):
@@ -23,6 +25,9 @@ class ONNXRuntimeEngine(Engine):
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
+        # Threads that wait for work in a loop gain a little on an idle machine and halve the speed of a busy one:
+        # of another predictor, and of the threads that decode the next batch.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 4  # errors are raised; the library need not print them too
         self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         first = self._session.get_inputs()[0]

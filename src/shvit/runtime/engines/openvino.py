@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from shvit.errors import MissingDependencyError
-from shvit.runtime.engines.base import Engine, check_input
+from shvit.runtime.engines.base import Engine, check_input, check_version
 
 try:
     import openvino as ov
@@ -16,6 +16,8 @@ except ImportError as error:
     raise MissingDependencyError(
         "the OpenVINO engine is not installed; install it with: pip install 'shvit[openvino]'"
     ) from error
+
+check_version("openvino", ov.__version__, "2025.0", "pip install --upgrade 'shvit[openvino]'")
 
 
 class OpenVINOEngine(Engine):
