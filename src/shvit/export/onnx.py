@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -43,28 +44,33 @@ class ExportReport:
     """Share of the images with the same first label, in [0, 1]."""
 
 
-class _Deployed(nn.Module):
-    """A folded network behind the input that a model file takes.
+class Deployed(nn.Module):
+    """A network folded for inference, behind the input that a model file takes.
 
     Dividing by the standard deviation is folded into the first convolution. The mean stays a subtraction: the
     convolution pads with zeros, which must keep meaning the mean colour.
+
+    Args:
+        folded: takes normalised images ``(N, C, H, W)``; its first convolution is changed.
+        mean, std: of the normalisation, for pixels in [0, 1].
     """
 
-    def __init__(self, folded: SHViT) -> None:
+    def __init__(
+        self, folded: nn.Module, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD
+    ) -> None:
         super().__init__()
         self.network = folded
-        mean = torch.tensor(IMAGENET_MEAN[: folded.config.in_chans]) * 255
-        std = torch.tensor(IMAGENET_STD[: folded.config.in_chans]) * 255
-        self.register_buffer("mean", mean)
-        first = folded.stem[0]
-        assert isinstance(first, nn.Conv2d)
+        self.centred = any(mean)
+        self.register_buffer("mean", torch.tensor(mean) * 255)
+        first = next(module for module in folded.modules() if isinstance(module, nn.Conv2d))
         with torch.no_grad():
-            first.weight.div_(std.view(1, -1, 1, 1))
+            first.weight.div_((torch.tensor(std) * 255).view(1, -1, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
         """``uint8 (N, H, W, 3)`` to logits ``float32 (N, classes)``."""
         assert isinstance(self.mean, Tensor)
-        return self.network((images.float() - self.mean).permute(0, 3, 1, 2))
+        pixels = images.float()
+        return self.network((pixels - self.mean if self.centred else pixels).permute(0, 3, 1, 2))
 
 
 def export_onnx(
@@ -100,7 +106,7 @@ def export_onnx(
     folded = copy.deepcopy(model).eval() if model.folded else reparameterize(model)
     folded = folded.float().cpu()
     reference = copy.deepcopy(folded)
-    proto = _to_onnx(_Deployed(folded), card.preprocessing.image_size)
+    proto = to_onnx(Deployed(folded), card.preprocessing.image_size)
     if weights == "int8":
         from shvit.export.quantize import quantize_convolutions  # here, because it takes a second to import
 
@@ -126,7 +132,8 @@ def set_card(proto: onnx.ModelProto, card: Card) -> None:
     helper.set_model_props(proto, {METADATA_KEY: card.to_json()})
 
 
-def _to_onnx(deployed: nn.Module, image_size: tuple[int, int]) -> onnx.ModelProto:
+def to_onnx(deployed: nn.Module, image_size: tuple[int, int]) -> onnx.ModelProto:
+    """A graph of what takes ``uint8 (N, H, W, 3)``, any N, with batch normalisations folded into convolutions."""
     example = torch.zeros(2, *image_size, 3, dtype=torch.uint8)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter warns of its own deprecated internals
