@@ -116,9 +116,7 @@ class Cost:
             "intensity_ops_per_byte": {each: self.intensity(each) for each in precisions},
         }
         if peaks is not None:
-            contents["bound_images_per_second"] = {
-                each: 1 / self.seconds(peaks, each) for each in ("fp32", "int8")
-            }
+            contents["bound_images_per_second"] = {each: 1 / self.seconds(peaks, each) for each in ("fp32", "int8")}
         contents["layers"] = [
             {
                 "name": layer.name,
@@ -140,8 +138,8 @@ def count_cost(network: nn.Module, image_size: tuple[int, int], in_chans: int = 
     """Runs a network once on an empty image and counts what each operation reads, computes and writes.
 
     A ReLU on what a convolution or a matrix product just gave counts as a part of it: engines compute it in passing.
-    Views cost nothing. MACs are those of convolutions and matrix products, five for each element of a GroupNorm, one for
-    each element that the network pools at its end, as fvcore counts.
+    Views cost nothing. MACs are those of convolutions and matrix products, five for each element of a GroupNorm, one
+    for each element that the network pools at its end, as fvcore counts.
 
     Args:
         network: as it is deployed, folded, evaluating.
@@ -199,14 +197,14 @@ class _Recorder(TorchDispatchMode):
             self.last = output.untyped_storage().data_ptr()
             return
         kind = _kind(operation, args)
-        self.last = output.untyped_storage().data_ptr() if kind in ("convolution", "depthwise", "matrix product") else None
+        self.last = (
+            output.untyped_storage().data_ptr() if kind in ("convolution", "depthwise", "matrix product") else None
+        )
         macs = _macs(operation, args, output)
         name = self.path[-1] if self.path else ""
         if operation == "mean" and not name:  # the network's own pooling; gates pool without being counted
             macs = inputs
-        self.layers.append(
-            Layer(name, operation, kind, tuple(output.shape), macs, weights, inputs, output.numel())
-        )
+        self.layers.append(Layer(name, operation, kind, tuple(output.shape), macs, weights, inputs, output.numel()))
 
 
 def _tensors(arguments: Sequence[Any]) -> Iterator[Tensor]:

@@ -163,19 +163,25 @@ def random_network(
     """A network whose random weights give activations of a trained network's size.
 
     Batch normalisations take their statistics from photographs, and those that start at zero, as the last of a residual
-    branch does, at ``RESIDUAL``. Otherwise ranges of 8-bit activations would be those of nothing.
+    branch does, at ``RESIDUAL``. Otherwise ranges of 8-bit activations would be those of nothing. They shift each
+    channel at random, because pooled features that are zero on average would be made of rounding alone.
     """
     import torch
-    from torch.nn.modules.batchnorm import _BatchNorm
+    from torch.nn import BatchNorm2d
 
-    norms = [each for each in module.modules() if isinstance(each, _BatchNorm)]
+    # Not those of pooled features, which of a random network hardly differ between images: they would magnify rounding.
+    norms = [each for each in module.modules() if isinstance(each, BatchNorm2d) and each.affine]
+    generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for norm in norms:
-            if norm.affine and not norm.weight.any():
+            if not norm.weight.any():
                 norm.weight.fill_(RESIDUAL)
+            norm.bias.normal_(generator=generator)
             norm.momentum = 1.0
         pixels = torch.from_numpy(calibration_crops(image_size, 16)).float() / 255
-        module.train()(((pixels - torch.tensor(mean)) / torch.tensor(std)).permute(0, 3, 1, 2))
+        for norm in norms:
+            norm.train()
+        module(((pixels - torch.tensor(mean)) / torch.tensor(std)).permute(0, 3, 1, 2))
         for norm in norms:
             norm.momentum = 0.1
     return Network(name, module.eval(), image_size, "random", mean, std)
@@ -220,14 +226,23 @@ def write_model_file(network: Network, precision: str, path: Path) -> None:
 @lru_cache(maxsize=1)
 def _traced(network: Network) -> onnx.ModelProto:
     """A network of timm's in the form that it is deployed in; kept, because each precision starts from it."""
-    import torch
-    from timm.utils.model import reparameterize_model
-
     from shvit.export.onnx import Deployed, to_onnx
 
-    with torch.no_grad():
-        folded = reparameterize_model(copy.deepcopy(network.module))
-        return to_onnx(Deployed(folded, network.mean, network.std), network.image_size)
+    return to_onnx(Deployed(deployed(network), network.mean, network.std), network.image_size)
+
+
+def deployed(network: Network) -> nn.Module:
+    """A copy in the form that it is deployed in: SHViT folded, timm's networks with their branches merged."""
+    from shvit.models import SHViT, reparameterize
+
+    module = network.module
+    if not isinstance(module, SHViT):
+        import torch
+        from timm.utils.model import reparameterize_model
+
+        with torch.no_grad():
+            return reparameterize_model(copy.deepcopy(module))
+    return module if module.folded else reparameterize(module)
 
 
 def calibration_crops(image_size: tuple[int, int], count: int) -> np.ndarray:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import onnx
 import onnxruntime as ort
 import torch
 from onnx import TensorProto, helper
@@ -85,7 +84,10 @@ def _matrix_product(
     operator: str, left: int, right: int, result: int, threads: int
 ) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     shape = [SIDE, SIDE]
-    values = [helper.make_tensor_value_info(name, kind, shape) for name, kind in zip("abc", (left, right, result))]
+    values = [
+        helper.make_tensor_value_info(name, kind, shape)
+        for name, kind in zip("abc", (left, right, result), strict=True)
+    ]
     graph = helper.make_graph([helper.make_node(operator, ["a", "b"], ["c"])], "product", values[:2], values[2:])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     options = ort.SessionOptions()

@@ -48,12 +48,11 @@ def time_files(
         if source.file is not None
     ]
     measured = iter(interleave(runnable, seconds, rounds, advance))
-    return [
-        Timed(source, next(measured) if source.file is not None else _not_exported(source, *rest))
-        for source, *rest in combinations
-    ]
-
-
-def _not_exported(source: ModelFile, engine: str, threads: int, batch_size: int) -> Measurement:
-    configuration = Configuration(source.model, Path(), source.precision, engine, threads, batch_size)
-    return Measurement(configuration, engine, error=source.error)
+    timed = []
+    for source, engine, count, batch_size in combinations:
+        if source.file is not None:
+            timed.append(Timed(source, next(measured)))
+        else:
+            unmade = Configuration(source.model, Path(), source.precision, engine, count, batch_size)
+            timed.append(Timed(source, Measurement(unmade, engine, error=source.error)))
+    return timed

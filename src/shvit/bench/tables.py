@@ -29,7 +29,9 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
     """The same in Markdown."""
     rule = ["---" if place < left else "---:" for place in range(len(header))]
-    return "\n".join("| " + " | ".join(each.replace("|", "\\|") for each in row) + " |" for row in (header, rule, *rows))
+    return "\n".join(
+        "| " + " | ".join(each.replace("|", "\\|") for each in row) + " |" for row in (header, rule, *rows)
+    )
 
 
 def figure(value: float | None, digits: int = 3) -> str:

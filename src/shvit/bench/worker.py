@@ -58,7 +58,7 @@ def _batch(engine: Engine, file: Path, count: int) -> np.ndarray:
 def _run(engine: Engine, batch: np.ndarray, seconds: float) -> dict[str, Any]:
     """At least one run; and one before, because the processor's caches have been another model's meanwhile."""
     engine.infer(batch)
-    milliseconds = []
+    milliseconds: list[float] = []
     processor, began = time.process_time(), time.perf_counter()
     now = began
     while not milliseconds or now - began < seconds:
