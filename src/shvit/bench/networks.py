@@ -205,13 +205,14 @@ def write_model_file(network: Network, precision: str, path: Path) -> None:
     """
     import onnx
 
+    from shvit.export.card import architecture_name
     from shvit.export.onnx import export_onnx
     from shvit.models import SHViT
 
     calibration = calibration_crops(network.image_size, CALIBRATION) if precision == "int8" else None
     if isinstance(network.module, SHViT):
         classes = tuple(ClassInfo(each, str(each)) for each in range(network.module.num_classes))
-        card = Card(network.model, "shvit", classes, Preprocessing(network.image_size))
+        card = Card(network.model, architecture_name(network.module), classes, Preprocessing(network.image_size))
         storage = {"fp32": "float32", "fp16": "float16", "int8": "int8"}[precision]
         export_onnx(network.module, path, card, storage, calibration=calibration)  # type: ignore[arg-type]
         return

@@ -11,7 +11,7 @@ import onnxruntime as ort
 import torch
 from onnx import TensorProto, helper
 
-SIDE = 1536
+SIDE = 1024
 """Of the square matrices: large enough that arithmetic is all that counts."""
 COPIED = 256 * 2**20
 """Bytes of the array that is copied: more than any cache holds."""
@@ -33,7 +33,7 @@ class Peaks:
     """10⁹ bytes a second, read and written ones both counted."""
 
 
-def measure_peaks(threads: int, seconds: float = 1.0) -> Peaks:
+def measure_peaks(threads: int, seconds: float = 0.5) -> Peaks:
     """Times ONNX Runtime's and PyTorch's matrix products, and a copy, on so many threads.
 
     Args:

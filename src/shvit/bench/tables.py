@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,10 @@ from rich.table import Table
 from shvit.atomic import atomic_path
 
 
+WIDE = 240
+"""Columns of a file or a pipe."""
+
+
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> None:
     """A table on stdout, the first ``left`` columns of which are text."""
     table = Table(box=None, pad_edge=False)
@@ -20,10 +25,8 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int 
         table.add_column(column, justify="left" if place < left else "right", no_wrap=place == 0)
     for row in rows:
         table.add_row(*row)
-    console = Console(highlight=False, markup=False)
-    if not console.is_terminal:  # a file or a pipe is as wide as it needs to be
-        console.width = 200
-    console.print(table)
+    wide = None if sys.stdout.isatty() else WIDE
+    Console(highlight=False, markup=False, width=wide).print(table)
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:

@@ -359,9 +359,8 @@ def _pipeline(args: argparse.Namespace) -> int:
         network = None
         if not args.no_timm:
             card = Classifier(model.file, threads=1).card
-            variant = args.model if args.model.startswith("shvit_s") and len(args.model) == 8 else card.architecture
             try:
-                network = timm_network(variant, len(card.classes))
+                network = timm_network(card.architecture, len(card.classes))
             except (ImportError, RuntimeError) as error:
                 _note(f"timm is left out: {str(error).splitlines()[0]}")
         sides = 2 if network is None else 3
