@@ -112,7 +112,7 @@ def test_cost_from_the_command_line(tmp_path, capsys):
     assert (tmp_path / "cost_shvit_s1.png").read_bytes().startswith(b"\x89PNG\r\n")
     assert main(["bench", "cost", "--no-peaks", "--layers", "--image-size", "64"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert any("stages.2.blocks.4.ffn.expand" in line and "320" in line for line in lines)
+    assert any("stages.2.blocks.4.ffn.expand" in line and "640×1×1" in line for line in lines)
     assert main(["bench", "cost", "--no-peaks", "--output", str(tmp_path)]) == 2
     assert main(["bench", "cost", "--model", "shvit_s9", "--no-peaks"]) == 2
     assert "shvit_s9: no such model; expected one of shvit_s1" in capsys.readouterr().err

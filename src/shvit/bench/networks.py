@@ -27,6 +27,8 @@ CHECKPOINT_SUFFIXES = (".safetensors", ".pth", ".pt")
 CALIBRATION = 32
 """Crops that ranges of 8-bit activations are taken from."""
 
+SETTLING = 8
+"""Crops that batch normalisations of random networks take their statistics from."""
 RESIDUAL = 0.1
 """Small enough that the rounding of 8 bits does not pile up over random layers."""
 
@@ -178,7 +180,7 @@ def random_network(
                 norm.weight.fill_(RESIDUAL)
             norm.bias.normal_(generator=generator)
             norm.momentum = 1.0
-        pixels = torch.from_numpy(calibration_crops(image_size, 16)).float() / 255
+        pixels = torch.from_numpy(calibration_crops(image_size, SETTLING)).float() / 255
         for norm in norms:
             norm.train()
         module(((pixels - torch.tensor(mean)) / torch.tensor(std)).permute(0, 3, 1, 2))
@@ -206,21 +208,25 @@ def write_model_file(network: Network, precision: str, path: Path) -> None:
     import onnx
 
     from shvit.export.card import architecture_name
-    from shvit.export.onnx import export_onnx
+    from shvit.export.onnx import export_onnx, set_card
     from shvit.models import SHViT
 
     calibration = calibration_crops(network.image_size, CALIBRATION) if precision == "int8" else None
-    if isinstance(network.module, SHViT):
-        classes = tuple(ClassInfo(each, str(each)) for each in range(network.module.num_classes))
-        card = Card(network.model, architecture_name(network.module), classes, Preprocessing(network.image_size))
+    module = network.module
+    architecture = architecture_name(module) if isinstance(module, SHViT) else network.model
+    assert isinstance(module.num_classes, int)
+    classes = tuple(ClassInfo(each, str(each)) for each in range(module.num_classes))
+    card = Card(network.model, architecture, classes, Preprocessing(network.image_size))
+    if isinstance(module, SHViT):
         storage = {"fp32": "float32", "fp16": "float16", "int8": "int8"}[precision]
-        export_onnx(network.module, path, card, storage, calibration=calibration)  # type: ignore[arg-type]
+        export_onnx(module, path, card, storage, calibration=calibration)  # type: ignore[arg-type]
         return
     proto = _traced(network)
     if calibration is not None:
         from shvit.export.quantize import quantize_convolutions
 
         proto = quantize_convolutions(proto, calibration)
+    set_card(proto, card)
     onnx.save(proto, path)
 
 

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 
 SIDE = 1024
 """Of the square matrices: large enough that arithmetic is all that counts."""
-COPIED = 256 * 2**20
+COPIED = 128 * 2**20
 """Bytes of the array that is copied: more than any cache holds."""
 
 

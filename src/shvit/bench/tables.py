@@ -13,7 +13,6 @@ from rich.table import Table
 
 from shvit.atomic import atomic_path
 
-
 WIDE = 240
 """Columns of a file or a pipe."""
 
