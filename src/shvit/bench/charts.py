@@ -38,7 +38,7 @@ def accuracy_chart(contenders: Sequence[Contender], title: str) -> bytes:
         panel.xaxis.set_major_formatter(lambda value, _place: f"{value:g}")
         panel.xaxis.set_minor_formatter(lambda value, _place: f"{value:g}")
         panel.tick_params(axis="x", which="minor", labelsize=8)
-        panel.margins(x=0.15, y=0.1)
+        panel.margins(x=0.25, y=0.1)
         panel.set(xlabel="milliseconds an image (log scale)", ylabel="ImageNet-1k top-1, published, %", title=title)
         panel.grid(alpha=0.3, which="both")
         if panel.get_legend_handles_labels()[0]:
@@ -54,7 +54,7 @@ def roofline_chart(cost: Cost, peaks: Peaks, title: str) -> bytes:
     def draw() -> Figure:
         figure = Figure(figsize=(11, 4.6), layout="constrained")
         roof, kinds = figure.subplots(1, 2, width_ratios=(3, 2))
-        steps = [10 ** (exponent / 20) for exponent in range(-40, 81)]
+        steps = [10 ** (exponent / 20) for exponent in range(-20, 61)]
         for peak, precision, colour in (
             (peaks.fp32_gflops, "fp32", "tab:blue"),
             (peaks.int8_gops, "int8", "tab:orange"),

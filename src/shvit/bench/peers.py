@@ -23,12 +23,14 @@ class Published(NamedTuple):
 
 
 PUBLISHED = {
-    "shvit_s1": Published(72.8, 224, "shvit_s1", "SHViT paper, table 2 (arXiv 2401.16456)"),
-    "shvit_s2": Published(75.2, 224, "shvit_s2", "SHViT paper, table 2 (arXiv 2401.16456)"),
-    "shvit_s3": Published(77.4, 224, "shvit_s3", "SHViT paper, table 2 (arXiv 2401.16456)"),
-    "shvit_s4": Published(79.4, 256, "shvit_s4", "SHViT paper, table 2 (arXiv 2401.16456)"),
+    "shvit_s1": Published(72.8, 224, "shvit_s1", "SHViT paper (arXiv 2401.16456)"),
+    "shvit_s2": Published(75.2, 224, "shvit_s2", "SHViT paper (arXiv 2401.16456)"),
+    "shvit_s3": Published(77.4, 224, "shvit_s3", "SHViT paper (arXiv 2401.16456)"),
+    "shvit_s4": Published(79.4, 256, "shvit_s4", "SHViT paper (arXiv 2401.16456)"),
     "mobilevitv2_100": Published(78.1, 256, "mobilevitv2_100.cvnets_in1k", TIMM),
-    "mobilenetv4_conv_small": Published(73.8, 224, "mobilenetv4_conv_small.e2400_r224_in1k", TIMM),
+    "mobilenetv4_conv_small": Published(
+        73.8, 224, "mobilenetv4_conv_small.e2400_r224_in1k", "MobileNetV4 paper (arXiv 2404.10518)"
+    ),
     "efficientnet_b0": Published(77.7, 224, "efficientnet_b0.ra_in1k", TIMM),
     "fastvit_t8": Published(75.6, 256, "fastvit_t8.apple_in1k", "FastViT paper (arXiv 2303.14189)"),
     "repvit_m1_0": Published(80.0, 224, "repvit_m1_0.dist_300e_in1k", "RepViT's README (arXiv 2307.09283); distilled"),
