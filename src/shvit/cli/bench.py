@@ -9,11 +9,17 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shvit.cli.predict import positive
 from shvit.cli.progress import progress
 from shvit.runtime.engines import ENGINES
+
+if TYPE_CHECKING:
+    from shvit.bench.cost import Cost
+    from shvit.bench.networks import Network
+    from shvit.bench.peaks import Peaks
+    from shvit.bench.reached import Reached
 
 EPILOG = """\
 examples:
@@ -405,6 +411,7 @@ examples:
   shvit bench cost --model shvit_s4
   shvit bench cost --model shvit_s1 shvit_s2 shvit_s3 shvit_s4 --no-peaks --format markdown
   shvit bench cost --model shvit_s4 --layers
+  shvit bench cost --model shvit_s4 --engine onnxruntime openvino      and how much of the peak it reaches
   shvit bench cost --model shvit_s4 --output report/     cost.json, and a chart of each
 """
 
@@ -418,6 +425,16 @@ def _add_cost(actions: Any) -> None:
     parser.add_argument("--threads", type=positive, default=1, metavar="N", help="of the machine's peak (default: 1)")
     parser.add_argument("--no-peaks", action="store_true", help="count only; measure nothing")
     parser.add_argument("--layers", action="store_true", help="list every layer")
+    parser.add_argument(
+        "--engine",
+        nargs="+",
+        choices=ENGINES,
+        default=[],
+        metavar="E",
+        help="also time the models in these, in fp32 and int8, and say how much of the peak they reach",
+    )
+    parser.add_argument("--batch-size", type=positive, default=16, metavar="N", help="for --engine (default: 16)")
+    _add_timing(parser, 3)
     _add_format(parser)
     parser.add_argument("--output", type=Path, metavar="DIR", help="write cost.json and a chart of each model here")
 
@@ -430,29 +447,32 @@ def _cost(args: argparse.Namespace) -> int:
     from shvit.bench.networks import deployed, open_network
     from shvit.bench.tables import figure, write_bytes, write_json
 
-    if args.output is not None and args.no_peaks:
-        raise ValueError("--no-peaks: the chart that --output writes needs them")
+    if args.no_peaks and (args.output is not None or args.engine):
+        raise ValueError("--no-peaks: --output and --engine need them")
     _make_folder(args.output)
     networks = [open_network(model, args.image_size) for model in args.model]
     costs = {each.model: count_cost(deployed(each), each.image_size) for each in networks}
-    peaks = None
+    peaks, reached = None, []
     if not args.no_peaks:
         from shvit.bench.peaks import measure_peaks
 
         peaks = measure_peaks(args.threads)
+        if args.engine:
+            reached = _reached(args, networks, costs, peaks)
         if args.format != "json":
             print(
                 f"peak of {peaks.threads} thread{'s' * (peaks.threads > 1)}: {peaks.fp32_gflops:,.0f} G operations/s "
                 f"in float32 ({peaks.fp32_by}), {peaks.int8_gops:,.0f} in int8 ({peaks.int8_by}), "
                 f"{peaks.copy_gb_per_second:.1f} GB/s copied"
             )
-    contents = {
+    contents: dict[str, Any] = {
         "machine": machine(),
         "peaks": asdict(peaks) if peaks else None,
         "results": [
             {"model": each.model, "image_size": each.image_size, **costs[each.model].to_dict(peaks)}
             for each in networks
         ],
+        "reached": [each.to_dict() for each in reached],
     }
     if args.output is not None and peaks is not None:
         from shvit.bench.charts import roofline_chart
@@ -491,7 +511,36 @@ def _cost(args: argparse.Namespace) -> int:
                 row += [figure(1 / cost.seconds(peaks, precision)) for precision in ("fp32", "int8")]
             rows.append(row)
     _print_rows(args, contents, header, rows)
-    return 0
+    if args.format != "json":
+        for share in (each for each in reached if each.share_of_peak is not None):
+            found = share.to_dict()
+            print(
+                f"{found['model']}, {found['precision']}, {found['engine']}, batches of {found['batch_size']}: "
+                f"{figure(found['images_per_second'])} images/s, {found['share_of_peak']:.0%} of the peak"
+            )
+    return _report_failures([each.to_dict() for each in reached])
+
+
+def _reached(args: argparse.Namespace, networks: list[Network], costs: dict[str, Cost], peaks: Peaks) -> list[Reached]:
+    from shvit.bench.reached import PRECISIONS, measure_reached
+
+    files = len(networks) * len(PRECISIONS)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        progress("exporting, then timing", files * (1 + len(args.engine) * (args.rounds + 1))) as advance,
+    ):
+        return measure_reached(
+            networks,
+            costs,
+            peaks,
+            args.engine,
+            args.batch_size,
+            args.seconds,
+            args.rounds,
+            Path(folder),
+            _note,
+            advance,
+        )
 
 
 # studies -------------------------------------------------------------------------------------------------------------
