@@ -4,37 +4,17 @@ from __future__ import annotations
 
 import datetime
 import json
-import os
-import platform
-import statistics
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from shvit.bench.machine import machine
+from shvit.bench.summary import summary
+
+__all__ = ["RESULTS", "machine", "record", "summary", "write_class_folders"]
+
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("shvit", "numpy", "pillow", "onnxruntime", "torch", "timm")
-
-
-def machine() -> dict[str, Any]:
-    """The processor, how many of it, and the versions that matter."""
-    name = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
-        name = names[0] if names else name
-    return {
-        "processor": name,
-        "cores": len(os.sched_getaffinity(0)),
-        "system": platform.system(),
-        "python": platform.python_version(),
-        "packages": {package: version(package) for package in PACKAGES},
-    }
-
-
-def summary(values: list[float]) -> dict[str, float]:
-    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
 def record(name: str, command: str, result: dict[str, Any]) -> None:

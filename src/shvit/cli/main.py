@@ -21,6 +21,7 @@ COMMANDS = {
     "distill": "prepare distillation: run a teacher once",
     "data": "look a dataset over before training on it",
     "runs": "compare training runs in a table",
+    "bench": "measure speed, cost and memory, beside other networks",
 }
 """Subcommand to its one line of help; the module ``shvit.cli.NAME`` has ``add_arguments`` and ``run``."""
 

@@ -31,9 +31,9 @@ class Classifier:
 
     Args:
         model: a shipped model's name, or the path of a model file.
-        engine: ``auto``, ``onnxruntime``, ``openvino`` or ``litert``. ``auto`` takes the one that was measured fastest on this
-            machine for this file, number of threads and batch size, and ``onnxruntime`` where nothing was measured
-            (see ``calibrate``).
+        engine: ``auto``, ``onnxruntime``, ``openvino`` or ``litert``. ``auto`` takes the one that was measured fastest
+            on this machine for this file, number of threads and batch size, and ``onnxruntime`` where nothing was
+            measured (see ``calibrate``).
         threads: threads of one inference, and that decode; when not given, as many as there are processors that this
             process may use, by its affinity and its container's limit.
         batch_size: images run together by ``predict`` and ``stream``.

@@ -41,8 +41,8 @@ def load_engine(engine: str, path: str | Path, threads: int | None = None) -> En
     """Loads a model file.
 
     Args:
-        engine: ``onnxruntime``, ``openvino``, ``litert`` (both extras), or ``auto``: the only one that loads such a file
-            (``.tflite``, ``.xml``), else the one measured fastest here for batches of ``BATCH_SIZE`` images, else
+        engine: ``onnxruntime``, ``openvino``, ``litert`` (both extras), or ``auto``: the only one that loads such a
+            file (``.tflite``, ``.xml``), else the one measured fastest here for batches of ``BATCH_SIZE`` images, else
             ``onnxruntime``.
         path: the model file.
         threads: how many threads one inference may use; all that this process may run on when not given.

@@ -88,8 +88,8 @@ def choose(path: Path, threads: int, batch_size: int, images: int | None = None)
 def measure(path: Path, threads: int, batch_size: int, load: Load, images: int | None = None) -> EngineChoice:
     """Measures the installed engines on a model file, alternating, and remembers the result.
 
-    Takes a second or two; with one engine installed, or a file that only one loads, nothing. An engine that cannot run the file is left out. A cache
-    that cannot be written is no error: the choice's reason tells.
+    Takes a second or two; with one engine installed, or a file that only one loads, nothing. An engine that cannot
+    run the file is left out. A cache that cannot be written is no error: the choice's reason tells.
 
     Args:
         path: the model file.

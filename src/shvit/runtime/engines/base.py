@@ -11,7 +11,6 @@ import numpy as np
 
 from shvit.errors import MissingDependencyError, ModelFileError
 
-
 FILE_ENGINES = {".tflite": "litert", ".xml": "openvino"}
 """Files that are of one engine, by suffix; the others are ONNX, which the other engines load."""
 

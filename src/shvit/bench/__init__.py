@@ -1,0 +1,1 @@
+"""How fast, how large and how memory-hungry networks are, measured beside each other."""

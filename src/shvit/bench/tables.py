@@ -1,0 +1,70 @@
+"""Rows of figures as a table in the terminal, as Markdown, and on disk."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from shvit.atomic import atomic_path
+
+WIDE = 240
+"""Columns of a file or a pipe."""
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> None:
+    """A table on stdout, the first ``left`` columns of which are text."""
+    table = Table(box=None, pad_edge=False)
+    for place, column in enumerate(header):
+        table.add_column(column, justify="left" if place < left else "right", no_wrap=place == 0)
+    for row in rows:
+        table.add_row(*row)
+    wide = None if sys.stdout.isatty() else WIDE
+    Console(highlight=False, markup=False, width=wide).print(table)
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """The same in Markdown."""
+    rule = ["---" if place < left else "---:" for place in range(len(header))]
+    return "\n".join(
+        "| " + " | ".join(each.replace("|", "\\|") for each in row) + " |" for row in (header, rule, *rows)
+    )
+
+
+def figure(value: float | None, digits: int = 3) -> str:
+    """A number of so many significant digits; a dash where there is none."""
+    if value is None:
+        return "-"
+    if value >= 10 ** (digits - 1):
+        return f"{value:,.0f}"
+    return f"{value:.{digits}g}"
+
+
+def write_json(contents: dict[str, Any], path: Path) -> None:
+    """Whole or not at all."""
+    with atomic_path(path) as aside:
+        aside.write_text(json.dumps(contents, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def write_text(text: str, path: Path) -> None:
+    """Whole or not at all."""
+    with atomic_path(path) as aside:
+        aside.write_text(text, encoding="utf-8")
+
+
+def write_bytes(contents: bytes, path: Path) -> None:
+    """Whole or not at all."""
+    with atomic_path(path) as aside:
+        aside.write_bytes(contents)
+
+
+def machine_line(machine: dict[str, Any]) -> str:
+    """The machine in a line of text."""
+    packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
+    instructions = ", ".join(machine.get("instructions", ())) or "unknown instructions"
+    return f"{machine['processor']}, {machine['cores']} cores ({instructions}); Python {machine['python']}; {packages}"
