@@ -11,7 +11,7 @@ from typing import Any
 
 from shvit.bench.cost import Cost, count_cost
 from shvit.bench.machine import machine
-from shvit.bench.networks import Note, deployed, export_all, open_network
+from shvit.bench.networks import Note, deployed, export_all, note_random, open_network
 from shvit.bench.peers import PUBLISHED, open_peer
 from shvit.bench.speed import Timed, time_files
 from shvit.bench.summary import ratios
@@ -144,7 +144,7 @@ class Comparison:
                 "",
                 f"`{self.command}`, {datetime.date.today().isoformat()}, {machine_line(self.machine)}.",
                 "",
-                f"{self.threads} thread{'s' * (self.threads > 1)}, batches of {self.batch_size}, random weights. All "
+                f"{self.threads} thread{'s' * (self.threads > 1)}, batches of {self.batch_size}. Random weights where none are at hand. All "
                 "are exported to the same kind of graph (uint8 images in, normalisation folded, branches merged), "
                 "quantised by the same function, and timed in turns, each in the faster engine. Ratios are medians of "
                 "rounds, with the smallest and the largest. Top-1 is published, not measured here.",
@@ -196,6 +196,7 @@ def compare(
     for open_one, names in ((open_network, ours), (open_peer, peers)):
         for name in names:
             network = open_one(name)
+            note_random(network, note)
             costs[name] = count_cost(deployed(network), network.image_size)
             files += export_all(network, precisions, folder, note, advance)
     timed = time_files(files, engines, [threads], [batch_size], seconds, rounds, advance)

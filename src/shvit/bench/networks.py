@@ -96,10 +96,15 @@ def model_files(
             advance(len(precisions))
             continue
         network = open_network(model, image_size)
-        if network.weights == "random":
-            note(f"{model}: this machine does not have its weights; random ones are used, which are as fast")
+        note_random(network, note)
         files += export_all(network, precisions, folder, note, advance)
     return files
+
+
+def note_random(network: Network, note: Note) -> None:
+    """Says so where weights are random."""
+    if network.weights == "random":
+        note(f"{network.model}: this machine does not have its weights; random ones are used, which are as fast")
 
 
 def export_all(
