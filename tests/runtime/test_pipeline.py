@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import threading
 import time
 import tracemalloc
+import warnings
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from shvit import Classifier
 from shvit.errors import ImageError
 from shvit.runtime.pipeline import decoded_batches
-from shvit.runtime.preprocess import ImageSource
+from shvit.runtime.preprocess import ImageSource, decode
 
 from ..conftest import SAMPLES
 
@@ -169,9 +172,22 @@ def test_a_stream_that_is_dropped_leaves_no_thread():
     assert not decode_threads()
 
 
-def test_warnings_are_as_before_after_decoding_in_threads():
-    import warnings
-
+def test_the_callers_warnings_are_as_before_after_decoding_in_threads():
     before = list(warnings.filters)
-    list(Classifier(threads=4).stream(sorted(SAMPLES.glob("*.jpg")) * 20, batch_size=8))
+    for _ in Classifier(threads=4).stream(sorted(SAMPLES.glob("*.jpg")) * 20, batch_size=8):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            with pytest.raises(UserWarning):
+                warnings.warn("the caller's own", stacklevel=1)
     assert warnings.filters == before
+
+
+def test_pillows_remarks_are_not_shown_even_as_errors(monkeypatch):
+    data = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(data, "PNG")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)  # of twice as many on, it is an error and no remark
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(Image.DecompressionBombWarning):
+            Image.open(io.BytesIO(data.getvalue()))
+        assert decode(data.getvalue()).size == (8, 8)

@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    card = Classifier(args.model, threads=1).card
+    card = Classifier(args.model, threads=1, images=0).card
     if args.format == "json":
         print(card.to_json())
         return 0

@@ -8,6 +8,7 @@ import os
 import threading
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
@@ -38,27 +39,30 @@ _RESAMPLING = {
 class _WarningsIgnored:
     """Silences Pillow's size warning and its remarks on damaged metadata, while any thread decodes.
 
-    ``warnings.catch_warnings`` alone is not for threads: two that overlap restore each other's filters.
+    ``warnings.catch_warnings`` is not for threads: of two that overlap, here or in the caller's own code, the second to
+    end puts back the filters of the first. So one entry is added, and that entry is taken away again.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._inside = 0
-        self._filters = warnings.catch_warnings()
+        self._filters = warnings.filters
 
     def __enter__(self) -> None:
         with self._lock:
             self._inside += 1
             if self._inside == 1:
-                self._filters = warnings.catch_warnings()
-                self._filters.__enter__()
-                warnings.simplefilter("ignore")
+                warnings.filterwarnings("ignore", module=r"(PIL|shvit\.runtime)\.")
+                self._filters, self._entry = warnings.filters, warnings.filters[0]
 
     def __exit__(self, *exception: object) -> None:
         with self._lock:
             self._inside -= 1
             if self._inside == 0:
-                self._filters.__exit__(None, None, None)
+                # The caller may have begun or ended a catch_warnings meanwhile, which works on a copy.
+                for filters in (self._filters, warnings.filters):
+                    with suppress(ValueError):
+                        filters.remove(self._entry)  # type: ignore[attr-defined]
 
 
 warnings_ignored = _WarningsIgnored()
