@@ -144,10 +144,11 @@ class Comparison:
                 "",
                 f"`{self.command}`, {datetime.date.today().isoformat()}, {machine_line(self.machine)}.",
                 "",
-                f"{self.threads} thread{'s' * (self.threads > 1)}, batches of {self.batch_size}. Random weights where none are at hand. All "
-                "are exported to the same kind of graph (uint8 images in, normalisation folded, branches merged), "
-                "quantised by the same function, and timed in turns, each in the faster engine. Ratios are medians of "
-                "rounds, with the smallest and the largest. Top-1 is published, not measured here.",
+                f"{self.threads} thread{'s' * (self.threads > 1)}, batches of {self.batch_size}. Random weights "
+                "where none are at hand. All are exported to the same kind of graph (uint8 images in, normalisation "
+                "folded, branches merged), quantised by the same function, and timed in turns, each in the faster "
+                "engine. Ratios are medians of rounds, with the smallest and the largest. Top-1 is published, not "
+                "measured here.",
                 "",
                 markdown_table(header, rows),
                 "",
