@@ -38,10 +38,11 @@ def convert(source: Source, path: Path) -> Written:
             folder = archive.namelist()[0].split("/")[0]
             archive.writestr(f"{folder}/extra/{METADATA_KEY}", card.to_json())
 
-    return Written(seal, lambda: _load(path), with_version("torch"))
+    return Written(seal, lambda: load_package(path), with_version("torch"))
 
 
-def _load(path: Path) -> Infer:
+def load_package(path: Path) -> Infer:
+    """Loads a package. It is machine code: only from whom one trusts."""
     with quiet():
         compiled = torch._inductor.aoti_load_package(str(path))
 

@@ -1,4 +1,4 @@
-"""Core ML: an ``mlprogram`` that takes an image and gives class labels, for Apple's systems (from iOS 15, macOS 12).
+"""Core ML: an ``mlprogram`` that takes an image and gives class labels, for iOS 15, macOS 12 and later.
 
 Core ML converts on Linux but runs on Apple's systems only, so that what is written here is not run: its input, its
 labels, its types and the operations of its program are checked instead, and the card says so.

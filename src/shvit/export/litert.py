@@ -76,8 +76,8 @@ def _quantize(graph: bytes, source: Source) -> bytes:
     assert source.calibration is not None
     for operation in QUANTIZED:
         work.add_static_config(".*", operations[operation], activation_num_bits=8, weight_num_bits=8)
-    # The quantizer's own ``calibrate`` averages the images' ranges, which cuts values off: on Tiny-ImageNet the
-    # logits of S1 moved by up to 23 % of the largest so, and by 6 % with the smallest and largest value of all images.
+    # The quantizer's own ``calibrate`` averages the images' ranges, which cuts values off: on Tiny-ImageNet the logits
+    # of S1 moved by up to 23 % of the largest so, and by 6 % with the smallest and largest value of all images.
     ranges = calibrator.Calibrator(graph, num_threads=available_threads(), qsv_update_func=qsv_utils.min_max_update)
     (signature,), size = work._float_model.signatureDefs, source.batch_size
     name = signature.inputs[0].name.decode()

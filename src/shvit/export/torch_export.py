@@ -22,7 +22,7 @@ def convert(source: Source, path: Path) -> Written:
         with path.open("wb") as file:
             torch.export.save(program, file, extra_files={METADATA_KEY: card.to_json()})
 
-    return Written(seal, lambda: _load(path), with_version("torch"))
+    return Written(seal, lambda: load_exported(path), with_version("torch"))
 
 
 def export_program(source: Source) -> ExportedProgram:
@@ -34,7 +34,8 @@ def export_program(source: Source) -> ExportedProgram:
         )
 
 
-def _load(path: Path) -> Infer:
+def load_exported(path: Path) -> Infer:
+    """Loads a program, to be run in this process."""
     module = torch.export.load(path).module()
 
     @torch.inference_mode()
