@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,10 @@ def convert(source: Source, path: Path) -> Written:
     program = export_program(source)
 
     def seal(card: Card) -> None:
-        with path.open("wb") as file:
-            torch.export.save(program, file, extra_files={METADATA_KEY: card.to_json()})
+        # In memory first: on a full disk PyTorch's own writer ends the process.
+        archive = io.BytesIO()
+        torch.export.save(program, archive, extra_files={METADATA_KEY: card.to_json()})
+        path.write_bytes(archive.getvalue())
 
     return Written(seal, lambda: load_exported(path), with_version("torch"))
 
