@@ -40,9 +40,9 @@ def randomized(config: SHViTConfig) -> SHViT:
             nn.init.normal_(module.bias, 0, 0.3)
         if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d):
             module.momentum = None  # the statistics of what comes next, not a moving average
-    images = torch.randn(8, config.in_chans, 6, 6, dtype=torch.float64)
+    coarse, fine = (torch.randn(32, config.in_chans, side, side, dtype=torch.float64) for side in (3, 16))
     with torch.no_grad():
-        model(F.interpolate(images, (64, 64), mode="bilinear"))
+        model(F.interpolate(1.5 * coarse, (64, 64), mode="bilinear") + F.interpolate(0.5 * fine, (64, 64)))
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d):
             module.momentum = 0.1

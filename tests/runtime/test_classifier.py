@@ -72,9 +72,10 @@ def test_a_wrong_batch_is_refused_with_what_was_expected(classifier, batch):
         classifier.predict_batch(batch)
 
 
-def test_a_file_without_a_card(tmp_path):
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_a_file_without_a_card(tmp_path, engine):
     with pytest.raises(ModelFileError, match=r"bare\.onnx: the file has no card"):
-        Classifier(write_colour_model(tmp_path / "bare.onnx", None))
+        Classifier(write_colour_model(tmp_path / "bare.onnx", None), engine=engine)
 
 
 def test_a_file_with_a_newer_card(tmp_path):

@@ -33,8 +33,9 @@ class OpenVINOEngine(Engine):
             for each in (first, model.output(0))
         )
         check_input(path, element, self.input_shape)
-        # The ONNX front end keeps the file's metadata under this key.
-        self.metadata = {key: value.astype(str) for key, value in model.get_rt_info("framework").astype(dict).items()}
+        # The ONNX front end keeps the file's metadata under this key; a file without any has no such key.
+        stored = model.get_rt_info("framework").astype(dict) if model.has_rt_info("framework") else {}
+        self.metadata = {key: value.astype(str) for key, value in stored.items()}
         config = {
             "INFERENCE_NUM_THREADS": threads,
             "PERFORMANCE_HINT": "LATENCY",
