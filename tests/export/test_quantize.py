@@ -46,13 +46,13 @@ def logits(model: SHViT, images: np.ndarray) -> torch.Tensor:
 
 @torch.no_grad()
 def network(images: np.ndarray, sensitive: str) -> SHViT:
-    """One channel is 500 times the others in the feed-forward networks whose names start so; the result is the same."""
+    """One channel is 5000 times the others in the feed-forward networks whose names start so; the result is the same."""
     model = randomized(SMALL).float()
     for name, ffn in model.named_modules():
         if isinstance(ffn, FeedForward) and name.startswith(sensitive):
-            ffn.expand.norm.weight[0] *= 500
-            ffn.expand.norm.bias[0] *= 500
-            ffn.project.conv.weight[:, 0] /= 500
+            ffn.expand.norm.weight[0] *= 5000
+            ffn.expand.norm.bias[0] *= 5000
+            ffn.project.conv.weight[:, 0] /= 5000
     model.head.linear.bias -= logits(model, images).mean(0)  # so that all classes are found
     return model
 

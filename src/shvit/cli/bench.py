@@ -13,13 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 from shvit.cli.predict import positive
 from shvit.cli.progress import progress
-from shvit.runtime.engines import ENGINES
+from shvit.runtime.engines.auto import CANDIDATES
 
 if TYPE_CHECKING:
     from shvit.bench.cost import Cost
     from shvit.bench.networks import Network
     from shvit.bench.peaks import Peaks
     from shvit.bench.reached import Reached
+
+ENGINES = ("auto", *CANDIDATES)
+"""Those that read ONNX files, which is what is measured."""
 
 EPILOG = """\
 examples:
@@ -106,9 +109,8 @@ def _add_format(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_engines(parser: argparse.ArgumentParser) -> None:
-    every = [each for each in ENGINES if each != "auto"]
     parser.add_argument(
-        "--engine", nargs="+", choices=ENGINES, default=every, metavar="E", help=f"default: {' '.join(every)}"
+        "--engine", nargs="+", choices=ENGINES, default=CANDIDATES, metavar="E", help=f"default: {' '.join(CANDIDATES)}"
     )
 
 
