@@ -141,7 +141,7 @@ def draw(rows: dict[str, dict[str, Any]], file: Path) -> None:
         )
         axes.annotate(name, (row["latency_ms"], 100 * middle), xytext=(6, 6), textcoords="offset points", fontsize=9)
     axes.set(xscale="log", xlabel="milliseconds for one 224 px image, one thread", ylabel="top-1, %")
-    axes.margins(x=0.25, y=0.15)
+    axes.margins(x=0.4, y=0.15)
     axes.grid(alpha=0.3, which="both")
     file.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(file) as aside:

@@ -46,7 +46,7 @@ def logits(model: SHViT, images: np.ndarray) -> torch.Tensor:
 
 @torch.no_grad()
 def network(images: np.ndarray, sensitive: str) -> SHViT:
-    """One channel is 5000 times the others in the feed-forward networks whose names start so; the result is the same."""
+    """One channel is 5000 times the others in the feed-forward networks whose names start so; the result stays."""
     model = randomized(SMALL).float()
     for name, ffn in model.named_modules():
         if isinstance(ffn, FeedForward) and name.startswith(sensitive):
