@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from shvit.bench import measure, networks
 from shvit.bench.machine import machine
@@ -22,6 +23,7 @@ SMALL = SHViTConfig(widths=(32, 48, 64), depths=(1, 1, 1), partial_dims=(8, 16, 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("checkpoint") / "small.safetensors"
+    torch.manual_seed(0)  # some random networks lose more in 8 bits than an export accepts
     save_checkpoint(SHViT(SMALL), path)
     return path
 
