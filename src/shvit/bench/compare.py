@@ -15,7 +15,7 @@ from shvit.bench.networks import Note, deployed, export_all, note_random, open_n
 from shvit.bench.peers import PUBLISHED, open_peer
 from shvit.bench.speed import Timed, time_files
 from shvit.bench.summary import ratios
-from shvit.bench.tables import figure, machine_line, markdown_table
+from shvit.bench.tables import figure, machine_line, markdown_table, spread
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class Comparison:
                 row.append("failed" if best is None else f"{self._speed(best)} ({best.measurement.engine})")
             for precision in (*self.precisions, "best"):
                 ratio = speedups.get((name, precision))
-                row.append(f"{ratio['median']:.2f} ({ratio['min']:.2f} to {ratio['max']:.2f})" if ratio else "")
+                row.append(spread(ratio) if ratio else "")
             rows.append(row)
         return header, rows
 

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from shvit.export.verify import Precision
+
 if TYPE_CHECKING:
     from shvit.bench.peaks import Peaks
 
 Kind = Literal[
     "convolution", "depthwise", "matrix product", "normalisation", "softmax", "pooling", "elementwise", "copy"
 ]
-Precision = Literal["fp32", "fp16", "int8"]
 
 _KINDS: dict[str, Kind] = {
     "addmm": "matrix product",

@@ -45,6 +45,11 @@ def figure(value: float | None, digits: int = 3) -> str:
     return f"{value:.{digits}g}"
 
 
+def spread(ratio: dict[str, float]) -> str:
+    """A ratio's median with its range."""
+    return f"{ratio['median']:.2f} ({ratio['min']:.2f} to {ratio['max']:.2f})"
+
+
 def write_json(contents: dict[str, Any], path: Path) -> None:
     """Whole or not at all."""
     with atomic_path(path) as aside:

@@ -7,7 +7,8 @@ import json
 import shlex
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -257,10 +258,7 @@ def _compare(args: argparse.Namespace) -> int:
     peers = list(PEERS) if args.peers is None else args.peers
     _make_folder(args.output)
     files = (len(args.model) + len(peers)) * len(args.precision)
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        progress("exporting, then timing", files * (1 + len(args.engine) * (args.rounds + 1))) as advance,
-    ):
+    with _exporting_then_timing(files, len(args.engine), args.rounds) as (folder, advance):
         comparison = compare(
             args.model,
             peers,
@@ -270,7 +268,7 @@ def _compare(args: argparse.Namespace) -> int:
             args.batch_size,
             args.seconds,
             args.rounds,
-            Path(folder),
+            folder,
             _command(),
             _note,
             advance,
@@ -287,6 +285,16 @@ def _compare(args: argparse.Namespace) -> int:
         print(f"written: {args.output}/compare.json, compare.md, compare.png", file=sys.stderr)
     _print_rows(args, contents, *comparison.rows())
     return _report_failures(contents["results"])
+
+
+@contextmanager
+def _exporting_then_timing(files: int, engines: int, rounds: int) -> Iterator[tuple[Path, Callable[[int], None]]]:
+    """A folder for so many model files, and a bar over exporting them and timing each in so many engines."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        progress("exporting, then timing", files * (1 + engines * (rounds + 1))) as advance,
+    ):
+        yield Path(folder), advance
 
 
 def _make_folder(path: Path | None) -> None:
@@ -343,7 +351,7 @@ def _pipeline(args: argparse.Namespace) -> int:
     from shvit.bench.machine import machine
     from shvit.bench.networks import model_files
     from shvit.bench.pipeline import PHASES, measure_pipeline, timm_network, write_photographs
-    from shvit.bench.tables import figure
+    from shvit.bench.tables import figure, spread
     from shvit.media.sources import walk_images
     from shvit.runtime.classifier import Classifier
     from shvit.runtime.engines import available_threads
@@ -393,7 +401,7 @@ def _pipeline(args: argparse.Namespace) -> int:
         speeds, faster = each.images_per_second, each.times_faster
         row = [str(each.threads), *(figure(each.phases[phase]) for phase in PHASES)]
         row += [figure(speeds["shvit"]["median"]), figure(speeds["timm"]["median"]) if "timm" in speeds else "-"]
-        row.append(f"{faster['median']:.2f} ({faster['min']:.2f} to {faster['max']:.2f})" if faster else "-")
+        row.append(spread(faster) if faster else "-")
         rows.append(row)
     _print_rows(args, contents, header, rows)
     failed = reports[0].failed
@@ -527,10 +535,7 @@ def _reached(args: argparse.Namespace, networks: list[Network], costs: dict[str,
     from shvit.bench.reached import PRECISIONS, measure_reached
 
     files = len(networks) * len(PRECISIONS)
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        progress("exporting, then timing", files * (1 + len(args.engine) * (args.rounds + 1))) as advance,
-    ):
+    with _exporting_then_timing(files, len(args.engine), args.rounds) as (folder, advance):
         return measure_reached(
             networks,
             costs,
@@ -539,7 +544,7 @@ def _reached(args: argparse.Namespace, networks: list[Network], costs: dict[str,
             args.batch_size,
             args.seconds,
             args.rounds,
-            Path(folder),
+            folder,
             _note,
             advance,
         )
@@ -577,7 +582,7 @@ def _add_studies(actions: Any) -> None:
 def _studies(args: argparse.Namespace) -> int:
     from shvit.bench.machine import machine
     from shvit.bench.studies import STUDIES, run_studies
-    from shvit.bench.tables import figure, write_bytes, write_json
+    from shvit.bench.tables import figure, spread, write_bytes, write_json
     from shvit.models import VARIANTS
 
     if args.model not in VARIANTS:
@@ -586,10 +591,7 @@ def _studies(args: argparse.Namespace) -> int:
     base = VARIANTS[args.model]
     choices = [choice for study in args.study for choice in STUDIES[study](base)]
     described = machine()
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        progress("exporting, then timing", len(choices) * (args.rounds + 2)) as advance,
-    ):
+    with _exporting_then_timing(len(choices), 1, args.rounds) as (folder, advance):
         studied = run_studies(
             choices,
             args.image_size or base.image_size,
@@ -598,7 +600,7 @@ def _studies(args: argparse.Namespace) -> int:
             args.batch_size,
             args.seconds,
             args.rounds,
-            Path(folder),
+            folder,
             _note,
             advance,
         )
@@ -619,7 +621,7 @@ def _studies(args: argparse.Namespace) -> int:
             figure(each.images_per_second),
         ]
         speed = each.speed_to_first
-        row.append(f"{speed['median']:.2f} ({speed['min']:.2f} to {speed['max']:.2f})" if speed else "-")
+        row.append(spread(speed) if speed else "-")
         rows.append(row)
     _print_rows(args, contents, header, rows)
     return _report_failures(results)

@@ -108,7 +108,9 @@ def export_int8(
             return MeasuredExport(report, found.top1, whole.top1, len(images), tuple(kept))
         except _TooMuchLostError:
             pass
-        on_search(f"int8 loses {(whole.top1 - found.top1) * 100:.2f} points with {_listed(kept)} in float32")
+        on_search(
+            f"int8 loses {(whole.top1 - found.top1) * 100:.2f} points with {', '.join(kept) or 'nothing'} in float32"
+        )
         if not ranked and format in LAYERS_CAN_BE_KEPT:
             on_search("comparing layers")
             ranked = rank_layers(graph, calibration[:RANKING_IMAGES])
@@ -123,7 +125,3 @@ def export_int8(
 
 class _TooMuchLostError(ShvitError):
     """An 8-bit file is less accurate than it may be."""
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names) or "nothing"

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
-import warnings
 import zipfile
 from pathlib import Path
 
@@ -22,13 +20,8 @@ def convert(source: Source, path: Path) -> Written:
     if shutil.which("g++") is None and shutil.which("clang++") is None:
         raise MissingDependencyError("AOTInductor needs a C++ compiler: apt install g++")
     program = export_program(source)
-    logging.disable(logging.WARNING)
-    try:
-        with quiet(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            torch._inductor.aoti_compile_and_package(program, package_path=str(path))
-    finally:
-        logging.disable(logging.NOTSET)
+    with quiet():
+        torch._inductor.aoti_compile_and_package(program, package_path=str(path))
     compiled = path.read_bytes()
 
     def seal(card: Card) -> None:

@@ -6,8 +6,6 @@ labels, its types and the operations of its program are checked instead, and the
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -40,17 +38,13 @@ class _FromImage(nn.Module):
 
 def convert(source: Source, path: Path) -> Written:
     """Writes the package. Resizing and cropping are left to the caller (Vision); normalisation is in the program."""
-    logging.disable(logging.WARNING)  # it tells of versions of other packages that it was not tried with
     try:
-        with quiet(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with quiet():
             import coremltools as ct
 
             model = _convert(ct, source)
     except ImportError as error:
         raise MissingDependencyError("coremltools is not installed: pip install 'shvit[coreml]'") from error
-    finally:
-        logging.disable(logging.NOTSET)
     notes = _check(model.get_spec(), source)
 
     def seal(card: Card) -> None:

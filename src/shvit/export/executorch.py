@@ -5,8 +5,6 @@ The format has no metadata: the card is beside the file, in ``NAME.card.json``.
 
 from __future__ import annotations
 
-import logging
-import warnings
 from functools import partial
 from pathlib import Path
 
@@ -21,10 +19,8 @@ MISSING = "ExecuTorch is not installed: pip install 'shvit[executorch]'"
 
 def convert(source: Source, path: Path) -> Written:
     """Writes the program for batches of ``source.batch_size``."""
-    logging.disable(logging.WARNING)
     try:
-        with quiet(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with quiet():
             from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
             from executorch.exir import to_edge_transform_and_lower
 
@@ -33,8 +29,6 @@ def convert(source: Source, path: Path) -> Written:
             lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()
     except ImportError as error:
         raise MissingDependencyError(MISSING) from error
-    finally:
-        logging.disable(logging.NOTSET)
     path.write_bytes(lowered.buffer)
     return Written(
         partial(write_beside, path),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
 import zipfile
 from pathlib import Path
 
@@ -36,16 +34,11 @@ def convert(source: Source, path: Path) -> Written:
         ) from error
     height, width = source.card.preprocessing.image_size
     example = torch.zeros(source.batch_size, height, width, 3, dtype=torch.uint8)
-    logging.disable(logging.WARNING)
-    try:
-        with quiet(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            litert_torch.convert(source.deployed(), (example,)).export(str(path))
-            graph = path.read_bytes()
-            if source.precision != "fp32":
-                graph = _quantize(graph, source)
-    finally:
-        logging.disable(logging.NOTSET)
+    with quiet():
+        litert_torch.convert(source.deployed(), (example,)).export(str(path))
+        graph = path.read_bytes()
+        if source.precision != "fp32":
+            graph = _quantize(graph, source)
 
     def seal(card: Card) -> None:
         path.write_bytes(graph)

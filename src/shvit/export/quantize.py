@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import tempfile
 from collections.abc import Collection
 from pathlib import Path
@@ -13,6 +12,8 @@ import onnxruntime as ort
 from onnx import helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
+
+from shvit.export.verify import quiet
 
 BATCH = 16
 
@@ -51,10 +52,7 @@ def quantize_graph(
     with tempfile.TemporaryDirectory() as name:
         source, prepared, quantized = (Path(name) / f"{each}.onnx" for each in ("source", "prepared", "quantized"))
         onnx.save(source_proto, source)
-        logger = logging.getLogger()
-        level = logger.level
-        logger.setLevel(logging.ERROR)  # it warns that its own preparation, which comes next, was left out
-        try:
+        with quiet():  # it warns that its own preparation, which comes next, was left out
             quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
             quantize_static(
                 str(prepared),
@@ -69,8 +67,6 @@ def quantize_graph(
                 nodes_to_exclude=kept,
                 extra_options={"CalibMovingAverage": True},
             )
-        finally:
-            logger.setLevel(level)
         result = onnx.load(quantized)
     result.producer_name = proto.producer_name
     return result

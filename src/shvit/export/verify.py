@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
 import os
 import sys
+import warnings
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -251,12 +253,18 @@ def write_beside(path: Path, card: Card) -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Nothing on the terminal, also from native code: converters tell of their progress and of machines not there."""
+    """Nothing on the terminal, also from native code: converters tell of their progress and of machines not there.
+
+    Warnings and log records, which may have other ways out, are dropped too.
+    """
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     sys.stdout.flush()
     sys.stderr.flush()
     kept = [os.dup(stream) for stream in (1, 2)]
     try:
-        with Path(os.devnull).open("w") as nothing:
+        with Path(os.devnull).open("w") as nothing, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             for stream in (1, 2):
                 os.dup2(nothing.fileno(), stream)
             yield
@@ -266,3 +274,4 @@ def quiet() -> Iterator[None]:
         for stream, copied in zip((1, 2), kept, strict=True):
             os.dup2(copied, stream)
             os.close(copied)
+        logging.disable(disabled)
