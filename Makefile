@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 DEV := .venv-dev
 
-.PHONY: demo test lint format clean
+.PHONY: demo test test-slow lint format clean
 
 demo: $(VENV)/installed
 	$(VENV)/bin/shvit predict samples --top-k 3
@@ -19,7 +19,10 @@ $(DEV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 test: $(DEV)/installed
-	$(DEV)/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	$(DEV)/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m 'not slow'
+
+test-slow: $(DEV)/installed
+	$(DEV)/bin/python -m pytest -m slow
 
 lint: $(DEV)/installed
 	$(DEV)/bin/ruff format --check .

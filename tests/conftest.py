@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +30,19 @@ def tiny_imagenet() -> Path:
 @pytest.fixture(scope="session")
 def in_ci() -> bool:
     return bool(os.environ.get("CI"))
+
+
+@pytest.fixture(scope="session")
+def program(in_ci) -> Callable[[str], str]:
+    """Finds a program that a test drives; without it the test is skipped, or fails in CI, which installs all."""
+
+    def find(name: str) -> str:
+        path = shutil.which(name)
+        if path is None:
+            (pytest.fail if in_ci else pytest.skip)(f"needs the program {name}, which this machine does not have")
+        return path
+
+    return find
 
 
 COLOURS = ("red", "green", "blue")
