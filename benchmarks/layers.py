@@ -1,9 +1,9 @@
-"""Where the time of an int8 model file goes in ONNX Runtime, layer by layer, and how near each is to the machine's peak.
+"""Where the time of int8 goes in ONNX Runtime, layer by layer, and how near each is to the machine's peak.
 
 python benchmarks/layers.py [--model shvit_s1 shvit_s4] [--peers mobilenetv4_conv_small]
 
-One thread, batches of 16, by the engine's own profiler. The peak is the largest 8-bit matrix product's, measured between
-the networks. Writes results/layers.json.
+One thread, batches of 16, by the engine's own profiler. The peak is that of a large 8-bit matrix product, measured
+between the networks. Writes results/layers.json.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
-from common import record
 from rich.console import Console
 
+from common import record
 from shvit.bench.networks import Network, open_network, write_model_file
 from shvit.bench.peaks import measure_peaks
 from shvit.bench.peers import open_peer
