@@ -76,6 +76,8 @@ class Damage:
     time: float
     """Seconds from the first frame."""
     reason: str
+    until: float | None = None
+    """Where a longer stretch of the same ends."""
 
 
 @dataclass(frozen=True)
@@ -350,6 +352,9 @@ class Video:
                 continue
             self._packets_seen += packet.size > 0
             if self._keyframes and packet.size and not packet.is_keyframe:
+                continue
+            if packet.is_corrupt and self._container.format.name in _STATING_FORMATS:
+                yield "the data breaks off within a frame"
                 continue
             if packet.pts is not None and self._low_delay:
                 arrivals[packet.pts] = now
