@@ -56,7 +56,13 @@ def kill_when(run: list[str], journal: Path, seen: int) -> None:
         process.wait(timeout=60)
 
 
-@pytest.mark.parametrize(("suffix", "more"), [(".jsonl", ()), (".parquet", ("--fps", 20, "--report", "page.html"))])
+@pytest.mark.parametrize(
+    ("suffix", "more"),
+    [
+        (".jsonl", ()),
+        pytest.param(".parquet", ("--fps", 20, "--report", "page.html"), marks=pytest.mark.slow),
+    ],
+)
 def test_a_killed_run_goes_on_where_it_stood(videos, colour_model, tmp_path, monkeypatch, suffix, more):
     monkeypatch.chdir(tmp_path)
     whole, parts = tmp_path / f"whole{suffix}", tmp_path / f"parts{suffix}"
@@ -87,6 +93,7 @@ def test_a_killed_run_goes_on_where_it_stood(videos, colour_model, tmp_path, mon
     assert left == {whole.name, parts.name}
 
 
+@pytest.mark.slow
 def test_a_video_that_changed_meanwhile_is_done_anew(videos, colour_model, tmp_path):
     frames = tmp_path / "frames.jsonl"
     clip = tmp_path / "clip.mp4"

@@ -425,7 +425,8 @@ class Video:
 
 def _open(source: str, low_delay: bool, timeout: float) -> Any:
     live = is_live(source)
-    options = {"fflags": "nobuffer"} if low_delay else {}
+    # What is read while the stream is being recognised is dropped, not kept for later.
+    options = {"fflags": "nobuffer"} if live and low_delay else {}
     if source.startswith(("rtsp://", "rtsps://")):
         options["rtsp_transport"] = "tcp"  # what is lost of UDP is seen as damage
     if not live:
