@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from glob import glob, has_magic
 from pathlib import Path
 from typing import TextIO
@@ -36,29 +36,35 @@ class SourceError(Exception):
         self.source, self.reason = source, reason
 
 
-def expand_sources(sources: Iterable[str], stdin: TextIO) -> Iterator[str | SourceError]:
+def expand_sources(
+    sources: Iterable[str], stdin: TextIO, extensions: Set[str] = IMAGE_EXTENSIONS, kind: str = "images"
+) -> Iterator[str | SourceError]:
     """Files, folders (all levels), globs, and ``-`` for paths on ``stdin``, one a line.
 
     Yields a path for each image, in a settled order within a folder, and a ``SourceError`` for each source
     that gives none. Paths that are files, or nothing, are passed on as they are: opening them tells.
+
+    Args:
+        extensions: which files of a folder are taken; in lower case, with the dot.
+        kind: what those are, for messages.
     """
     for source in sources:
         if source == "-":
             for line in stdin:
                 if path := line.rstrip("\r\n"):
-                    yield from _expand(path)
+                    yield from _expand(path, extensions, kind)
         else:
-            yield from _expand(source)
+            yield from _expand(source, extensions, kind)
 
 
-def _expand(source: str) -> Iterator[str | SourceError]:
+def _expand(source: str, extensions: Set[str], kind: str) -> Iterator[str | SourceError]:
     if Path(source).is_dir():
         found = False
-        for path in walk_images(Path(source)):
+        for path in walk_files(Path(source), extensions):
             found = True
             yield str(path)
         if not found:
-            yield SourceError(source, "no images in this folder")
+            yield SourceError(source, f"no {kind} in this folder")
     elif not os.path.lexists(source) and has_magic(source):
         matches = sorted(glob(source, recursive=True))  # noqa: PTH207 - keeps the pattern relative as typed
         if not matches:
@@ -72,8 +78,13 @@ def _expand(source: str) -> Iterator[str | SourceError]:
 
 def walk_images(folder: Path) -> Iterator[Path]:
     """Image files of a folder and all below it, sorted by name; hidden ones and links to folders left out."""
+    return walk_files(folder, IMAGE_EXTENSIONS)
+
+
+def walk_files(folder: Path, extensions: Set[str]) -> Iterator[Path]:
+    """Files with these extensions, as ``walk_images`` gives images."""
     for current, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
-            if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_EXTENSIONS:
+            if not name.startswith(".") and Path(name).suffix.lower() in extensions:
                 yield Path(current, name)
