@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from shvit.models import create_model, list_models, load_checkpoint, reparameterize, save_checkpoint
     from shvit.runtime.card import Card
     from shvit.runtime.classifier import Classifier
+    from shvit.runtime.explain import Explainer
     from shvit.runtime.results import Prediction, Result
 
 __version__ = "0.1.0"
@@ -20,6 +21,7 @@ __version__ = "0.1.0"
 _RUNTIME = {
     "Card": "shvit.runtime.card",
     "Classifier": "shvit.runtime.classifier",
+    "Explainer": "shvit.runtime.explain",
     "Prediction": "shvit.runtime.results",
     "Result": "shvit.runtime.results",
 }
@@ -28,6 +30,7 @@ _LAB = ("create_model", "list_models", "load_checkpoint", "reparameterize", "sav
 __all__ = [
     "Card",
     "Classifier",
+    "Explainer",
     "Prediction",
     "Result",
     "create_model",
