@@ -14,6 +14,7 @@ from shvit.errors import ShvitError
 COMMANDS = {
     "predict": "classify images: files, folders, globs or paths on stdin",
     "explain": "show where a model looks: attention and class activation over the pictures",
+    "serve": "answer predictions over HTTP",
     "models": "list the variants and the shipped models",
     "info": "print the card of a model file",
     "export": "write a verified model file from a checkpoint",
