@@ -149,9 +149,9 @@ def _check_place(blocks: Sequence[tuple[int, int]], args: argparse.Namespace) ->
 def _maps(explanation: Explanation, class_id: int | None, args: argparse.Namespace) -> list[Map]:
     from shvit.media.overlay import attention_map, class_activation_map
 
-    stages = sorted({stage for stage, _ in explanation.attention})
+    stages = explanation.stages
     if args.stage is not None or args.kind == "attention":
-        stages = [args.stage or stages[0]]
+        stages = (args.stage or stages[0],)
     point = args.point if args.token is None else explanation.center(stages[0], args.token)
     maps = []
     if args.kind != "cam":

@@ -85,6 +85,11 @@ class Classifier:
         """The name of the engine that runs."""
         return self.engine_choice.engine
 
+    @property
+    def path(self) -> Path:
+        """The model file."""
+        return self._path
+
     def calibrate(self) -> EngineChoice:
         """Measures the installed engines on this file and goes on with the fastest; later classifiers know of it.
 

@@ -46,6 +46,11 @@ class Explanation:
     class_weights: np.ndarray = field(repr=False)
     """Of the linear layer that follows the mean of ``features``, ``float32 (classes, C)``."""
 
+    @property
+    def stages(self) -> tuple[int, ...]:
+        """Those with attention."""
+        return tuple(sorted({stage for stage, _ in self.attention}))
+
     def attention_map(self, stage: int, block: int | None = None, token: tuple[int, int] | None = None) -> np.ndarray:
         """What one token attends to, or all of them on average; sums to 1.
 
@@ -112,7 +117,7 @@ class Explanation:
     def _weights(self, stage: int, block: int | None) -> np.ndarray:
         blocks = [each for at, each in self.attention if at == stage]
         if not blocks:
-            stages = sorted({at for at, _ in self.attention})
+            stages = ", ".join(map(str, self.stages)) or "none"
             raise ValueError(f"stage {stage}: has no attention; the stages with attention: {stages}")
         block = max(blocks) if block is None else block
         if block not in blocks:
