@@ -13,7 +13,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 
 import numpy as np
 
@@ -118,25 +118,67 @@ class Task:
 
 
 class Served:
-    """A model and its queue of decoded images."""
+    """A model, and the decoded images that wait for it."""
 
     def __init__(self, name: str, classifier: Classifier, metrics: Metrics) -> None:
         self.name, self.classifier = name, classifier
         self.metrics = ModelMetrics(metrics, name)
-        self.ready: SimpleQueue[_Image | None] = SimpleQueue()
+        self._ready: list[_Image] = []
         self._coming = 0
-        self._lock = threading.Lock()
+        """Images that are on their way: accepted and not yet decoded."""
+        self._ended = False
+        self._changed = threading.Condition(threading.Lock())
         metrics.engine.labels(name, classifier.engine).set(1)
 
     def expect(self, count: int) -> None:
-        """So many more images will be decoded for it, or fewer."""
-        with self._lock:
+        """So many more images are on their way."""
+        with self._changed:
             self._coming += count
 
-    @property
-    def expecting(self) -> bool:
-        """Whether images are on their way that it could wait for."""
-        return self._coming > 0
+    def add(self, image: _Image) -> None:
+        """One that was on its way is decoded. Wakes the engine's thread only if that changes what it waits for."""
+        with self._changed:
+            self._coming -= 1
+            self._ready.append(image)
+            missing = self.classifier.batch_size - len(self._ready)
+            first = len(self._ready) == 1
+            if missing <= 0 or not self._coming or (first and self._coming < missing):
+                self._changed.notify()
+
+    def miss(self) -> None:
+        """One that was on its way will not come."""
+        with self._changed:
+            self._coming -= 1
+            self._changed.notify()
+
+    def end(self) -> None:
+        """No more will come."""
+        with self._changed:
+            self._ended = True
+            self._changed.notify()
+
+    def next_batch(self, max_delay: float) -> list[_Image] | None:
+        """Waits for at least one image and gives at most ``batch_size``; ``None`` at the end.
+
+        While as many are on their way as are missing, the decoders are at work and a full batch is waited for:
+        running a small one now would take from them what a full one saves. Else an image waits for ``max_delay``
+        seconds, and only while any are on their way.
+        """
+        batch_size = self.classifier.batch_size
+        with self._changed:
+            while len(self._ready) < batch_size and not self._ended:
+                patience = None
+                if self._ready:
+                    if not self._coming:
+                        break
+                    if self._coming < batch_size - len(self._ready):
+                        patience = self._ready[0].decode_ended + max_delay - time.perf_counter()
+                        if patience <= 0:
+                            break
+                self._changed.wait(patience)
+            batch = self._ready[:batch_size]
+            del self._ready[:batch_size]
+        return batch or None
 
 
 class Batcher:
@@ -145,12 +187,12 @@ class Batcher:
     Args:
         models: what is served.
         decoders: threads that decode.
-        batch_size: images that are run together at most.
-        max_delay: seconds that a decoded image waits for others. It waits only while others are on their way.
+        max_delay: seconds that a decoded image waits for others, while there are some on their way but not enough to
+            fill its batch.
     """
 
-    def __init__(self, models: Sequence[Served], decoders: int, batch_size: int, max_delay: float) -> None:
-        self._models, self._batch_size, self._max_delay = models, batch_size, max_delay
+    def __init__(self, models: Sequence[Served], decoders: int, max_delay: float) -> None:
+        self._models, self._max_delay = models, max_delay
         self._encoded: SimpleQueue[_Image | Task | None] = SimpleQueue()
         self._decoders = [
             threading.Thread(target=self._decode, name=f"shvit-decode-{number}", daemon=True)
@@ -174,7 +216,7 @@ class Batcher:
         for thread in self._decoders:
             thread.join()
         for served in self._models:
-            served.ready.put(None)
+            served.end()
         for thread in self._engines:
             thread.join()
 
@@ -205,7 +247,7 @@ class Batcher:
             job = image.job
             served = job.served
             if job.cancelled:
-                served.expect(-1)
+                served.miss()
                 continue
             image.decode_began = time.perf_counter()
             encoded, image.encoded = image.encoded, b""
@@ -215,20 +257,19 @@ class Batcher:
                 image.pixels = served.classifier.preprocess(encoded)
             except ImageError as error:
                 reason = str(error).removeprefix(f"{describe(encoded)}: ")
-                served.expect(-1)
+                served.miss()
                 self._loop.call_soon_threadsafe(_settle_failed, image, reason)
                 continue
             except Exception as error:  # a fault of ours must not end the thread that serves all
                 logger.exception("decoding failed")
-                served.expect(-1)
+                served.miss()
                 self._loop.call_soon_threadsafe(job.fail, EngineFailure(str(error)))
                 continue
             image.decode_ended = time.perf_counter()
-            served.ready.put(image)
-            served.expect(-1)
+            served.add(image)
 
     def _infer(self, served: Served) -> None:
-        while (batch := self._next_batch(served)) is not None:
+        while (batch := served.next_batch(self._max_delay)) is not None:
             wanted = [image for image in batch if not image.job.cancelled]
             if not wanted:
                 continue
@@ -241,30 +282,6 @@ class Batcher:
                     self._loop.call_soon_threadsafe(image.job.fail, EngineFailure(str(error)))
                 continue
             self._loop.call_soon_threadsafe(_settle, served, wanted, probabilities, began, time.perf_counter())
-
-    def _next_batch(self, served: Served) -> list[_Image] | None:
-        """At least one image, at most as many as fit; ``None`` at the end."""
-        first = served.ready.get()
-        if first is None:
-            return None
-        batch = [first]
-        last_call = first.decode_ended + self._max_delay
-        while len(batch) < self._batch_size:
-            try:
-                image = served.ready.get_nowait()
-            except Empty:
-                patience = last_call - time.perf_counter()
-                if patience <= 0 or not served.expecting:
-                    break
-                try:
-                    image = served.ready.get(timeout=patience)
-                except Empty:
-                    break
-            if image is None:
-                served.ready.put(None)  # for the next call
-                break
-            batch.append(image)
-        return batch
 
 
 def _from_base64(text: str) -> bytes:

@@ -366,8 +366,9 @@ async function keepForOffline() {
   // An active one that does not control the page: the page was loaded past it, by a forced reload.
   if (!registration || (registration.active && !registration.installing)) return;
   await Promise.race([taken, new Promise((done) => setTimeout(done, 5000))]);
-  if (workers.controller && !crossOriginIsolated && !sessionStorage.getItem("reloaded")) {
-    // Once more, with the headers that the service worker adds and threads need.
+  const idle = !pictures.length && !camera;
+  if (workers.controller && !crossOriginIsolated && idle && !sessionStorage.getItem("reloaded")) {
+    // Once more, with the headers that the service worker adds and threads need; not in the middle of a visitor's work.
     sessionStorage.setItem("reloaded", "yes");
     location.reload();
     await new Promise(() => {});

@@ -124,7 +124,7 @@ export function plan(width, height, preprocessing) {
 /**
  * Resizes and crops.
  *
- * @param {Uint8ClampedArray} pixels RGBA, of the part of the image that the plan names, row by row
+ * @param {Uint8ClampedArray|Uint8Array} pixels RGBA, of the part of the image that the plan names, row by row
  * @param {object} plan of `plan`
  * @returns {Uint8Array} RGB, row by row: (height, width, 3) with the card's `image_size`
  */

@@ -132,8 +132,7 @@ async function prepare(image, preprocessing) {
     }
     const { todo } = planned;
     const pixels = read(bitmap, todo);
-    const exact = isFile && hasTransparency(pixels) && (await readUnderTransparency(image, bitmap, todo));
-    return apply(exact || pixels, todo);
+    return apply((isFile && hasTransparency(pixels) && readUnderTransparency(bitmap, todo)) || pixels, todo);
   } finally {
     bitmap.close();
   }
@@ -165,31 +164,22 @@ function hasTransparency(pixels) {
   return false;
 }
 
-// The runtime drops transparency and keeps the colours under it, which a canvas has lost.
-async function readUnderTransparency(blob, bitmap, { left, top, width, height }) {
-  if (typeof ImageDecoder === "undefined" || !(await ImageDecoder.isTypeSupported(blob.type))) return null;
-  const decoder = new ImageDecoder({
-    data: await blob.arrayBuffer(),
-    type: blob.type,
-    premultiplyAlpha: "none",
-    colorSpaceConversion: "none",
-  });
-  try {
-    const { image: frame } = await decoder.decode();
-    try {
-      // Another size is an image that lies on its side.
-      if (frame.codedWidth !== bitmap.width || frame.codedHeight !== bitmap.height) return null;
-      const pixels = new Uint8ClampedArray(width * height * 4);
-      await frame.copyTo(pixels, { rect: { x: left, y: top, width, height }, format: "RGBA" });
-      return pixels;
-    } finally {
-      frame.close();
-    }
-  } catch {
-    return null;
-  } finally {
-    decoder.close();
-  }
+// The runtime drops transparency and keeps the colours under it, which a canvas has multiplied away. A texture has them.
+function readUnderTransparency(bitmap, { left, top, width, height }) {
+  const gl = new OffscreenCanvas(1, 1).getContext("webgl");
+  if (!gl || Math.max(bitmap.width, bitmap.height) > gl.getParameter(gl.MAX_TEXTURE_SIZE)) return null;
+  const texture = gl.createTexture();
+  gl.bindTexture(gl.TEXTURE_2D, texture);
+  gl.pixelStorei(gl.UNPACK_PREMULTIPLY_ALPHA_WEBGL, false);
+  gl.pixelStorei(gl.UNPACK_COLORSPACE_CONVERSION_WEBGL, gl.NONE);
+  gl.texImage2D(gl.TEXTURE_2D, 0, gl.RGBA, gl.RGBA, gl.UNSIGNED_BYTE, bitmap);
+  gl.bindFramebuffer(gl.FRAMEBUFFER, gl.createFramebuffer());
+  gl.framebufferTexture2D(gl.FRAMEBUFFER, gl.COLOR_ATTACHMENT0, gl.TEXTURE_2D, texture, 0);
+  const pixels = new Uint8Array(width * height * 4);
+  gl.readPixels(left, top, width, height, gl.RGBA, gl.UNSIGNED_BYTE, pixels);
+  const failed = gl.getError() !== gl.NO_ERROR;
+  gl.getExtension("WEBGL_lose_context")?.loseContext();
+  return failed ? null : pixels;
 }
 
 function softmax(logits) {
