@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -49,10 +51,10 @@ def test_equal_differences_look_equal_and_the_order_shows_in_lightness_alone():
 
 
 @settings(max_examples=60, deadline=None)
-@given(data=st.data(), width=st.integers(40, 400), height=st.integers(40, 400))
+@given(data=st.data(), width=st.integers(80, 400), height=st.integers(80, 400))
 def test_a_maps_peak_lies_on_its_part_of_the_image_and_the_rest_is_dark(data, width, height):
     left, top = data.draw(st.floats(0, width / 2)), data.draw(st.floats(0, height / 2))
-    right, bottom = data.draw(st.floats(left + 16, width)), data.draw(st.floats(top + 16, height))
+    right, bottom = data.draw(st.floats(left + 40, width)), data.draw(st.floats(top + 40, height))
     rows, columns = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 4))
     row, column = data.draw(st.integers(0, rows - 1)), data.draw(st.integers(0, columns - 1))
     values = np.zeros((rows, columns))
@@ -66,7 +68,7 @@ def test_a_maps_peak_lies_on_its_part_of_the_image_and_the_rest_is_dark(data, wi
         left + (column + 0.5) / columns * (right - left),
     )
     brightness = pixels.sum(-1)
-    assert (brightness[int(middle[0]), int(middle[1])]) > 0.75 * colour_table()[-1].sum()
+    assert (brightness[int(middle[0]), int(middle[1])]) > 0.7 * colour_table()[-1].sum()
     outside = np.ones((height, width), bool)
     outside[round(top) : round(bottom), round(left) : round(right)] = False
     assert (pixels[outside] == round(GREY * OUTSIDE)).all()
@@ -103,11 +105,11 @@ def test_the_token_that_asks_is_framed():
     explanation = Explainer(threads=1).explain(SAMPLES / "coffee.jpg")
     point = explanation.center(2, (1, 3))
     shown = attention_map(explanation, 2, point=point)
-    assert shown.token == (1, 3) and "token 1,3" in shown.title
+    assert shown.token == (1, 3) and shown.detail == "of token 1,3 of 4 by 4"
     np.testing.assert_allclose(shown.values / shown.values.size, explanation.attention_map(2, token=(1, 3)))
     drawn, plain = (
         np.asarray(draw_map(explanation.image, explanation.region, each)).astype(int)
-        for each in (shown, type(shown)(shown.values, shown.title, shown.limits, shown.unit))
+        for each in (shown, replace(shown, token=None))
     )
     changed = np.argwhere((drawn != plain).any(-1))
     left, top, right, bottom = explanation.region

@@ -112,6 +112,21 @@ def test_maps_are_those_of_the_network_in_pytorch(tmp_path, changes, size, preci
         )
 
 
+def test_an_int8_export_can_be_explained(tmp_path):
+    network = randomized(SMALL).float()
+    explanation = Explainer(write_model(network, tmp_path / "small.onnx", (96, 160), "int8")).explain(PICTURE)
+    assert sorted(explanation.attention) == [(2, 1), (2, 2), (3, 1), (3, 2)]
+    _, _, attention = in_torch(network, preprocess(explanation.image, Preprocessing((96, 160))))
+    for place, expected in attention.items():
+        found = explanation.attention[place].reshape(expected.shape)
+        np.testing.assert_allclose(found.sum(1), 1, atol=1e-6)
+        assert np.abs(found - expected).sum(1).mean() / 2 < 0.15  # a random network's ranges are unlike a trained one's
+    head = reparameterize(network).head
+    probabilities = {each.class_id: each.score for each in explanation.predictions}
+    logits = [explanation.class_activation(i).mean() + float(head.bias[i]) for i in range(4)]
+    np.testing.assert_allclose(np.exp(logits) / np.exp(logits).sum(), [probabilities[i] for i in range(4)], atol=0.05)
+
+
 def test_grids_have_the_pictures_proportions(tmp_path):
     path = write_model(randomized(SMALL).float(), tmp_path / "small.onnx", (96, 160))
     explanation = Explainer(path).explain(PICTURE)

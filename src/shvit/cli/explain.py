@@ -189,7 +189,13 @@ def _as_json(explanation: Explanation, maps: list[Map]) -> dict[str, Any]:
         "region": list(explanation.region),
         "predictions": [asdict(each) for each in explanation.predictions],
         "maps": [
-            {"title": each.title, "unit": each.unit, "token": each.token, "values": each.values.tolist()}
+            {
+                "title": each.title,
+                "detail": each.detail,
+                "unit": each.unit,
+                "token": each.token,
+                "values": each.values.tolist(),
+            }
             for each in maps
         ],
     }

@@ -101,6 +101,7 @@ class Map:
     values: np.ndarray
     """``(rows, columns)``."""
     title: str
+    detail: str
     limits: tuple[float, float]
     """Values of the first and the last colour."""
     unit: str
@@ -126,9 +127,10 @@ def attention_map(
     values = explanation.attention_map(stage, block, token)
     values = values * values.size
     block = max(each for at, each in explanation.attention if at == stage) if block is None else block
-    whose = "mean of all tokens" if token is None else f"of token {token[0]},{token[1]}"
-    title = f"attention, stage {stage} block {block}, {whose}"
-    return Map(values, title, (0.0, max(2.0, float(values.max()))), "times even", token)
+    grid = "{} by {}".format(*values.shape)
+    detail = f"mean of {grid} tokens" if token is None else f"of token {token[0]},{token[1]} of {grid}"
+    limits = (0.0, max(2.0, float(values.max())))
+    return Map(values, f"attention, stage {stage} block {block}", detail, limits, "times an even share", token)
 
 
 def class_activation_map(explanation: Explanation, class_id: int | None = None) -> Map:
@@ -143,7 +145,8 @@ def class_activation_map(explanation: Explanation, class_id: int | None = None) 
     values = explanation.class_activation(class_id)
     class_id = explanation.predictions[0].class_id if class_id is None else class_id
     label = explanation.classes[class_id].label.split(",")[0]
-    return Map(values, f"class activation, {label}", (float(values.min()), float(values.max())), "logit")
+    detail = "{} by {} tokens".format(*values.shape)
+    return Map(values, f"class activation, {label}", detail, (float(values.min()), float(values.max())), "logit")
 
 
 def draw_map(image: Image.Image, region: Region, shown: Map, alpha: float = ALPHA) -> Image.Image:
@@ -187,8 +190,9 @@ def draw_sheet(explanation: Explanation, maps: Sequence[Map], alpha: float = ALP
         if place:
             _draw_scale(sheet, (left, below, width), maps[place - 1], font)
     for row, each in enumerate(explanation.predictions):
-        line = _shortened(f"{each.score:6.1%}  {each.label.split(',')[0]}", font, width)
-        draw.text((margin, below + 20 * row), line, font=font, fill=_INK)
+        draw.text((margin + 42, below + 20 * row), f"{each.score:.1%}", font=font, fill=_INK, anchor="ra")
+        label = _shortened(each.label.split(",")[0], font, width - 52)
+        draw.text((margin + 52, below + 20 * row), label, font=font, fill=_INK)
     return sheet
 
 
@@ -199,8 +203,7 @@ def _draw_scale(sheet: Image.Image, place: tuple[int, int, int], shown: Map, fon
     low, high = (f"{value:.1f}" for value in shown.limits)
     draw.text((left, top + 14), low, font=font, fill=_INK)
     draw.text((left + width, top + 14), f"{high} {shown.unit}", font=font, fill=_INK, anchor="ra")
-    rows, columns = shown.values.shape
-    draw.text((left + width // 2, top + 14), f"{rows} by {columns} tokens", font=font, fill=_INK, anchor="ma")
+    draw.text((left, top + 34), shown.detail, font=font, fill=_INK)
 
 
 def _shortened(text: str, font: Font, width: int) -> str:
