@@ -4,12 +4,14 @@
   activation is largest in that corner, of those that are classified rightly (one of four by chance).
 - Cells: which part of the input a token depends on: 8×8 pixels after another are painted over, and how much the token's
   features change is recorded. Even cells of the input are what `shvit explain` draws.
+- Rounding: how much of a token's attention goes elsewhere in the int8 file than in the same network in float32.
 - Cost: seconds of `Explainer.explain` beside `Classifier.predict`, in turns, one thread, without drawing.
 """
 
 from __future__ import annotations
 
 import argparse
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -20,10 +22,14 @@ from PIL import Image
 from common import record, summary
 from shvit import Classifier, Explainer
 from shvit.data.datasets import open_dataset
+from shvit.export.onnx import set_card, to_proto
+from shvit.export.verify import Source
+from shvit.models.checkpoints import load_model
 from shvit.runtime.engines.onnxruntime import ONNXRuntimeEngine
 from shvit.runtime.onnx_graph import read_nodes
 from shvit.runtime.preprocess import decode
 
+WEIGHTS = Path(__file__).parent.parent / "weights/shvit_s1_tiny_imagenet.safetensors"
 BACKGROUNDS = {"white": "white", "grey": (128, 128, 128), "black": "black"}
 PATCH = 8
 """Side of what is painted over, in pixels of the input."""
@@ -86,6 +92,23 @@ def cells(classifier: Classifier, photographs: list[tuple[bytes, int]]) -> dict[
     return result
 
 
+def rounding(explainer: Explainer, photographs: list[tuple[bytes, int]]) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "float32.onnx"
+        proto = to_proto(Source(load_model(WEIGHTS)[0], path, explainer.card, "fp32"))
+        set_card(proto, explainer.card)
+        path.write_bytes(proto.SerializeToString())
+        exact = Explainer(path, threads=1)
+        elsewhere: dict[tuple[int, int], list[float]] = {place: [] for place in explainer.blocks}
+        for encoded, _ in photographs:
+            ours, theirs = explainer.explain(encoded), exact.explain(encoded)
+            for place, values in elsewhere.items():
+                difference = np.abs(ours.attention[place] - theirs.attention[place])
+                values.append(float(difference.sum((2, 3)).mean()) / 2)
+    by_block = {f"stage {stage} block {block}": float(np.mean(values)) for (stage, block), values in elsewhere.items()}
+    return {"share_of_attention_elsewhere": float(np.mean(list(by_block.values()))), **by_block}
+
+
 def cost(explainer: Explainer, classifier: Classifier, encoded: bytes, rounds: int) -> dict[str, Any]:
     seconds: dict[str, list[float]] = {"explain": [], "predict": []}
     for turn in range(rounds + 3):
@@ -115,6 +138,7 @@ def main() -> None:
             "images": len(photographs),
             "localisation": localisation(explainer, photographs),
             "cells": cells(classifier, photographs[:: max(1, args.images // 20)]),
+            "rounding": rounding(explainer, photographs),
             "cost": cost(explainer, classifier, photographs[0][0], 200),
         },
     )
