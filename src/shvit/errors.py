@@ -31,3 +31,7 @@ class ExportError(ShvitError, RuntimeError):
 
 class TrainingError(ShvitError, RuntimeError):
     """A run cannot go on; the message says where it stood and which checkpoint to go on from."""
+
+
+class ServerError(ShvitError, RuntimeError):
+    """A server cannot be reached or refuses; the message names it and says what it answered."""
