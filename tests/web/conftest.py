@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import os
+import re
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from shvit.cli.main import main
 from shvit.runtime.models import DEFAULT_MODEL
@@ -30,8 +34,6 @@ WAIT = 30_000
 
 
 class _Quiet(SimpleHTTPRequestHandler):
-    extensions_map = {**SimpleHTTPRequestHandler.extensions_map, ".mjs": "text/javascript"}
-
     def log_message(self, format: str, *args: object) -> None:
         pass
 
@@ -72,16 +74,22 @@ def browser(program, camera_film) -> Iterator[Browser]:
         browser.close()
 
 
-@pytest.fixture
-def page(browser) -> Iterator[Page]:
-    """A new visitor's; that a script fails on it is an error."""
-    with browser.new_context() as context:
+@contextmanager
+def visiting(browser: Browser, **options: Any) -> Iterator[Page]:
+    """A new visitor's page; that a script fails on it is an error."""
+    with browser.new_context(**options) as context:
         page = context.new_page()
         page.set_default_timeout(WAIT)
         errors: list[str] = []
         page.on("pageerror", lambda error: errors.append(str(error)))
         yield page
         assert errors == []
+
+
+@pytest.fixture
+def page(browser) -> Iterator[Page]:
+    with visiting(browser) as page:
+        yield page
 
 
 @pytest.fixture(scope="session")
@@ -91,6 +99,34 @@ def site(tmp_path_factory, program) -> Path:
     folder = tmp_path_factory.mktemp("site") / "public"
     assert main(["export", "--model", DEFAULT_MODEL, "--format", "web", "--output", str(folder)]) == 0
     return folder
+
+
+@contextmanager
+def api(*arguments: object, environment: dict[str, str] | None = None) -> Iterator[str]:
+    """``shvit serve`` with these arguments, in a process of its own; its address."""
+    command = [sys.executable, "-m", "shvit", "serve", "--port", "0", *map(str, arguments)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **(environment or {})})
+    limit = threading.Timer(30, process.kill)
+    limit.start()
+    try:
+        assert process.stdout is not None
+        found = next((match for line in process.stdout if (match := re.search(r"http://[\d.]+:\d+", line))), None)
+        limit.cancel()
+        assert found is not None, "shvit serve did not start"
+        yield f"{found[0]}/"
+    finally:
+        limit.cancel()
+        process.terminate()
+        try:
+            process.wait(20)
+        finally:
+            process.kill()
+            process.stdout.close()
+
+
+def problem(page: Page) -> Locator:
+    """What the page says has gone wrong."""
+    return page.get_by_role("alert").locator("p")
 
 
 def is_ready(page: Page, where: str) -> None:

@@ -21,6 +21,7 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
+from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from shvit import __version__
@@ -46,6 +47,7 @@ from shvit.serve.explain import Kind, ModelExplainer, Wanted
 from shvit.serve.metrics import Metrics
 from shvit.serve.reference import reference_page
 from shvit.serve.settings import Settings
+from shvit.web import PAGE, SAMPLES
 
 logger = logging.getLogger("shvit.serve")
 
@@ -322,10 +324,9 @@ def create_app(models: dict[str, Classifier], settings: Settings) -> FastAPI:
     _add_explain(app, service)
     _add_models(app, service)
     _add_operations(app, service)
-    if settings.pages is not None:
-        from starlette.staticfiles import StaticFiles
-
-        app.mount("/", StaticFiles(directory=settings.pages, html=True), name="pages")
+    if settings.pages is None:
+        app.mount("/samples", StaticFiles(directory=SAMPLES), name="samples")
+    app.mount("/", StaticFiles(directory=settings.pages or PAGE, html=True), name="pages")
     if settings.token is not None:
         app.add_middleware(TokenRequired, token=settings.token)
     if settings.cors_origins:

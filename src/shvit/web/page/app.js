@@ -312,7 +312,7 @@ function wait(loading, retry) {
 function describe(card) {
   const known = {
     architecture: card.architecture,
-    classes: card.classes?.length,
+    classes: card.number_of_classes ?? card.classes.length,
     input: card.preprocessing?.image_size?.join(" × "),
     "trained on": card.training_data,
     measured: card.metrics?.map(({ name, value, dataset }) => `${name} ${(100 * value).toFixed(1)} % on ${dataset}`).join("; "),

@@ -28,27 +28,26 @@ export function choosePredictor(config, parameters) {
 
 /** Predictions by the server that the page comes from. */
 class ServerPredictor {
-  #known = [];
+  #known = new Map();
   #model = null;
   #canvas = document.createElement("canvas");
   token = null;
 
   async models() {
     const { models } = await (await this.#ask("v1/models")).json();
-    this.#known = models;
-    return models.map(({ name }) => name);
+    this.#known = new Map(models.map((each) => [each.name, each]));
+    return [...this.#known.keys()];
   }
 
   async load(name) {
     this.#model = name;
-    return { card: this.#known.find((each) => each.name === name), where: "on the server" };
+    const { card, engine, number_of_classes } = this.#known.get(name);
+    return { card: { ...card, number_of_classes }, where: `on this server, ${engine}` };
   }
 
   async predict(blob) {
-    const query = new URLSearchParams({ top_k: TOP_K, model: this.#model });
-    const type = blob.type || "application/octet-stream";
-    const response = await this.#ask(`v1/predict?${query}`, { method: "POST", body: blob, headers: { "Content-Type": type } });
-    return response.json();
+    const { results } = await (await this.#send("v1/predict", blob, { top_k: TOP_K })).json();
+    return results[0];
   }
 
   async frame(video) {
@@ -66,10 +65,13 @@ class ServerPredictor {
   }
 
   async explain(blob, kind) {
-    const query = new URLSearchParams({ model: this.#model, kind });
-    const type = blob.type || "application/octet-stream";
-    const response = await this.#ask(`v1/explain?${query}`, { method: "POST", body: blob, headers: { "Content-Type": type } });
-    return response.blob();
+    return (await this.#send("v1/explain", blob, { kind })).blob();
+  }
+
+  #send(path, blob, query) {
+    const type = blob.type.startsWith("image/") ? blob.type : "application/octet-stream";
+    const address = `${path}?${new URLSearchParams({ ...query, model: this.#model })}`;
+    return this.#ask(address, { method: "POST", body: blob, headers: { "Content-Type": type } });
   }
 
   /** A request, again while the server is busy. */
@@ -88,19 +90,17 @@ class ServerPredictor {
         await new Promise((done) => setTimeout(done, wait * 1000));
         continue;
       }
-      const reason = await saidBy(response);
-      if (response.status === 503) throw problem("busy", `The server is busy: ${reason}`);
+      if (response.status === 503) throw problem("busy", "The server is busy.");
       if (response.status === 401) throw problem("token", "The server asks for a token.");
-      throw problem([400, 413, 415, 422].includes(response.status) ? "image" : "failed", reason);
+      throw problem([413, 415, 422].includes(response.status) ? "image" : "failed", await saidBy(response));
     }
   }
 }
 
 /** What the server said of an error, in one line. */
 async function saidBy(response) {
-  const body = await response.json().catch(() => ({}));
-  const said = body.error ?? body.detail;
-  return typeof said === "string" ? said : `${response.status} ${response.statusText}`.trim();
+  const { error } = await response.json().catch(() => ({}));
+  return error ?? `The server answered ${response.status} ${response.statusText}`.trim();
 }
 
 /** Predictions in this browser, by a worker that has ONNX Runtime Web. */
