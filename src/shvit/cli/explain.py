@@ -98,9 +98,12 @@ def run(args: argparse.Namespace) -> int:
             path = free_name(args.output, Path(source).stem, args.format)
             _write(path, explanation, class_id, args)
         except ValueError as error:
-            if args.point is None and not isinstance(error, ImageError):
+            if isinstance(error, ImageError):
+                print(f"error: {error}", file=sys.stderr)
+            elif args.point is not None:  # outside of one picture is inside of the next
+                print(f"error: {source}: {error}", file=sys.stderr)
+            else:
                 raise
-            print(f"error: {error}", file=sys.stderr)  # a point outside of one picture is inside of the next
             failed += 1
         else:
             best = explanation.predictions[0]

@@ -82,8 +82,8 @@ class Explanation:
         left, top, right, bottom = self.region
         if not (left <= x < right and top <= y < bottom):
             raise ValueError(
-                f"point {x:g},{y:g}: outside of what the network sees of {self.source}, x from {left:.1f} to "
-                f"{right:.1f} and y from {top:.1f} to {bottom:.1f}"
+                f"point {x:g},{y:g}: outside of what the network sees, x from {left:.1f} to {right:.1f} and y from "
+                f"{top:.1f} to {bottom:.1f}"
             )
         return int((y - top) / (bottom - top) * rows), int((x - left) / (right - left) * columns)
 
