@@ -13,6 +13,7 @@ from shvit.errors import ShvitError
 
 COMMANDS = {
     "predict": "classify images: files, folders, globs or paths on stdin",
+    "explain": "show where a model looks: attention and class activation over the pictures",
     "serve": "answer predictions over HTTP",
     "video": "classify videos, streams and cameras: events and frame by frame",
     "models": "list the variants and the shipped models",
