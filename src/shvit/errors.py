@@ -31,3 +31,7 @@ class ExportError(ShvitError, RuntimeError):
 
 class TrainingError(ShvitError, RuntimeError):
     """A run cannot go on; the message says where it stood and which checkpoint to go on from."""
+
+
+class BatchError(ShvitError, RuntimeError):
+    """A batch run cannot start or go on; the message says what is finished and how to go on."""

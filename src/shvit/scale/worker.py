@@ -1,0 +1,128 @@
+"""What one worker does: a unit in, a file of rows out. The same in a process and on a cluster."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from shvit import __version__
+from shvit.errors import BatchError
+from shvit.runtime.classifier import Classifier
+from shvit.runtime.results import Result
+from shvit.scale.inputs import Input, read_items
+from shvit.scale.listing import Unit
+from shvit.scale.plan import Task
+from shvit.scale.stores import Output
+
+ROWS_AT_ONCE = 4096
+"""Rows that are in memory before they are written."""
+
+ROWS = pa.schema(
+    [
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("labels", pa.list_(pa.string())),
+        pa.field("class_ids", pa.list_(pa.int32())),
+        pa.field("scores", pa.list_(pa.float32())),
+        pa.field("error", pa.string()),
+        pa.field("model", pa.string(), nullable=False),
+        pa.field("model_sha256", pa.string(), nullable=False),
+        pa.field("version", pa.string(), nullable=False),
+    ]
+)
+"""Of a part: one row an input, ``error`` null or the rest of the answer null."""
+
+FAILED = b"shvit.failed"
+"""Key in a part's metadata: how many of its rows hold an error."""
+
+
+@dataclass(frozen=True)
+class UnitDone:
+    """What became of a unit."""
+
+    number: int
+    inputs: int
+    failed: int
+    seconds: float
+
+
+def part_name(number: int) -> str:
+    """The file that a unit's rows are in."""
+    return f"part-{number:08d}.parquet"
+
+
+class Worker:
+    """A classifier on one thread, which writes what it finds.
+
+    Raises:
+        ModelFileError, MissingDependencyError: this machine cannot run the model.
+        BatchError: this machine has another version of shvit.
+    """
+
+    def __init__(self, task: Task) -> None:
+        if task.version != __version__:
+            raise BatchError(f"the run is of shvit {task.version}, a worker has {__version__}: install the same on all")
+        self._task = task
+        self._output = Output(task.output)
+        self._classifier = Classifier(task.model, task.engine, 1, task.batch_size, task.decoding)
+
+    def run(self, unit: Unit) -> UnitDone:
+        """Classifies a unit and puts its rows in place, whole or not at all.
+
+        Raises:
+            OSError: the output cannot be written.
+        """
+        started, inputs, failed = time.perf_counter(), 0, 0
+        with (
+            self._output.create(part_name(unit.number)) as path,
+            pq.ParquetWriter(path, ROWS, compression="zstd") as to,
+        ):
+            rows: list[dict[str, Any]] = []
+            for result in self._results(unit):
+                rows.append(self._row(result))
+                inputs, failed = inputs + 1, failed + (result.error is not None)
+                if len(rows) == ROWS_AT_ONCE:
+                    to.write_table(pa.Table.from_pylist(rows, ROWS))
+                    rows.clear()
+            if rows:
+                to.write_table(pa.Table.from_pylist(rows, ROWS))
+            to.add_key_value_metadata({FAILED.decode(): str(failed)})
+        return UnitDone(unit.number, inputs, failed, time.perf_counter() - started)
+
+    def _results(self, unit: Unit) -> Iterator[Result]:
+        """One for each input, in order."""
+        waiting: deque[Input] = deque()
+
+        def images() -> Iterator[bytes]:
+            for each in read_items(unit.items, self._task.kind, self._task.column):
+                waiting.append(each._replace(data=b""))
+                if each.error is None:
+                    yield each.data
+
+        def unread() -> Iterator[Result]:
+            while waiting and waiting[0].error is not None:
+                failed = waiting.popleft()
+                yield Result(failed.source, error=failed.error)
+
+        for result in self._classifier.stream(images(), self._task.top_k):
+            yield from unread()
+            yield Result(waiting.popleft().source, result.predictions, result.error)
+        yield from unread()
+
+    def _row(self, result: Result) -> dict[str, Any]:
+        found = result.predictions if result.error is None else None
+        return {
+            "source": result.source,
+            "labels": None if found is None else [each.label for each in found],
+            "class_ids": None if found is None else [each.class_id for each in found],
+            "scores": None if found is None else [each.score for each in found],
+            "error": result.error,
+            "model": self._task.model_name,
+            "model_sha256": self._task.model_sha256,
+            "version": self._task.version,
+        }
