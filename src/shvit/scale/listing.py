@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from shvit.errors import BatchError
 from shvit.media.sources import is_image
-from shvit.scale.stores import Found, filesystem, find, is_url, open_binary, settled
+from shvit.scale.stores import Found, filesystem, find, is_url, naming, open_binary, settled
 
 Kind = Literal["images", "tar", "parquet"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -52,6 +52,8 @@ class Unit:
 
     number: int
     items: tuple[Item, ...]
+    losses: int = 0
+    """Workers that have died with it in their hands."""
 
 
 def kind_of(path: str) -> Kind | None:
@@ -131,16 +133,8 @@ def _files(source: str) -> Iterator[tuple[Found, bool]]:
     """Files of a source, and whether they were named by themselves: such are tried whatever they are called."""
     place = settled(source)
     if is_url(place):
-        store, inside = filesystem(place)
-        store.invalidate_cache()
-        if "*" in place:
-            for path, details in sorted(store.glob(inside, detail=True).items()):
-                if details["type"] == "file":
-                    yield Found(store.unstrip_protocol(path), details.get("size")), True
-        elif store.isfile(inside):
-            yield Found(place, store.size(inside)), True
-        else:
-            yield from ((file, False) for file in find(place))
+        with naming(source):
+            yield from _objects(place)
     elif os.path.isdir(place):  # noqa: PTH112 - a path is text here, because it may be a URL
         yield from ((file, False) for file in find(place))
     elif os.path.lexists(place):
@@ -151,6 +145,19 @@ def _files(source: str) -> Iterator[tuple[Found, bool]]:
                 yield Found(path, None), True
     else:
         raise BatchError(f"{source}: no such file or folder")
+
+
+def _objects(url: str) -> Iterator[tuple[Found, bool]]:
+    store, inside = filesystem(url)
+    store.invalidate_cache()
+    if "*" in url:
+        for path, details in sorted(store.glob(inside, detail=True).items()):
+            if details["type"] == "file":
+                yield Found(store.unstrip_protocol(path), details.get("size")), True
+    elif store.isfile(inside):
+        yield Found(url, store.size(inside)), True
+    else:
+        yield from ((file, False) for file in find(url))
 
 
 def image_column(schema: pa.Schema, column: str | None, name: str) -> str:

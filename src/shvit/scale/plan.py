@@ -101,8 +101,6 @@ class Plan:
 
     def read_units(self, without: set[int]) -> Iterator[Unit]:
         """Its units in order, but for those; one at a time is in memory."""
-        if len(without) >= self.units:
-            return
         with open_binary(self.output.path(LISTING)) as stream, pq.ParquetFile(stream) as listing:
             for number in range(self.units):
                 if number not in without:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
-from dataclasses import dataclass
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,8 +20,8 @@ from shvit.scale.pool import Lost, Pool, Processes, ThisProcess
 from shvit.scale.stores import Output, open_binary
 from shvit.scale.worker import FAILED, UnitDone, part_name
 
-MAX_ATTEMPTS = 5
-"""Workers that may die of one unit before the run gives up."""
+MAX_LOSSES = 12
+"""Workers that may die of one unit before the run gives up; enough to find five inputs that kill."""
 
 _FOOTERS_AT_ONCE = 16
 
@@ -89,9 +89,11 @@ def run_batch(
     ready: float | None = None
     working = 0.0
     if len(finished) < plan.units:
-        place.clear_partials("part-")
-        with closing(_pool(plan, workers, ray_address, plan.units - len(finished))) as pool:
-            todo, again, attempts = plan.read_units(set(finished)), deque[Unit](), Counter[int]()
+        with ExitStack() as stack:
+            place.clear_partials("part-")
+            stack.callback(place.clear_partials, "part-")  # of workers that are ended in the middle
+            pool = stack.enter_context(closing(_pool(plan, workers, ray_address, plan.units - len(finished))))
+            todo, again = plan.read_units(set(finished)), deque[Unit]()
             left = plan.units - len(finished)
             while left:
                 while pool.free() and (unit := again.popleft() if again else next(todo, None)) is not None:
@@ -103,9 +105,8 @@ def run_batch(
                         advance(event.inputs)
                         continue
                     lost += 1
-                    attempts[event.unit.number] += 1
-                    again.append(event.unit)
-                    if attempts[event.unit.number] == MAX_ATTEMPTS:
+                    again.append(replace(event.unit, losses=event.unit.losses + 1))
+                    if again[-1].losses == MAX_LOSSES:
                         raise BatchError(_deadly(event))
             working = time.perf_counter() - (ready or started)
     return Summary(inputs + now, failed, now, lost, time.perf_counter() - started, working)
@@ -114,8 +115,8 @@ def run_batch(
 def _deadly(event: Lost) -> str:
     first = event.unit.items[0].path
     return (
-        f"unit {event.unit.number} (from {first} on) ended {MAX_ATTEMPTS} workers, the last one of {event.reason}: "
-        "an input kills who reads it, or there is too little memory"
+        f"unit {event.unit.number} (from {first} on) ended {MAX_LOSSES} workers, the last one with {event.reason}: "
+        "its inputs kill who reads them, or there is too little memory; what is finished stays"
     )
 
 

@@ -12,7 +12,7 @@ from typing import IO, Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from shvit.atomic import atomic_path
-from shvit.errors import BatchError, MissingDependencyError
+from shvit.errors import BatchError, MissingDependencyError, ShvitError
 
 ATOMIC_STORES = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "oci", "memory"})
 """Where an object that is put is there whole or not at all."""
@@ -110,6 +110,17 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+@contextmanager
+def naming(place: str) -> Iterator[None]:
+    """What goes wrong with a store inside is an error that names the place; each kind of store has its own."""
+    try:
+        yield
+    except (ShvitError, FileNotFoundError):
+        raise
+    except Exception as error:
+        raise BatchError(f"{place}: {one_line(error)}") from None
+
+
 class Output:
     """A folder or a prefix that files are put into, each whole or not at all.
 
@@ -152,12 +163,13 @@ class Output:
         with tempfile.TemporaryDirectory(prefix="shvit-") as folder:
             local = Path(folder) / "part"
             yield local
-            self._store.put_file(str(local), f"{self._inside}/{name}")
+            with naming(self.path(name)):
+                self._store.put_file(str(local), f"{self._inside}/{name}")
 
     def read(self, name: str) -> bytes | None:
         """What is in a file; ``None`` where there is no such file."""
         try:
-            with open_binary(self.path(name)) as file:
+            with naming(self.path(name)), open_binary(self.path(name)) as file:
                 return file.read()
         except FileNotFoundError:
             return None
@@ -174,8 +186,9 @@ class Output:
         try:
             if self._store is None:
                 return [entry.name for entry in os.scandir(self.root) if entry.is_file()]
-            self._store.invalidate_cache()
-            return [path.rpartition("/")[2] for path in self._store.ls(self._inside, detail=False)]
+            with naming(self.root):
+                self._store.invalidate_cache()
+                return [path.rpartition("/")[2] for path in self._store.ls(self._inside, detail=False)]
         except FileNotFoundError:
             return []
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,13 @@ from shvit.scale.stores import Output
 
 ROWS_AT_ONCE = 4096
 """Rows that are in memory before they are written."""
+
+CAREFUL_FROM = 2
+"""Workers that die of a unit before the next one takes its inputs one by one, noting which, to find the one that kills.
+The first deaths are more often the machine's."""
+
+DEADLY = 2
+"""Workers that die at one input before it is a failed one."""
 
 ROWS = pa.schema(
     [
@@ -56,6 +64,11 @@ def part_name(number: int) -> str:
     return f"part-{number:08d}.parquet"
 
 
+def _deaths_name(unit: Unit) -> str:
+    """The file in the output that tells at which input of a unit workers died, and how many: its place to a number."""
+    return f"_shvit/deaths-{unit.number:08d}.json"
+
+
 class Worker:
     """A classifier on one thread, which writes what it finds.
 
@@ -83,7 +96,7 @@ class Worker:
             pq.ParquetWriter(path, ROWS, compression="zstd") as to,
         ):
             rows: list[dict[str, Any]] = []
-            for result in self._results(unit):
+            for result in self._results(unit) if unit.losses < CAREFUL_FROM else self._careful_results(unit):
                 rows.append(self._row(result))
                 inputs, failed = inputs + 1, failed + (result.error is not None)
                 if len(rows) == ROWS_AT_ONCE:
@@ -92,6 +105,8 @@ class Worker:
             if rows:
                 to.write_table(pa.Table.from_pylist(rows, ROWS))
             to.add_key_value_metadata({FAILED.decode(): str(failed)})
+        if unit.losses >= CAREFUL_FROM:
+            self._output.remove(_deaths_name(unit))
         return UnitDone(unit.number, inputs, failed, time.perf_counter() - started)
 
     def _results(self, unit: Unit) -> Iterator[Result]:
@@ -113,6 +128,22 @@ class Worker:
             yield from unread()
             yield Result(waiting.popleft().source, result.predictions, result.error)
         yield from unread()
+
+    def _careful_results(self, unit: Unit) -> Iterator[Result]:
+        """The same, one by one, each noted before it is decoded: it is the one at fault if nothing comes after."""
+        noted = self._output.read(_deaths_name(unit))
+        deaths = Counter[str](json.loads(noted) if noted else {})
+        for place, each in enumerate(read_items(unit.items, self._task.kind, self._task.column)):
+            key, error = str(place), each.error
+            if error is None and deaths[key] >= DEADLY:
+                error = f"{deaths[key]} workers died while they decoded it"
+            if error is not None:
+                yield Result(each.source, error=error)
+                continue
+            with self._output.create(_deaths_name(unit)) as path:
+                path.write_text(json.dumps({**deaths, key: deaths[key] + 1}), encoding="utf-8")
+            result = self._classifier.predict(each.data, self._task.top_k)[0]
+            yield Result(each.source, result.predictions, result.error)
 
     def _row(self, result: Result) -> dict[str, Any]:
         found = result.predictions if result.error is None else None
