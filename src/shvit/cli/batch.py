@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, redirect_stdout
 
 from shvit.cli.predict import positive
 from shvit.cli.progress import progress
@@ -83,6 +83,8 @@ def run(args: argparse.Namespace) -> int:
         unit_size=args.unit_size,
     )
     with ExitStack() as stack:
+        if args.ray_address is not None:  # Ray prints what it notices to stdout
+            stack.enter_context(redirect_stdout(sys.stderr))
         bars: list[Callable[[int], None]] = []
 
         def begin(total: int | None, finished: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import tempfile
 import time
 from dataclasses import replace
@@ -20,6 +21,9 @@ from shvit.scale.worker import UnitDone, Worker
 
 START_PATIENCE = 600.0
 """Seconds without any worker, after which there will be none; a cluster that grows takes minutes to."""
+
+CONNECT_PATIENCE = 10.0
+"""Seconds that a cluster has to answer."""
 
 _STORE_BYTES = 256 * 2**20
 """Shared memory of a cluster started here: it only ever holds the model."""
@@ -145,6 +149,7 @@ class RayActors(Pool):
 
 def _connect(ray: Any, address: str, count: int | None) -> None:
     own: dict[str, Any] = {}
+    _check_reachable(address)
     if address == "local":
         processors = max(count or 0, available_threads())
         own = {"num_cpus": processors, "include_dashboard": False, "object_store_memory": _STORE_BYTES}
@@ -152,3 +157,13 @@ def _connect(ray: Any, address: str, count: int | None) -> None:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
     except (ConnectionError, ValueError, RuntimeError, AssertionError) as error:
         raise BatchError(f"--ray-address {address}: cannot be reached: {one_line(error)[:300]}") from None
+
+
+def _check_reachable(address: str) -> None:
+    """Ray tries for minutes, complaining, where nobody answers."""
+    host, _, port = address.rpartition("/")[2].rpartition(":")
+    if host and port.isdigit():
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), CONNECT_PATIENCE).close()
+        except OSError as error:
+            raise BatchError(f"--ray-address {address}: cannot be reached: {one_line(error)}") from None

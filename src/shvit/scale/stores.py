@@ -115,7 +115,7 @@ def naming(place: str) -> Iterator[None]:
     """What goes wrong with a store inside is an error that names the place; each kind of store has its own."""
     try:
         yield
-    except (ShvitError, FileNotFoundError):
+    except ShvitError:
         raise
     except Exception as error:
         raise BatchError(f"{place}: {one_line(error)}") from None
@@ -168,11 +168,12 @@ class Output:
 
     def read(self, name: str) -> bytes | None:
         """What is in a file; ``None`` where there is no such file."""
-        try:
-            with naming(self.path(name)), open_binary(self.path(name)) as file:
-                return file.read()
-        except FileNotFoundError:
-            return None
+        with naming(self.path(name)):
+            try:
+                with open_binary(self.path(name)) as file:
+                    return file.read()
+            except FileNotFoundError:
+                return None
 
     def remove(self, name: str) -> None:
         with suppress(FileNotFoundError):
@@ -183,14 +184,14 @@ class Output:
 
     def names(self) -> list[str]:
         """Names of the files right in it; none if it is not there yet."""
-        try:
-            if self._store is None:
-                return [entry.name for entry in os.scandir(self.root) if entry.is_file()]
-            with naming(self.root):
+        with naming(self.root):
+            try:
+                if self._store is None:
+                    return [entry.name for entry in os.scandir(self.root) if entry.is_file()]
                 self._store.invalidate_cache()
                 return [path.rpartition("/")[2] for path in self._store.ls(self._inside, detail=False)]
-        except FileNotFoundError:
-            return []
+            except FileNotFoundError:
+                return []
 
     def clear_partials(self, prefix: str) -> None:
         """Takes away what killed processes left of files whose names begin so."""
