@@ -13,6 +13,10 @@ class ImageError(ShvitError, ValueError):
     """An input is not an image that can be used; the message names it and says why."""
 
 
+class VideoError(ShvitError, ValueError):
+    """A video cannot be used, or only in part; the message names it and says why, and at what time."""
+
+
 class ModelFileError(ShvitError, ValueError):
     """A model file cannot be used; the message names it and says why."""
 

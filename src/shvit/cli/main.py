@@ -14,6 +14,7 @@ from shvit.errors import ShvitError
 COMMANDS = {
     "predict": "classify images: files, folders, globs or paths on stdin",
     "batch": "classify whole collections to Parquet, on all cores or a Ray cluster",
+    "video": "classify videos, streams and cameras: events and frame by frame",
     "models": "list the variants and the shipped models",
     "info": "print the card of a model file",
     "export": "write a verified model file from a checkpoint",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from glob import glob, has_magic
 from pathlib import Path
 from typing import TextIO
@@ -28,6 +28,15 @@ IMAGE_EXTENSIONS = frozenset(
     }
 )
 """Which files of a folder are taken for images. A file named by itself is tried whatever it is called."""
+
+VIDEO_EXTENSIONS = frozenset(
+    {
+        *(".mp4", ".m4v", ".mov", ".3gp", ".3g2", ".mkv", ".webm", ".avi", ".divx", ".wmv", ".asf", ".flv", ".f4v"),
+        *(".mpg", ".mpeg", ".mpe", ".m1v", ".m2v", ".vob", ".ts", ".mts", ".m2ts", ".ogv", ".ogm", ".rm", ".rmvb"),
+        *(".mxf", ".nut", ".dv", ".ivf", ".y4m", ".h264", ".hevc", ".mjpeg"),
+    }
+)
+"""Which files of a folder are taken for videos. A file named by itself is tried whatever it is called."""
 
 MAX_IMAGE_BYTES = 256 * 2**20
 """Encoded images of more bytes are refused before they are read."""
@@ -72,29 +81,35 @@ def too_large(source: str, size: int) -> str:
     return f"{source}: {size:,} bytes, at most {MAX_IMAGE_BYTES:,} are accepted"
 
 
-def expand_sources(sources: Iterable[str], stdin: TextIO) -> Iterator[str | SourceError]:
+def expand_sources(
+    sources: Iterable[str], stdin: TextIO, extensions: Set[str] = IMAGE_EXTENSIONS, kind: str = "images"
+) -> Iterator[str | SourceError]:
     """Files, folders (all levels), globs, and ``-`` for paths on ``stdin``, one a line.
 
     Yields a path for each image, in a settled order within a folder, and a ``SourceError`` for each source
     that gives none. Paths that are files, or nothing, are passed on as they are: opening them tells.
+
+    Args:
+        extensions: which files of a folder are taken; in lower case, with the dot.
+        kind: what those are, for messages.
     """
     for source in sources:
         if source == "-":
             for line in stdin:
                 if path := line.rstrip("\r\n"):
-                    yield from _expand(path)
+                    yield from _expand(path, extensions, kind)
         else:
-            yield from _expand(source)
+            yield from _expand(source, extensions, kind)
 
 
-def _expand(source: str) -> Iterator[str | SourceError]:
+def _expand(source: str, extensions: Set[str], kind: str) -> Iterator[str | SourceError]:
     if Path(source).is_dir():
         found = False
-        for path in walk_images(Path(source)):
+        for path in walk_files(Path(source), extensions):
             found = True
             yield str(path)
         if not found:
-            yield SourceError(source, "no images in this folder")
+            yield SourceError(source, f"no {kind} in this folder")
     elif not os.path.lexists(source) and has_magic(source):
         matches = sorted(glob(source, recursive=True))  # noqa: PTH207 - keeps the pattern relative as typed
         if not matches:
@@ -108,8 +123,13 @@ def _expand(source: str) -> Iterator[str | SourceError]:
 
 def walk_images(folder: Path) -> Iterator[Path]:
     """Image files of a folder and all below it, sorted by name; hidden ones and links to folders left out."""
+    return walk_files(folder, IMAGE_EXTENSIONS)
+
+
+def walk_files(folder: Path, extensions: Set[str]) -> Iterator[Path]:
+    """Files with these extensions, as ``walk_images`` gives images."""
     for current, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
-            if is_image(name):
+            if not name.startswith(".") and Path(name).suffix.lower() in extensions:
                 yield Path(current, name)

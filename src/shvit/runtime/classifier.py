@@ -169,18 +169,21 @@ class Classifier:
                     if place in batch.errors:
                         yield Result(describe(image), error=batch.errors[place])
                     else:
-                        yield Result(describe(image), self._top(next(rows), top_k))
+                        yield Result(describe(image), top_predictions(next(rows), self.classes, top_k))
 
-    def _top(self, probabilities: np.ndarray, top_k: int) -> tuple[Prediction, ...]:
-        """The most probable, and of equals the first; without sorting all of a thousand."""
-        candidates = np.arange(len(probabilities))
-        if top_k < len(probabilities):
-            least = np.partition(probabilities, -top_k)[-top_k]
-            candidates = np.flatnonzero(probabilities >= least)
-        best = candidates[np.argsort(-probabilities[candidates], kind="stable")[:top_k]]
-        return tuple(
-            Prediction(self.classes[i].label, int(i), self.classes[i].wnid, float(probabilities[i])) for i in best
-        )
+
+def top_predictions(probabilities: np.ndarray, classes: Sequence[ClassInfo], top_k: int) -> tuple[Prediction, ...]:
+    """The most probable classes of one image, best first, and of equals the first; without sorting all of a thousand.
+
+    Args:
+        probabilities: ``float32 (classes,)``.
+    """
+    candidates = np.arange(len(probabilities))
+    if top_k < len(probabilities):
+        least = np.partition(probabilities, -top_k)[-top_k]
+        candidates = np.flatnonzero(probabilities >= least)
+    best = candidates[np.argsort(-probabilities[candidates], kind="stable")[:top_k]]
+    return tuple(Prediction(classes[i].label, int(i), classes[i].wnid, float(probabilities[i])) for i in best)
 
 
 def _check_positive(name: str, value: int) -> None:
