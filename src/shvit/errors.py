@@ -39,3 +39,7 @@ class TrainingError(ShvitError, RuntimeError):
 
 class BatchError(ShvitError, RuntimeError):
     """A batch run cannot start or go on; the message says what is finished and how to go on."""
+
+
+class ServerError(ShvitError, RuntimeError):
+    """A server cannot be reached or refuses; the message names it and says what it answered."""

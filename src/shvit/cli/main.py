@@ -15,6 +15,7 @@ COMMANDS = {
     "predict": "classify images: files, folders, globs or paths on stdin",
     "batch": "classify whole collections to Parquet, on all cores or a Ray cluster",
     "video": "classify videos, streams and cameras: events and frame by frame",
+    "serve": "answer predictions over HTTP",
     "models": "list the variants and the shipped models",
     "info": "print the card of a model file",
     "export": "write a verified model file from a checkpoint",
