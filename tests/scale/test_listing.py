@@ -99,7 +99,7 @@ def test_a_file_named_by_itself_is_tried_whatever_it_is_called(tmp_path):
     ("source", "kind", "message"),
     [
         ("nothing", None, "nothing: no such file or folder"),
-        ("empty", None, "empty: there are no images, tar shards or Parquet files"),
+        ("empty", None, "empty: there are no images, tar shards, Parquet files or videos"),
         ("empty", "tar", "empty: there are no tar shards"),
         ("*.png", None, r"\*.png: there are no images"),
         ("gopher://host/a", None, "gopher"),

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -325,3 +326,27 @@ def test_memory_urls_are_a_store_too(colour_model, tmp_path):
     store.rm("/out", recursive=True)
     with pytest.raises(BatchError, match="expected a folder or an object store"):
         batch(colour_model, "ftp://host/out", "memory://in")
+
+
+def test_videos_are_a_row_a_frame(colour_model, tmp_path):
+    av = pytest.importorskip("av", reason="needs shvit[video]")
+    for name, colour in (("a", 0), ("b", 2)):
+        with av.open(str(tmp_path / f"{name}.mp4"), "w") as container:
+            stream = container.add_stream("mpeg4", rate=10)
+            stream.width, stream.height, stream.gop_size = 96, 64, 5
+            pixels = np.full((64, 96, 3), 20, np.uint8)
+            pixels[..., colour] = 220
+            for _ in range(25):
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, "rgb24")))
+            container.mux(stream.encode())
+    whole = (tmp_path / "b.mp4").read_bytes()
+    (tmp_path / "c.mp4").write_bytes(whole[: len(whole) // 3])
+    done = batch(colour_model, tmp_path / "out", tmp_path, fps=5)
+    rows = rows_of(tmp_path / "out")
+    found = {name: [row for row in rows if f"/{name}.mp4" in row["source"]] for name in "abc"}
+    assert [row["time"] for row in found["a"]] == pytest.approx([0.2 * n for n in range(13)])
+    assert [{row["labels"][0] for row in found[name]} for name in "ab"] == [{"red"}, {"blue"}]
+    assert found["c"][-1]["error"]
+    assert (done.inputs, done.failed, parts(tmp_path / "out")) == (len(rows), 1, 3)
+    keys = batch(colour_model, tmp_path / "keys", tmp_path / "a.mp4", keyframes=True)
+    assert (keys.inputs, keys.failed) == (5, 0)

@@ -13,13 +13,14 @@ from shvit.errors import MissingDependencyError
 from shvit.runtime.engines import BATCH_SIZE, ENGINES
 from shvit.runtime.models import DEFAULT_MODEL
 
-KINDS = ("images", "tar", "parquet")
+KINDS = ("images", "tar", "parquet", "video")
 
 EPILOG = """\
 examples:
   shvit batch photos/ --output labels/                      a folder, all levels, on all cores
   shvit batch 'shards/*.tar' --output labels/               WebDataset shards
   shvit batch data/*.parquet --column image --output labels/
+  shvit batch videos/ --fps 1 --output labels/              a row a second of each video
   shvit batch s3://bucket/photos --output s3://bucket/labels
   shvit batch s3://bucket/shards --output s3://bucket/labels --ray-address auto    on a Ray cluster
 
@@ -49,6 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--kind", choices=KINDS, help="what to take of the sources (default: the one kind they hold)")
     parser.add_argument("--column", help="of Parquet files, the one with the images (default: the only one)")
+    parser.add_argument("--fps", type=float, help="of videos, frames a second at most (default: every frame)")
+    parser.add_argument("--keyframes", action="store_true", help="of videos, only key frames, many times as fast")
     parser.add_argument("--retry-failed", action="store_true", help="do those parts again in which an input failed")
     parser.add_argument(
         "--unit-size", type=positive, default=1024, metavar="N", help="inputs in a part (default: %(default)s)"
@@ -76,6 +79,8 @@ def run(args: argparse.Namespace) -> int:
         model=args.model,
         kind=args.kind,
         column=args.column,
+        fps=args.fps,
+        keyframes=args.keyframes,
         top_k=args.top_k,
         engine=args.engine,
         decoding="fast" if args.fast_decode else "exact",

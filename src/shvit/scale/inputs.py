@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tarfile
+import tempfile
 import zlib
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -10,15 +11,19 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from itertools import groupby
 from lzma import LZMAError
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from shvit.errors import ImageError, MissingDependencyError
+from shvit.errors import ImageError, MissingDependencyError, VideoError
 from shvit.media.sources import MAX_IMAGE_BYTES, is_image, read_encoded, too_large
 from shvit.scale.listing import Item, Kind, image_column
 from shvit.scale.stores import filesystem, is_url, one_line, open_binary, printable
+
+if TYPE_CHECKING:
+    from shvit.media.video import Frame
 
 FETCHED_AHEAD = 32
 """Objects of a store that are asked for before they are needed: a request takes longer than an image."""
@@ -31,14 +36,27 @@ _PARQUET_BUFFER = 2**20
 
 
 class Input(NamedTuple):
-    """One input: its encoded image, or why there is none."""
+    """One input: its encoded image or its pixels, or why there are none."""
 
     source: str
-    data: bytes = b""
+    data: bytes | np.ndarray = b""
     error: str | None = None
+    time: float | None = None
+    """Seconds from a video's first frame."""
 
 
-def read_items(items: Sequence[Item], kind: Kind, column: str | None) -> Iterator[Input]:
+class Sampling(NamedTuple):
+    """Which frames of a video are inputs."""
+
+    fps: float | None = None
+    """At most so many a second; ``None`` for all."""
+    keyframes: bool = False
+    """Only those that stand by themselves."""
+
+
+def read_items(
+    items: Sequence[Item], kind: Kind, column: str | None, sampling: Sampling = Sampling()
+) -> Iterator[Input]:
     """Everything in some items, in order; memory holds a few inputs at a time."""
     if kind == "tar":
         for item in items:
@@ -46,6 +64,9 @@ def read_items(items: Sequence[Item], kind: Kind, column: str | None) -> Iterato
     elif kind == "parquet":
         for path, groups in groupby(items, key=lambda item: item.path):
             yield from _parquet_rows(path, list(groups), column)
+    elif kind == "video":
+        for item in items:
+            yield from _video_frames(item.path, sampling)
     elif any(is_url(item.path) for item in items):
         yield from _fetched(items)
     else:
@@ -173,3 +194,33 @@ def _images_of(parquet: pq.ParquetFile, group: int, column: str) -> Iterator[byt
             images = images.field("bytes")
         for place in range(len(images)):
             yield images[place].as_py()
+
+
+def _video_frames(path: str, sampling: Sampling) -> Iterator[Input]:
+    """Frames of a video; damage is one failed input, after all that could be decoded."""
+    from shvit.media.video import frames
+
+    name = printable(path)
+    with ExitStack() as stack:
+        try:
+            local = path
+            if is_url(path):  # libav opens none of these stores
+                folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="shvit-"))
+                local = f"{folder}/{path.rpartition('/')[2]}"
+                store, inside = filesystem(path)
+                store.get_file(inside, local)
+            for frame in frames(local, *sampling):
+                yield _video_frame(name, frame)
+        except MissingDependencyError:
+            raise
+        except VideoError as error:
+            yield Input(name, error=str(error).removeprefix(f"{local}: "))
+        except Exception as error:  # each store has its own
+            yield Input(name, error=_unreadable(error))
+
+
+def _video_frame(name: str, frame: Frame) -> Input:
+    try:
+        return Input(name, frame.image, time=frame.time)
+    except VideoError as error:
+        return Input(name, error=str(error), time=frame.time)

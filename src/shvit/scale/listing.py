@@ -15,15 +15,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shvit.errors import BatchError
-from shvit.media.sources import is_image
+from shvit.media.sources import VIDEO_EXTENSIONS, is_image
 from shvit.scale.stores import Found, filesystem, find, is_url, naming, open_binary, settled
 
-Kind = Literal["images", "tar", "parquet"]
+Kind = Literal["images", "tar", "parquet", "video"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
-KIND_NAMES: dict[Kind, str] = {"images": "images", "tar": "tar shards", "parquet": "Parquet files"}
+KIND_NAMES: dict[Kind, str] = {"images": "images", "tar": "tar shards", "parquet": "Parquet files", "video": "videos"}
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
+
+_VIDEO_SUFFIXES = tuple(VIDEO_EXTENSIONS)
 
 _FOOTER_BLOCK = 2**18
 """Bytes fetched at once for a Parquet file's footer."""
@@ -32,7 +34,7 @@ _FOOTERS_AT_ONCE = 16
 
 
 class Item(NamedTuple):
-    """The least that a listing tells apart: an image file, a shard, or a row group of a Parquet file."""
+    """The least that a listing tells apart: an image file, a shard, a video, or a row group of a Parquet file."""
 
     path: str
     """Absolute path or URL."""
@@ -63,6 +65,8 @@ def kind_of(path: str) -> Kind | None:
         return "tar"
     if name.lower().endswith(".parquet"):
         return "parquet"
+    if name.lower().endswith(_VIDEO_SUFFIXES):
+        return "video"
     return "images" if is_image(name) else None
 
 
@@ -122,7 +126,7 @@ def _files_of_one_kind(sources: Sequence[str], kind: Kind | None) -> Iterator[tu
             else:
                 others[its] += 1
         if nothing:
-            expected = "images, tar shards or Parquet files" if kind is None else KIND_NAMES[kind]
+            expected = "images, tar shards, Parquet files or videos" if kind is None else KIND_NAMES[kind]
             raise BatchError(f"{source}: there are no {expected}")
     if others and chosen:
         found = ", ".join(f"{count:,} {KIND_NAMES[each]}" for each, count in others.items())

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from shvit.runtime.classifier import Classifier
 from shvit.runtime.engines import BATCH_SIZE
 from shvit.runtime.models import DEFAULT_MODEL, resolve_model
 from shvit.runtime.preprocess import Decoding
+from shvit.scale.inputs import Sampling
 from shvit.scale.listing import Item, Kind, Unit, cut, list_items
 from shvit.scale.stores import Output, open_binary, settled
 
@@ -54,6 +57,10 @@ class Settings:
     """What to take of the sources; ``None`` for the one kind that they hold."""
     column: str | None = None
     """Of Parquet files, the one with the images; ``None`` for the only one that can be."""
+    fps: float | None = None
+    """Frames a second of a video at most; ``None`` for all."""
+    keyframes: bool = False
+    """Of a video, only the frames that stand by themselves."""
     top_k: int = 5
     """Labels of each input."""
     engine: str = "auto"
@@ -67,6 +74,8 @@ class Settings:
         for name in ("top_k", "batch_size", "unit_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected a positive number, got {getattr(self, name)}")
+        if self.fps is not None and not 0 < self.fps < math.inf:
+            raise ValueError(f"fps: expected more than 0, got {self.fps}")
 
 
 @dataclass(frozen=True)
@@ -85,6 +94,7 @@ class Task:
     top_k: int
     kind: Kind
     column: str | None
+    sampling: Sampling
     version: str
     """shvit's."""
 
@@ -147,6 +157,7 @@ def make_plan(settings: Settings, output: Output) -> Plan:
         settings.top_k,
         pinned["kind"],
         settings.column,
+        Sampling(settings.fps, settings.keyframes),
         __version__,
     )
     return Plan(task, pinned["units"], pinned["inputs"], output)
@@ -186,6 +197,8 @@ def _shown(name: str, value: Any) -> str:
 def _list(settings: Settings, output: Output) -> dict[str, Any]:
     """Writes the listing, a row group a unit, and counts."""
     kind, items = list_items(settings.sources, settings.kind, settings.column)
+    if kind == "video":
+        import_module("shvit.media.video")  # says what to install before anything is written
     units, inputs = 0, 0
     unknown = False
     with output.create(LISTING) as path, pq.ParquetWriter(path, _LISTING, compression="zstd") as writer:

@@ -7,6 +7,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
@@ -15,9 +16,10 @@ import pyarrow.parquet as pq
 from shvit import __version__
 from shvit.errors import BatchError
 from shvit.runtime.classifier import Classifier
+from shvit.runtime.preprocess import ImageSource
 from shvit.runtime.results import Result
 from shvit.scale.inputs import Input, read_items
-from shvit.scale.listing import Unit
+from shvit.scale.listing import Kind, Unit
 from shvit.scale.plan import Task
 from shvit.scale.stores import Output
 
@@ -31,19 +33,24 @@ The first deaths are more often the machine's."""
 DEADLY = 2
 """Workers that die at one input before it is a failed one."""
 
-ROWS = pa.schema(
-    [
-        pa.field("source", pa.string(), nullable=False),
-        pa.field("labels", pa.list_(pa.string())),
-        pa.field("class_ids", pa.list_(pa.int32())),
-        pa.field("scores", pa.list_(pa.float32())),
-        pa.field("error", pa.string()),
-        pa.field("model", pa.string(), nullable=False),
-        pa.field("model_sha256", pa.string(), nullable=False),
-        pa.field("version", pa.string(), nullable=False),
-    ]
-)
-"""Of a part: one row an input, ``error`` null or the rest of the answer null."""
+
+def row_schema(kind: Kind) -> pa.Schema:
+    """Of a part: one row an input, ``error`` null or the answer null; of videos with the frame's time."""
+    time = [pa.field("time", pa.float64())] if kind == "video" else []
+    return pa.schema(
+        [
+            pa.field("source", pa.string(), nullable=False),
+            *time,
+            pa.field("labels", pa.list_(pa.string())),
+            pa.field("class_ids", pa.list_(pa.int32())),
+            pa.field("scores", pa.list_(pa.float32())),
+            pa.field("error", pa.string()),
+            pa.field("model", pa.string(), nullable=False),
+            pa.field("model_sha256", pa.string(), nullable=False),
+            pa.field("version", pa.string(), nullable=False),
+        ]
+    )
+
 
 FAILED = b"shvit.failed"
 """Key in a part's metadata: how many of its rows hold an error."""
@@ -80,7 +87,7 @@ class Worker:
     def __init__(self, task: Task) -> None:
         if task.version != __version__:
             raise BatchError(f"the run is of shvit {task.version}, a worker has {__version__}: install the same on all")
-        self._task = task
+        self._task, self._schema = task, row_schema(task.kind)
         self._output = Output(task.output)
         self._classifier = Classifier(task.model, task.engine, 1, task.batch_size, task.decoding)
 
@@ -91,64 +98,62 @@ class Worker:
             OSError: the output cannot be written.
         """
         started, inputs, failed = time.perf_counter(), 0, 0
+        results = self._results(unit) if unit.losses < CAREFUL_FROM else self._careful_results(unit)
         with (
             self._output.create(part_name(unit.number)) as path,
-            pq.ParquetWriter(path, ROWS, compression="zstd") as to,
+            pq.ParquetWriter(path, self._schema, compression="zstd") as part,
         ):
-            rows: list[dict[str, Any]] = []
-            for result in self._results(unit) if unit.losses < CAREFUL_FROM else self._careful_results(unit):
-                rows.append(self._row(result))
-                inputs, failed = inputs + 1, failed + (result.error is not None)
-                if len(rows) == ROWS_AT_ONCE:
-                    to.write_table(pa.Table.from_pylist(rows, ROWS))
-                    rows.clear()
-            if rows:
-                to.write_table(pa.Table.from_pylist(rows, ROWS))
-            to.add_key_value_metadata({FAILED.decode(): str(failed)})
+            while rows := [self._row(*each) for each in islice(results, ROWS_AT_ONCE)]:
+                part.write_table(pa.Table.from_pylist(rows, self._schema))
+                inputs, failed = inputs + len(rows), failed + sum(row["error"] is not None for row in rows)
+            part.add_key_value_metadata({FAILED.decode(): str(failed)})
         if unit.losses >= CAREFUL_FROM:
             self._output.remove(_deaths_name(unit))
         return UnitDone(unit.number, inputs, failed, time.perf_counter() - started)
 
-    def _results(self, unit: Unit) -> Iterator[Result]:
-        """One for each input, in order."""
+    def _inputs(self, unit: Unit) -> Iterator[Input]:
+        return read_items(unit.items, self._task.kind, self._task.column, self._task.sampling)
+
+    def _results(self, unit: Unit) -> Iterator[tuple[Input, Result]]:
+        """Every input without its pixels, in order, and what became of it."""
         waiting: deque[Input] = deque()
 
-        def images() -> Iterator[bytes]:
-            for each in read_items(unit.items, self._task.kind, self._task.column):
+        def images() -> Iterator[ImageSource]:
+            for each in self._inputs(unit):
                 waiting.append(each._replace(data=b""))
                 if each.error is None:
                     yield each.data
 
-        def unread() -> Iterator[Result]:
+        def unread() -> Iterator[tuple[Input, Result]]:
             while waiting and waiting[0].error is not None:
                 failed = waiting.popleft()
-                yield Result(failed.source, error=failed.error)
+                yield failed, Result(failed.source, error=failed.error)
 
         for result in self._classifier.stream(images(), self._task.top_k):
             yield from unread()
-            yield Result(waiting.popleft().source, result.predictions, result.error)
+            yield waiting.popleft(), result
         yield from unread()
 
-    def _careful_results(self, unit: Unit) -> Iterator[Result]:
+    def _careful_results(self, unit: Unit) -> Iterator[tuple[Input, Result]]:
         """The same, one by one, each noted before it is decoded: it is the one at fault if nothing comes after."""
         noted = self._output.read(_deaths_name(unit))
         deaths = Counter[str](json.loads(noted) if noted else {})
-        for place, each in enumerate(read_items(unit.items, self._task.kind, self._task.column)):
+        for place, each in enumerate(self._inputs(unit)):
             key, error = str(place), each.error
             if error is None and deaths[key] >= DEADLY:
                 error = f"{deaths[key]} workers died while they decoded it"
             if error is not None:
-                yield Result(each.source, error=error)
+                yield each, Result(each.source, error=error)
                 continue
             with self._output.create(_deaths_name(unit)) as path:
                 path.write_text(json.dumps({**deaths, key: deaths[key] + 1}), encoding="utf-8")
-            result = self._classifier.predict(each.data, self._task.top_k)[0]
-            yield Result(each.source, result.predictions, result.error)
+            yield each, self._classifier.predict(each.data, self._task.top_k)[0]
 
-    def _row(self, result: Result) -> dict[str, Any]:
+    def _row(self, given: Input, result: Result) -> dict[str, Any]:
         found = result.predictions if result.error is None else None
         return {
-            "source": result.source,
+            "source": given.source,
+            "time": given.time,
             "labels": None if found is None else [each.label for each in found],
             "class_ids": None if found is None else [each.class_id for each in found],
             "scores": None if found is None else [each.score for each in found],
