@@ -37,5 +37,9 @@ class TrainingError(ShvitError, RuntimeError):
     """A run cannot go on; the message says where it stood and which checkpoint to go on from."""
 
 
+class BatchError(ShvitError, RuntimeError):
+    """A batch run cannot start or go on; the message says what is finished and how to go on."""
+
+
 class ServerError(ShvitError, RuntimeError):
     """A server cannot be reached or refuses; the message names it and says what it answered."""

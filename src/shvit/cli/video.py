@@ -129,7 +129,8 @@ def _not_negative(text: str) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    from shvit.media.video import VIDEO_EXTENSIONS, is_live
+    from shvit.media.sources import VIDEO_EXTENSIONS
+    from shvit.media.video import is_live
     from shvit.video.complete import Options
     from shvit.video.output import check_frames_path
 

@@ -8,6 +8,8 @@ from glob import glob, has_magic
 from pathlib import Path
 from typing import TextIO
 
+from shvit.errors import ImageError
+
 IMAGE_EXTENSIONS = frozenset(
     {
         ".jpg",
@@ -27,6 +29,18 @@ IMAGE_EXTENSIONS = frozenset(
 )
 """Which files of a folder are taken for images. A file named by itself is tried whatever it is called."""
 
+VIDEO_EXTENSIONS = frozenset(
+    {
+        *(".mp4", ".m4v", ".mov", ".3gp", ".3g2", ".mkv", ".webm", ".avi", ".divx", ".wmv", ".asf", ".flv", ".f4v"),
+        *(".mpg", ".mpeg", ".mpe", ".m1v", ".m2v", ".vob", ".ts", ".mts", ".m2ts", ".ogv", ".ogm", ".rm", ".rmvb"),
+        *(".mxf", ".nut", ".dv", ".ivf", ".y4m", ".h264", ".hevc", ".mjpeg"),
+    }
+)
+"""Which files of a folder are taken for videos. A file named by itself is tried whatever it is called."""
+
+MAX_IMAGE_BYTES = 256 * 2**20
+"""Encoded images of more bytes are refused before they are read."""
+
 
 class SourceError(Exception):
     """A source that gives no images: its name and the reason."""
@@ -34,6 +48,37 @@ class SourceError(Exception):
     def __init__(self, source: str, reason: str) -> None:
         super().__init__(f"{source}: {reason}")
         self.source, self.reason = source, reason
+
+
+def is_image(name: str) -> bool:
+    """Whether a file of this name is taken for an image; hidden files never are."""
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS  # noqa: PTH122 - 4× faster
+
+
+def read_encoded(file: str | Path, source: str, offset: int = 0, size: int | None = None) -> bytes:
+    """The bytes of one encoded image: a whole file, or part of one.
+
+    Raises:
+        ImageError: they cannot be read, are not all there, or are more than ``MAX_IMAGE_BYTES``.
+    """
+    try:
+        with open(file, "rb") as stream:  # noqa: PTH123 - the path is a string where there are many
+            if size is None:
+                size = os.fstat(stream.fileno()).st_size
+            if size > MAX_IMAGE_BYTES:
+                raise ImageError(too_large(source, size))
+            stream.seek(offset)
+            data = stream.read(size)
+    except OSError as error:
+        raise ImageError(f"{source}: {error.strerror or error}") from None
+    if len(data) != size:
+        raise ImageError(f"{source}: {len(data):,} of {size:,} bytes are there; the file was cut short")
+    return data
+
+
+def too_large(source: str, size: int) -> str:
+    """Why an encoded image of more than ``MAX_IMAGE_BYTES`` is refused."""
+    return f"{source}: {size:,} bytes, at most {MAX_IMAGE_BYTES:,} are accepted"
 
 
 def expand_sources(

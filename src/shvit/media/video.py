@@ -35,15 +35,6 @@ except ImportError as error:
         "reading video needs PyAV, which is not installed; install it with: pip install 'shvit[video]'"
     ) from error
 
-VIDEO_EXTENSIONS = frozenset(
-    {
-        *(".mp4", ".m4v", ".mov", ".3gp", ".3g2", ".mkv", ".webm", ".avi", ".divx", ".wmv", ".asf", ".flv", ".f4v"),
-        *(".mpg", ".mpeg", ".mpe", ".m1v", ".m2v", ".vob", ".ts", ".mts", ".m2ts", ".ogv", ".ogm", ".rm", ".rmvb"),
-        *(".mxf", ".nut", ".dv", ".ivf", ".y4m", ".h264", ".hevc", ".mjpeg"),
-    }
-)
-"""Which files of a folder are taken for videos. A file named by itself is tried whatever it is called."""
-
 READ_TIMEOUT = 10.0
 """Seconds after which a stream that sends nothing counts as lost."""
 
