@@ -57,7 +57,7 @@ RETRY_AFTER = "1"
 LINGER_SECONDS, LINGER_BYTES = 2.0, 64 * 2**20
 """How long, and how much, of a body that was refused is still read, so that the client gets to read why."""
 
-OPEN_PATHS = ("/v1", "/metrics")
+GUARDED = ("/v1", "/metrics")
 """What a token is asked for; health, the reference and the page say nothing of anybody's images."""
 
 DESCRIPTION = """\
@@ -260,13 +260,15 @@ def _answer(served: Served, uploads: Sequence[Upload], job: Job, top_k: int) -> 
 
 
 class TokenRequired:
-    """Lets requests for ``OPEN_PATHS`` through if they carry the token."""
+    """Lets requests for ``GUARDED`` paths through only if they carry the token."""
 
     def __init__(self, app: ASGIApp, token: str) -> None:
         self._app, self._expected = app, f"Bearer {token}".encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"].startswith(OPEN_PATHS):
+        path = scope.get("path", "")  # with the part that a proxy took off, if uvicorn was told of one
+        guarded = path.startswith(GUARDED) or path.removeprefix(scope.get("root_path", "")).startswith(GUARDED)
+        if scope["type"] == "http" and guarded:
             sent = Headers(scope=scope).get("authorization", "").encode("utf-8", "replace")
             if not hmac.compare_digest(sent, self._expected):
                 headers = {"WWW-Authenticate": "Bearer"}
