@@ -6,6 +6,7 @@ import base64
 import http.client
 import io
 import json
+import random
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -19,6 +20,7 @@ from shvit.media.overlay import attention_map, class_activation_map, draw_map
 
 from ..conftest import SAMPLES
 from .conftest import RunningServer, encoded, running
+from .test_fuzz import mutated, seeds
 
 COFFEE = (SAMPLES / "coffee.jpg").read_bytes()
 
@@ -107,6 +109,15 @@ def test_a_full_queue_is_answered_at_once(slow_image):
         assert {each.status_code for each in answers} == {200, 503}
         assert all(each.headers["retry-after"] == "1" for each in answers if each.status_code == 503)
         assert ask(server).status_code == 200
+
+
+def test_mutated_images_are_drawn_or_refused(explaining):
+    rng, kinds = random.Random(5), ("attention", "cam", "sheet")
+    originals = seeds()
+    found = {
+        ask(explaining, f"kind={rng.choice(kinds)}", mutated(rng.choice(originals), rng)).status_code for _ in range(50)
+    }
+    assert found == {200, 422}
 
 
 def test_clients_that_go_away_leave_nothing_behind(slow_image):

@@ -22,7 +22,7 @@ from shvit.runtime.results import Prediction
 _WEIGHTS = re.compile(r"stages\.(\d+)\.blocks\.(\d+)\.attention\.weights")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Explanation:
     """What a network computed on its way to one image's labels.
 

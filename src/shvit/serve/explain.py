@@ -5,11 +5,14 @@ from __future__ import annotations
 import io
 import threading
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from shvit.media.overlay import Map, attention_map, class_activation_map, draw_map, draw_sheet, fit
 from shvit.runtime.classifier import Classifier
-from shvit.runtime.explain import Explainer, Explanation
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from shvit.runtime.explain import Explainer, Explanation
 
 MAX_SIDE = 1024
 """Pixels of an answer's longer side at most; larger pictures are shrunk to it."""
@@ -43,25 +46,27 @@ class ModelExplainer:
             ShvitError: the image cannot be read, or the model cannot be explained.
             ValueError: there is no such stage, block, point or class.
         """
+        from shvit.runtime.explain import Explainer  # here, so that a server starts without it
+
         with self._lock:
             if self._explainer is None:
                 self._explainer = Explainer(self._classifier.path, threads=1)  # as many run as there are decoders
-        explanation = self._explainer.explain(image)
-        if wanted.kind == "sheet":
-            maps = [attention_map(explanation, stage, point=wanted.point) for stage in explanation.stages]
-            picture = draw_sheet(explanation, [*maps, class_activation_map(explanation, wanted.class_id)])
-        else:
-            shown = _map(explanation, wanted)
-            smaller = min(1.0, MAX_SIDE / max(explanation.image.size))
-            side = round(max(explanation.image.size) * smaller)
-            picture = draw_map(*fit(explanation.image, explanation.region, side), shown)
         encoded = io.BytesIO()
-        picture.save(encoded, "PNG", compress_level=1)  # the default takes several times as long
+        # The default compression takes several times as long.
+        _draw(self._explainer.explain(image), wanted).save(encoded, "PNG", compress_level=1)
         return encoded.getvalue()
 
 
-def _map(explanation: Explanation, wanted: Wanted) -> Map:
+def _draw(explanation: Explanation, wanted: Wanted) -> Image.Image:
+    from shvit.media.overlay import attention_map, class_activation_map, draw_map, draw_sheet, fit
+
+    if wanted.kind == "sheet":
+        maps = [attention_map(explanation, stage, point=wanted.point) for stage in explanation.stages]
+        return draw_sheet(explanation, [*maps, class_activation_map(explanation, wanted.class_id)])
     if wanted.kind == "cam":
-        return class_activation_map(explanation, wanted.class_id)
-    stage = wanted.stage or min(explanation.stages, default=0)
-    return attention_map(explanation, stage, wanted.block, wanted.point)
+        shown = class_activation_map(explanation, wanted.class_id)
+    else:
+        stage = wanted.stage or min(explanation.stages, default=0)
+        shown = attention_map(explanation, stage, wanted.block, wanted.point)
+    side = min(MAX_SIDE, max(explanation.image.size))
+    return draw_map(*fit(explanation.image, explanation.region, side), shown)
