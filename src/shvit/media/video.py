@@ -416,8 +416,10 @@ class Video:
 
 def _open(source: str, low_delay: bool, timeout: float) -> Any:
     live = is_live(source)
-    # What is read while the stream is being recognised is dropped, not kept for later.
-    options = {"fflags": "nobuffer"} if live and low_delay else {}
+    options = {}
+    if live and low_delay:
+        # What is read while the stream is being recognised is dropped, not kept for later; so look at it briefly.
+        options |= {"fflags": "nobuffer", "analyzeduration": "1000000"}
     if source.startswith(("rtsp://", "rtsps://")):
         options["rtsp_transport"] = "tcp"  # what is lost of UDP is seen as damage
     if not live:
