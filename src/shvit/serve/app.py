@@ -179,6 +179,7 @@ class Service:
         finally:
             self.waiting -= len(uploads)
             watch.cancel()
+            job.images.clear()  # they hold the job too, and would be there until the garbage collector comes
         if job.cancelled:
             raise GoneError
         return job
