@@ -2,9 +2,9 @@
 
 Photographs of 500×375 as JPEG, 32 clients. The server has some cores and the client others, so that what the client
 costs is not in the server's figures; the pipeline (``Classifier.stream``) has the server's cores. One after another in
-turns, several rounds; ratios are medians over the rounds. Then, ours alone: latency at 30, 50 and 80 % of its peak
-(requests at random moments, each one's time counted from when it was due), overload at three times the peak, and with
-``--soak`` an hour or so at 70 %, for the memory.
+turns, several rounds; ratios are medians over the rounds. Then, ours alone, on its own cores and again on all of them,
+which it shares with the client: latency at 30, 50, 70 and 80 % of its peak (requests at random moments, each one's time
+counted from when it was due), overload at three times the peak, and with ``--soak`` minutes at 70 %, for the memory.
 
 With one core there is none for the client: then the processor time of an image is what to compare.
 """
@@ -368,31 +368,43 @@ def compare(
 
 
 def loads(
-    model: str, folder: Path, cores: set[int], run: Callable[[Any], Any], peak: float, args: argparse.Namespace
+    model: str, folder: Path, cores: set[int], run: Callable[[Any], Any], args: argparse.Namespace, soak: float
 ) -> dict[str, Any]:
-    """Ours at parts of its peak, and above it."""
+    """Ours at parts of its peak, and above it.
+
+    Args:
+        soak: minutes at 70 %.
+    """
     images = [path.read_bytes() for path in sorted(folder.glob("*.jpg"))]
     requests = [raw_request(each, "/v1/predict") for each in images]
     port = free_port()
-    result: dict[str, Any] = {"peak_images_per_second": peak}
     with started(serve_command(model, port), cores, port) as server:
         run(closed_loop(port, requests, 1.0))
-        for share in (0.3, 0.5, 0.8):
+        peak = statistics.median(
+            run(closed_loop(port, requests, args.seconds / 2))["images_per_second"] for _ in range(3)
+        )
+        result: dict[str, Any] = {"server_cores": sorted(cores), "peak_images_per_second": peak}
+        for share in (0.3, 0.5, 0.7, 0.8):
             row = run(open_loop(port, requests, share * peak, args.load_seconds))
             row["p99_over_p50"] = row["latency_ms"]["p99"] / row["latency_ms"]["p50"]
             result[f"load_{share:.0%}"] = row
         used = server.cpu_seconds()
         row = run(open_loop(port, requests, 3 * peak, args.overload_seconds, server.memory_mb))
-        row["server_cpu_share"] = (server.cpu_seconds() - used) / args.overload_seconds / len(cores)
+        row["server_cores_used"] = (server.cpu_seconds() - used) / args.overload_seconds
         row["of_the_peak"] = row["answered_200_per_second"] / peak
+        row["memory_mb"] = memory_course(row["memory_mb"])
         result["overload"] = row
-        if args.soak:
-            row = run(open_loop(port, requests, 0.7 * peak, 60 * args.soak, server.memory_mb))
-            memory = row.pop("memory_mb")
-            row["memory_mb"] = {"start": memory[len(memory) // 10], "end": memory[-1], "max": max(memory)}
-            row["memory_mb_per_minute"] = slope(memory[len(memory) // 10 :])
-            result["soak"] = {"minutes": args.soak, **row}
+        if soak:
+            row = run(open_loop(port, requests, 0.7 * peak, 60 * soak, server.memory_mb))
+            row["memory_mb"] = memory_course(row["memory_mb"])
+            result["soak"] = {"minutes": soak, **row}
     return result
+
+
+def memory_course(values: Sequence[float]) -> dict[str, float]:
+    """Of a server's memory, looked at once a second; the first tenth is left out of the slope."""
+    later = values[len(values) // 10 :]
+    return {"first": values[0], "last": values[-1], "max": max(values), "per_minute": slope(later)}
 
 
 def slope(values: Sequence[float]) -> float:
@@ -457,30 +469,52 @@ def main() -> None:
         os.sched_setaffinity(0, client_cores)
         for each, file in files.items():
             compared = compare(file, folder / "images", server_cores, runner.run, args.seconds, args.rounds)
-            peak = compared["ours"]["images_per_second"]["median"]
+            here = folder / "images"
             result["models"][each] = {
                 "throughput": compared,
                 "start": starts(file, server_cores, 5),
-                **loads(file, folder / "images", server_cores, runner.run, peak, args),
+                "loads": loads(file, here, server_cores, runner.run, args, 0),
+                "loads_on_all_cores": loads(file, here, set(cores), runner.run, args, args.soak),
             }
     if args.no_record:
         print(json.dumps(result, indent=2))
     else:
         record("serving", "python benchmarks/serving.py" + (f" --soak {args.soak:g}" if args.soak else ""), result)
     for name, figures in result["models"].items():
-        print(f"\n{name}")
+        print_figures(name, figures)
+
+
+def print_figures(name: str, figures: dict[str, Any]) -> None:
+    print(f"\n{name}: starts in {figures['start']['seconds']['median']:.2f} s, {figures['start']['memory_mb']:.0f} MB")
+    print_table(
+        ("side", "images/s", "of the pipeline", "CPU ms", "pipeline CPU / CPU", "p50 ms", "p99 ms", "MB"),
+        [
+            (
+                side,
+                figure(row["images_per_second"]["median"]),
+                spread(row["of_the_pipeline"]) if side != "pipeline" else "",
+                figure(row["cpu_ms_per_image"]["median"]),
+                spread(row["pipeline_cpu_over_cpu"]) if side != "pipeline" else "",
+                *(figure(row.get(key)) for key in ("p50_ms", "p99_ms", "memory_mb")),
+            )
+            for side, row in figures["throughput"].items()
+        ],
+    )
+    for key in ("loads", "loads_on_all_cores"):
+        print(f"\nserver on cores {figures[key]['server_cores']}, peak {figures[key]['peak_images_per_second']:.0f}/s")
         print_table(
-            ("side", "images/s", "of the pipeline", "CPU ms", "pipeline CPU / CPU", "p50 ms", "p99 ms", "MB"),
+            ("load", "offered/s", "answered 200/s", "statuses", "p50 ms", "p99 ms", "p99/p50", "MB"),
             [
                 (
-                    side,
-                    figure(row["images_per_second"]["median"]),
-                    spread(row["of_the_pipeline"]) if side != "pipeline" else "",
-                    figure(row["cpu_ms_per_image"]["median"]),
-                    spread(row["pipeline_cpu_over_cpu"]) if side != "pipeline" else "",
-                    *(figure(row.get(key)) for key in ("p50_ms", "p99_ms", "memory_mb")),
+                    load,
+                    *(figure(row[each]) for each in ("offered_per_second", "answered_200_per_second")),
+                    str(row["statuses"]),
+                    *(figure((row["latency_ms"] or {}).get(each)) for each in ("p50", "p99")),
+                    figure(row.get("p99_over_p50")),
+                    "{first:.0f} to {last:.0f}".format(**row["memory_mb"]) if "memory_mb" in row else "",
                 )
-                for side, row in figures["throughput"].items()
+                for load, row in figures[key].items()
+                if isinstance(row, dict)
             ],
         )
 

@@ -207,7 +207,10 @@ class Service:
     async def _run(self, served: Served, uploads: Sequence[Upload], receive: Receive) -> Job:
         """Raises: GoneError: the client went away; what was not begun is not done."""
         job = self.batcher.submit(served, [upload.data for upload in uploads])
-        await self._until_done(job, len(uploads), receive)
+        try:
+            await self._until_done(job, len(uploads), receive)
+        finally:
+            job.images.clear()  # they hold the job too, and would be there until the garbage collector comes
         if job.cancelled:
             raise GoneError
         return job
@@ -328,7 +331,8 @@ def create_app(models: dict[str, Classifier], settings: Settings) -> FastAPI:
     _add_operations(app, service)
     if settings.pages is None:
         app.mount("/samples", StaticFiles(directory=SAMPLES), name="samples")
-    app.mount("/", StaticFiles(directory=settings.pages or PAGE, html=True), name="pages")
+    # Not a mount, which would take other methods on the routes above for paths of its own.
+    app.router.default = StaticFiles(directory=settings.pages or PAGE, html=True)
     if settings.token is not None:
         app.add_middleware(TokenRequired, token=settings.token)
     if settings.cors_origins:

@@ -275,7 +275,10 @@ class Batcher:
                 continue
             began = time.perf_counter()
             try:
-                probabilities = served.classifier.predict_batch(np.stack([image.pixels for image in wanted]))  # type: ignore[misc]
+                pixels = np.stack([image.pixels for image in wanted])  # type: ignore[misc]
+                for image in wanted:
+                    image.pixels = None
+                probabilities = served.classifier.predict_batch(pixels)
             except Exception as error:  # a fault of the engine's must not end the thread that serves all
                 logger.exception("the engine failed on a batch of %d", len(wanted))
                 for image in wanted:

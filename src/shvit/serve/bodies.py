@@ -77,9 +77,8 @@ async def read_body(receive: Receive, declared: int | None, limit: int, seconds:
         RefusedError: it is too large (413), too slow (408), or there is no room for it (503).
         GoneError: the client went away.
     """
-    too_large = RefusedError(413, "too_large", f"the body is larger than the {limit:,} bytes accepted")
     if declared is not None and declared > limit:
-        raise too_large
+        raise _too_large(limit)
     chunks: list[bytes] = []
     size = 0
     try:
@@ -92,7 +91,7 @@ async def read_body(receive: Receive, declared: int | None, limit: int, seconds:
                     size += len(chunk)
                     held.bytes += len(chunk)
                     if size > limit:
-                        raise too_large
+                        raise _too_large(limit)
                     if held.bytes > held.limit:
                         raise RefusedError(503, "no_memory", "too many bytes are in memory already; try again")
                     chunks.append(chunk)
@@ -104,6 +103,10 @@ async def read_body(receive: Receive, declared: int | None, limit: int, seconds:
     except (RefusedError, GoneError):
         held.bytes -= size
         raise
+
+
+def _too_large(limit: int) -> RefusedError:
+    return RefusedError(413, "too_large", f"the body is larger than the {limit:,} bytes accepted")
 
 
 def media_type(content_type: str) -> str:
