@@ -1,4 +1,4 @@
-"""The pipeline without HTTP: pipeline.py MODEL FOLDER BATCH [fast]. Runs for the seconds that each line on stdin says."""
+"""The pipeline without HTTP: pipeline.py MODEL FOLDER BATCH [fast]. Each line on stdin says for how many seconds."""
 
 from __future__ import annotations
 

@@ -123,7 +123,10 @@ def serve(
         timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=int(settings.timeout) + 10,
     )
-    config.load()  # reads the certificate, before anything is said to be served
+    try:
+        config.load()
+    except OSError as error:  # of the files for TLS, which it does not name
+        raise ValueError(f"TLS certificate {certificate}, key {key}: {error.strerror or error}") from None
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with closing(socket.create_server((host, port), family=family, backlog=BACKLOG)) as listener:
         address = f"[{host}]" if ":" in host else host

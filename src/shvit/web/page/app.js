@@ -6,6 +6,7 @@ const RATE_WINDOW = 2000; // milliseconds that the live frame rate is taken over
 const LATENCIES = 61; // frames that the median latency is taken over
 const SPOKEN_EVERY = 4000; // milliseconds between announcements of the camera's label
 const SURE = 0.5; // from this probability on, the best label stands out
+const LOOK_EVERY = 250; // milliseconds between maps over the camera's frames, at least
 const PAUSE_AFTER_PROBLEM = 1000; // milliseconds before the camera tries again
 const CAMERA = { video: { facingMode: { ideal: "environment" }, width: { ideal: 640 }, height: { ideal: 480 } }, audio: false };
 
@@ -133,7 +134,6 @@ function show(picture) {
   part("picture").alt = picture.name;
   for (const each of pictures) each.button.setAttribute("aria-pressed", String(each === picture));
   part("strip").hidden = pictures.length < 2;
-  part("explain").elements[0].checked = true;
   if (picture.result) {
     const { predictions, milliseconds } = picture.result;
     showLabels(predictions, `${picture.name} · ${milliseconds.toFixed(0)} ms`);
@@ -162,7 +162,9 @@ function stage(what) {
   for (const id of ["empty", "picture", "video"]) part(id).hidden = id !== what;
   part("rates").hidden = what !== "video";
   part("stage").classList.toggle("filled", what !== "empty");
-  part("explain").disabled = what !== "picture";
+  part("explain").disabled = what === "empty";
+  part("explain").elements[0].checked = true;
+  showLooked(null);
 }
 
 async function addSamples(names) {
@@ -333,7 +335,9 @@ function element(tag, text) {
   return Object.assign(document.createElement(tag), { textContent: text });
 }
 
-/** Shows what the network looked at, where there is something that tells. */
+// ---- what the network looked at --------------------------------------------------------------------------------------
+
+/** Offers maps, where there is something that makes them. */
 async function offerExplanations() {
   for (const kind of await predictor.explanations()) {
     const label = document.createElement("label");
@@ -342,14 +346,70 @@ async function offerExplanations() {
     part("explain").append(label);
     part("explain").hidden = false;
   }
-  part("explain").onchange = async ({ target: { value } }) => {
-    const picture = shown;
+  part("explain").onchange = () => (camera ? lookOn(camera) : look());
+  part("looked").onclick = (event) => {
+    if (!camera && mapChosen() === "attention") look(pixelAt(event));
+  };
+}
+
+/** The kind of map that is asked for; "" for none. */
+function mapChosen() {
+  return part("explain").querySelector(":checked").value;
+}
+
+/** A map over the picture on the stage; with a pixel, of the attention there. */
+async function look(pixel) {
+  const [picture, kind] = [shown, mapChosen()];
+  if (!kind) return showLooked(null);
+  try {
+    const blob = await predictor.explain(picture.blob, kind, pixel);
+    if (picture !== shown || camera || kind !== mapChosen()) return;
+    showLooked(blob, `${picture.name}, ${kind}`);
+    part("looked").classList.toggle("asks", kind === "attention");
+    say(`Map of ${picture.name}: ${kind}`);
+  } catch (error) {
+    explainProblem(error, picture.name);
+    if (part("looked").hidden) part("explain").elements[0].checked = true;
+  }
+}
+
+/** Maps over the camera's frames, always the newest, as long as one is chosen. */
+async function lookOn(mine) {
+  if (mine.looking) return;
+  mine.looking = true;
+  for (let kind; camera === mine && (kind = mapChosen()); ) {
+    const began = performance.now();
     try {
-      const url = value ? URL.createObjectURL(await predictor.explain(picture.blob, value)) : picture.url;
-      if (picture === shown && !camera) part("picture").src = url;
+      const blob = await predictor.explainFrame(part("video"), kind);
+      if (camera === mine && kind === mapChosen()) showLooked(blob, `Camera, ${kind}`);
     } catch (error) {
-      explainProblem(error, picture.name);
+      if (camera !== mine) return;
+      explainProblem(error);
+      part("explain").elements[0].checked = true;
     }
+    await new Promise((done) => setTimeout(done, began + LOOK_EVERY - performance.now()));
+  }
+  mine.looking = false;
+  if (camera === mine) showLooked(null);
+}
+
+function showLooked(blob, name = "") {
+  const image = part("looked");
+  URL.revokeObjectURL(image.src);
+  image.hidden = !blob;
+  image.alt = name;
+  image.classList.remove("asks");
+  if (blob) image.src = URL.createObjectURL(blob);
+  else image.removeAttribute("src");
+}
+
+/** Where in the picture's own pixels somebody pressed; the picture is fitted into the stage. */
+function pixelAt({ offsetX, offsetY }) {
+  const { naturalWidth, naturalHeight, clientWidth, clientHeight } = part("picture");
+  const scale = Math.min(clientWidth / naturalWidth, clientHeight / naturalHeight);
+  return {
+    x: Math.floor((offsetX - (clientWidth - naturalWidth * scale) / 2) / scale),
+    y: Math.floor((offsetY - (clientHeight - naturalHeight * scale) / 2) / scale),
   };
 }
 

@@ -5,7 +5,8 @@
 //   predict(blob)       -> Promise<{ predictions, ... }>  best first, as `shvit predict --format jsonl` writes them
 //   frame(video)        -> Promise<{ predictions, ... }>  of what a playing <video> shows
 //   explanations()      -> Promise<string[]>              kinds of picture that `explain` makes
-//   explain(blob, kind) -> Promise<Blob>                  a picture
+//   explain(blob, kind, point) -> Promise<Blob>           a picture; `point` is { x, y } in pixels, or left out
+//   explainFrame(video, kind)  -> Promise<Blob>           of what a playing <video> shows
 //
 // What goes wrong is an Error with a `kind`: "image" (this input), "gone" (the other side), "busy", "token" or "failed".
 
@@ -51,11 +52,15 @@ class ServerPredictor {
   }
 
   async frame(video) {
+    return this.predict(await this.#capture(video));
+  }
+
+  async #capture(video) {
     const scale = Math.min(1, LONGEST_SIDE / Math.max(video.videoWidth, video.videoHeight));
     this.#canvas.width = Math.round(video.videoWidth * scale);
     this.#canvas.height = Math.round(video.videoHeight * scale);
     this.#canvas.getContext("2d").drawImage(video, 0, 0, this.#canvas.width, this.#canvas.height);
-    return this.predict(await new Promise((done) => this.#canvas.toBlob(done, "image/jpeg", JPEG_QUALITY)));
+    return new Promise((done) => this.#canvas.toBlob(done, "image/jpeg", JPEG_QUALITY));
   }
 
   async explanations() {
@@ -64,8 +69,12 @@ class ServerPredictor {
     return route ? ["attention", "cam"] : [];
   }
 
-  async explain(blob, kind) {
-    return (await this.#send("v1/explain", blob, { kind })).blob();
+  async explain(blob, kind, point = {}) {
+    return (await this.#send("v1/explain", blob, { kind, ...point })).blob();
+  }
+
+  async explainFrame(video, kind) {
+    return this.explain(await this.#capture(video), kind);
   }
 
   #send(path, blob, query) {
