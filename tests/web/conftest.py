@@ -1,9 +1,6 @@
 from __future__ import annotations
 
-import os
-import re
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -99,29 +96,6 @@ def site(tmp_path_factory, program) -> Path:
     folder = tmp_path_factory.mktemp("site") / "public"
     assert main(["export", "--model", DEFAULT_MODEL, "--format", "web", "--output", str(folder)]) == 0
     return folder
-
-
-@contextmanager
-def api(*arguments: object, environment: dict[str, str] | None = None) -> Iterator[str]:
-    """``shvit serve`` with these arguments, in a process of its own; its address."""
-    command = [sys.executable, "-m", "shvit", "serve", "--port", "0", *map(str, arguments)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **(environment or {})})
-    limit = threading.Timer(30, process.kill)
-    limit.start()
-    try:
-        assert process.stdout is not None
-        found = next((match for line in process.stdout if (match := re.search(r"http://[\d.]+:\d+", line))), None)
-        limit.cancel()
-        assert found is not None, "shvit serve did not start"
-        yield f"{found[0]}/"
-    finally:
-        limit.cancel()
-        process.terminate()
-        try:
-            process.wait(20)
-        finally:
-            process.kill()
-            process.stdout.close()
 
 
 def problem(page: Page) -> Locator:

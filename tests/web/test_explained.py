@@ -10,13 +10,14 @@ from playwright.sync_api import Page, expect
 
 from shvit.runtime.models import DEFAULT_MODEL
 
-from .conftest import api, is_ready, labels, problem, visiting
+from ..serve.conftest import running
+from .conftest import is_ready, labels, problem, visiting
 
 
 @pytest.fixture(scope="module")
 def visitor(browser, colour_model) -> Iterator[Page]:
-    with api("--model", DEFAULT_MODEL, "--model", colour_model) as address, visiting(browser) as page:
-        page.goto(address)
+    with running("--model", DEFAULT_MODEL, "--model", colour_model) as server, visiting(browser) as page:
+        page.goto(server.url)
         is_ready(page, "on this server")
         yield page
 

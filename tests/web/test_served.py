@@ -11,15 +11,14 @@ from shvit import Classifier
 from shvit.runtime.models import DEFAULT_MODEL
 from shvit.web import SAMPLES
 
-from .conftest import WAIT, api, is_ready, labels, problem, visiting
-
-TOKEN = "a-long-secret"
+from ..serve.conftest import TOKEN, running
+from .conftest import WAIT, is_ready, labels, problem, visiting
 
 
 @pytest.fixture(scope="module")
 def address(colour_model) -> Iterator[str]:
-    with api("--model", DEFAULT_MODEL, "--model", colour_model) as address:
-        yield address
+    with running("--model", DEFAULT_MODEL, "--model", colour_model) as server:
+        yield server.url
 
 
 @pytest.fixture(scope="module")
@@ -78,8 +77,8 @@ def test_a_server_that_is_busy_is_asked_again(visitor):
 
 
 def test_a_server_that_asks_for_a_token(page):
-    with api(environment={"SHVIT_TOKEN": TOKEN}) as address:
-        page.goto(address)
+    with running(environment={"SHVIT_TOKEN": TOKEN}) as server:
+        page.goto(server.url)
         expect(problem(page)).to_contain_text("The server asks for a token.")
         page.get_by_label("Token").fill(TOKEN)
         page.get_by_label("Token").press("Enter")
@@ -160,10 +159,10 @@ def test_everything_is_reached_and_named_by_keyboard(page: Page, address):
         "Drop pictures here",
         "Choose…",
         "Start camera",
-        "cat",
         "coffee",
-        "motorcycle",
         "rocket",
+        "motorcycle",
+        "cat",
         "astronaut",
     ]
     assert "About this model" in names

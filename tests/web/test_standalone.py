@@ -150,9 +150,9 @@ def test_it_works_offline_below_a_path_and_takes_a_new_version(page, site, tmp_p
     (folder / "version.js").write_text(text.replace('VERSION = "', 'VERSION = "new'))
     with served_again(tmp_path, address):
         page.reload()
-        expect(problem(page)).to_contain_text("A new version of this page is ready", timeout=WAIT)
+        expect(problem(page)).to_contain_text("A new version of this page is there", timeout=WAIT)
         assert page.evaluate("caches.keys()") != kept
-        page.get_by_role("button", name="Try again").click()
+        page.get_by_role("button", name="Load it").click()
         is_ready(page, "in this browser")
 
 

@@ -5,6 +5,7 @@ import { choosePredictor } from "./predictor.js";
 const RATE_WINDOW = 2000; // milliseconds that the live frame rate is taken over
 const LATENCIES = 61; // frames that the median latency is taken over
 const SPOKEN_EVERY = 4000; // milliseconds between announcements of the camera's label
+const SURE = 0.5; // from this probability on, the best label stands out
 const LOOK_EVERY = 250; // milliseconds between maps over the camera's frames, at least
 const PAUSE_AFTER_PROBLEM = 1000; // milliseconds before the camera tries again
 const CAMERA = { video: { facingMode: { ideal: "environment" }, width: { ideal: 640 }, height: { ideal: 480 } }, audio: false };
@@ -35,10 +36,11 @@ function sayNow(label, score) {
   say(`${label}, ${percent(score)}`);
 }
 
-function showProblem(message, { retry, token } = {}) {
+function showProblem(message, { retry, token, remedy = "Try again" } = {}) {
   part("problem").querySelector("p").textContent = message;
   part("token-form").hidden = !token;
   part("retry").hidden = !retry;
+  part("retry").textContent = remedy;
   part("retry").onclick = () => (hideProblem(), retry());
   part("problem").hidden = false;
 }
@@ -72,6 +74,7 @@ function showLabels(predictions, source) {
     bar.firstChild.style.transform = `scaleX(${score})`;
   });
   part("best").textContent = predictions[0].label;
+  part("best").classList.toggle("unsure", predictions[0].score < SURE);
   part("source").textContent = source;
   part("hint").hidden = true;
 }
@@ -420,7 +423,7 @@ async function keepForOffline() {
   const taken = new Promise((done) => workers.addEventListener("controllerchange", done, { once: true }));
   const registration = await workers.register("sw.js", { updateViaCache: "none" }).catch(() => null);
   if (hadOne) {
-    taken.then(() => showProblem("A new version of this page is ready.", { retry: () => location.reload() }));
+    taken.then(() => showProblem("A new version of this page is there.", { retry: () => location.reload(), remedy: "Load it" }));
     return;
   }
   // An active one that does not control the page: the page was loaded past it, by a forced reload.

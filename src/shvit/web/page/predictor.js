@@ -43,7 +43,7 @@ class ServerPredictor {
   async load(name) {
     this.#model = name;
     const { card, engine, number_of_classes } = this.#known.get(name);
-    return { card: { ...card, number_of_classes }, where: `on this server, ${engine}` };
+    return { card: { ...card, number_of_classes }, where: `on this server, ${engine}. Pictures are sent there.` };
   }
 
   async predict(blob) {
@@ -155,7 +155,7 @@ class BrowserPredictor {
       { told },
     );
     const engine = device === "webgpu" ? "WebGPU" : `WebAssembly, ${threads} thread${threads > 1 ? "s" : ""}`;
-    return { card, where: `in this browser, ${engine}` };
+    return { card, where: `in this browser, ${engine}. Pictures stay on this device.` };
   }
 
   predict(blob) {

@@ -45,7 +45,11 @@ async function load({ model, runtime, device, threads }, onProgress) {
       ort.env.wasm.wasmPaths = runtime;
       ort.env.wasm.numThreads = threads;
       ort.env.logLevel = "error";
-      const inference = await ort.InferenceSession.create(bytes, { executionProviders: [each] });
+      const inference = await ort.InferenceSession.create(bytes, {
+        executionProviders: [each],
+        // Threads that wait in a loop take the processor from the camera and the page.
+        extra: { session: { intra_op: { allow_spinning: "0" } } },
+      });
       const next = { ort, inference, card };
       const [height, width] = card.preprocessing.image_size;
       await infer(next, new Uint8Array(height * width * 3)); // the first run prepares kernels
