@@ -2,9 +2,9 @@
 
 Two sources: a Parquet file of 64×64 JPEGs (Tiny-ImageNet's validation images, over and over; crops of samples/ without
 --data), where an image takes a millisecond and overhead shows most; and a folder of photographs of 500×375. Three
-sides, in turns, each in a process of its own: `shvit batch --workers N`, the same with `--ray-address local`, and the pipeline
-that Ray Data's documentation teaches (read, map_batches with a pool of actors, write_parquet), which does without
-restart and without rows for what cannot be read. Memory is the sum over all processes of a run of what is theirs alone
+sides, in turns, each in a process of its own: `shvit batch --workers N`, the same with `--ray-address local`, and the
+pipeline that Ray Data's documentation teaches (read, map_batches with a pool of actors, write_parquet), which does
+without restart and without rows for what cannot be read. Memory is the sum over all processes of a run of what is theirs alone
 and their share of what they have in common (PSS), the largest seen.
 """
 
