@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from shvit.models import create_model, list_models, load_checkpoint, reparameterize, save_checkpoint
     from shvit.runtime.card import Card
     from shvit.runtime.classifier import Classifier
+    from shvit.runtime.explain import Explainer
     from shvit.runtime.results import Prediction, Result
     from shvit.serve.client import AsyncClient, Client
 
@@ -23,6 +24,7 @@ _RUNTIME = {
     "Card": "shvit.runtime.card",
     "Classifier": "shvit.runtime.classifier",
     "Client": "shvit.serve.client",
+    "Explainer": "shvit.runtime.explain",
     "Prediction": "shvit.runtime.results",
     "Result": "shvit.runtime.results",
 }
@@ -33,6 +35,7 @@ __all__ = [
     "Card",
     "Classifier",
     "Client",
+    "Explainer",
     "Prediction",
     "Result",
     "create_model",

@@ -326,6 +326,16 @@ def test_token_and_cross_origin(colour_model, tmp_path):
         assert "access-control-allow-origin" not in answer.headers
 
 
+def test_a_token_holds_behind_a_proxy_too(colour_model):
+    with running("--model", colour_model, "--root-path", "/behind", environment={"SHVIT_TOKEN": TOKEN}) as server:
+        origin = server.url.removesuffix("/behind")
+        for path in ("/v1/models", "/behind/v1/models", "/metrics", "/%76%31/models", "/v1/../v1/models"):
+            assert httpx2.get(origin + path).status_code in (401, 404), path
+        assert httpx2.get(f"{origin}/v1/models").status_code == 401
+        answer = httpx2.get(f"{origin}/v1/models", headers={"Authorization": f"Bearer {TOKEN}"})
+        assert answer.status_code == 200
+
+
 def test_tls(colour_model, tmp_path):
     certificate, key = self_signed(tmp_path)
     with running("--model", colour_model, "--ssl-certfile", certificate, "--ssl-keyfile", key) as server:

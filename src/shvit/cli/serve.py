@@ -105,7 +105,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     access.add_argument("--ssl-keyfile", type=Path, metavar="FILE", help="and its key")
     access.add_argument("--root-path", default="", metavar="PATH", help="what a proxy in front takes off the path")
     access.add_argument("--no-access-log", action="store_true", help="do not log each request on stderr")
-    access.add_argument("--pages", type=Path, metavar="DIR", help="a folder of static files to show at /")
+    access.add_argument(
+        "--pages",
+        type=Path,
+        metavar="DIR",
+        help="a folder of static files to show at / (default: a page to try it with)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ frames, and goes on where an earlier reading stood.
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 import threading
@@ -25,6 +26,7 @@ from shvit.runtime.preprocess import MAX_PIXELS
 
 try:
     import av
+    import av.logging
     from av.sidedata.sidedata import Type as SideDataType
     from av.stream import Disposition
     from av.video.reformatter import Interpolation, VideoReformatter
@@ -39,6 +41,9 @@ READ_TIMEOUT = 10.0
 _DEMUX_ERRORS = 16
 """So many errors without a packet between them, and reading ends: what follows is not the file any more."""
 
+_SEEK_EARLY = 10.0
+"""Seconds before a position that are decoded again: formats without an index are searched but roughly."""
+
 _ENDS_EARLY = 1.0
 """A file may end so many seconds before the duration that it states without being cut off."""
 
@@ -46,6 +51,8 @@ _STATING_FORMATS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "flv", "a
 """Those whose duration is written in the file; of others libav guesses it from what there is."""
 
 _thread = threading.local()
+
+logging.getLogger("libav").addHandler(logging.NullHandler())  # what is logged by others at the same time
 
 
 @dataclass(frozen=True)
@@ -242,10 +249,12 @@ class Video:
             self._step = 1 / self.rate if self.rate else 1 / 25
             self.duration = self._stated_duration()
             self._origin: int | None = None
+            self._rotation: int | None = None
             self._seeking = start is not None and seek and start.pts is not None
             if start is not None and self._seeking:
                 self._origin = start.origin
-                self._container.seek(start.pts, stream=self._stream)
+                early = start.pts - round(_SEEK_EARLY / self._time_base) if start.pts is not None else 0
+                self._container.seek(max(early, start.origin or 0), stream=self._stream)
         except av.error.FFmpegError as error:
             self._container.close()
             raise VideoError(f"{self.source}: {_reason(error)}") from None
@@ -315,20 +324,26 @@ class Video:
             position = Position(max(index, 0), pts, self._origin, at)
             if decoded.is_corrupt:
                 yield Damage(at, "damaged data; parts of the picture are made up")
-            yield Frame(at, max(index, 0), duration, position, arrival, decoded, _orientation(decoded))
+            yield Frame(at, max(index, 0), duration, position, arrival, decoded, self._orientation_of(decoded))
             last, seen_until = at, at + duration
             index += index >= 0
         if last < 0 and not self._start:
             yield Damage(0.0, "not one frame can be decoded")
-        elif self.duration and self._cut_off(seen_until):
+        elif self._cut_off():
             yield Damage(seen_until, f"the file ends here; it should last {self.duration:.3f} s")
 
-    def _cut_off(self, seen_until: float) -> bool:
+    def _orientation_of(self, decoded: Any) -> Orientation:
+        # Looking at the side data makes a cycle of references, which keeps the picture until Python cleans up.
+        if decoded.rotation != self._rotation:
+            self._rotation, self._orientation = decoded.rotation, _orientation(decoded)
+        return self._orientation
+
+    def _cut_off(self) -> bool:
         """Whether all streams end before the time that the file states."""
         if self._container.format.name not in _STATING_FORMATS or self._keyframes or self.duration is None:
             return False
         missing = self._packets_seen < self._stream.frames and not self._seeking  # an edit list may hide some
-        return max(seen_until, self._last_packet) < self.duration - (2 * self._step if missing else _ENDS_EARLY)
+        return self._last_packet < self.duration - (2 * self._step if missing else _ENDS_EARLY)
 
     def _decoded(self) -> Iterator[tuple[Any, float] | str]:
         """PyAV's frames, each with its arrival; a reason for what cannot be read."""
@@ -344,9 +359,10 @@ class Video:
             self._packets_seen += packet.size > 0
             if self._keyframes and packet.size and not packet.is_keyframe:
                 continue
-            if packet.is_corrupt and self._container.format.name in _STATING_FORMATS:
-                yield "the data breaks off within a frame"
-                continue
+            if packet.is_corrupt:
+                yield "data is missing within a frame"
+                if self._container.format.name in _STATING_FORMATS:  # a frame cut off; of a broadcast, part is there
+                    continue
             if packet.pts is not None and self._low_delay:
                 arrivals[packet.pts] = now
             try:
@@ -366,9 +382,11 @@ class Video:
         while errors < _DEMUX_ERRORS:
             packets = self._container.demux()
             while True:
+                complaints: list[str] = []
                 try:
-                    packet = next(packets)
+                    packet = self._next_packet(packets, complaints)
                 except StopIteration:
+                    yield from complaints
                     return
                 except (av.error.FFmpegError, OSError, MemoryError) as error:
                     errors += 1
@@ -377,15 +395,29 @@ class Video:
                         return
                     break
                 errors = 0
-                if packet.size and packet.pts is not None and packet.time_base and packet.stream.start_time is not None:
-                    ends = packet.pts + (packet.duration or 0) - packet.stream.start_time
+                yield from complaints
+                if packet.size and packet.pts is not None and packet.time_base:
+                    ends = packet.pts + (packet.duration or 0)
                     self._last_packet = max(self._last_packet, float(ends * packet.time_base))
                 yield packet
+
+    def _next_packet(self, packets: Iterator[Any], complaints: list[str]) -> Any:
+        """The next packet; adds what the container's reader has to say, which skips damaged parts without an error."""
+        before = av.logging.get_level()
+        av.logging.set_level(av.logging.ERROR)  # only here: threads that log while others wait for them can lock up
+        try:
+            with av.logging.Capture(local=True) as logged:
+                return next(packets)
+        finally:
+            av.logging.set_level(before)
+            name = self._container.format.name
+            complaints += [f"cannot be read: {' '.join(text.split())}" for _, whose, text in logged if whose == name]
 
 
 def _open(source: str, low_delay: bool, timeout: float) -> Any:
     live = is_live(source)
-    options = {"fflags": "nobuffer"} if low_delay else {}
+    # What is read while the stream is being recognised is dropped, not kept for later.
+    options = {"fflags": "nobuffer"} if live and low_delay else {}
     if source.startswith(("rtsp://", "rtsps://")):
         options["rtsp_transport"] = "tcp"  # what is lost of UDP is seen as damage
     if not live:

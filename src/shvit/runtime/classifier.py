@@ -78,12 +78,17 @@ class Classifier:
             self.engine_choice = EngineChoice(engine, "asked for", {})
         self._engine = load_engine(self.engine_choice.engine, self._path, self.threads)
         self.card = read_card(self._engine.metadata, self._path)
-        _check_graph(self._path, self._engine, self.card)
+        check_graph(self._path, self._engine, self.card)
 
     @property
     def engine(self) -> str:
         """The name of the engine that runs."""
         return self.engine_choice.engine
+
+    @property
+    def path(self) -> Path:
+        """The model file."""
+        return self._path
 
     def calibrate(self) -> EngineChoice:
         """Measures the installed engines on this file and goes on with the fastest; later classifiers know of it.
@@ -197,7 +202,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return exponentials / exponentials.sum(axis=-1, keepdims=True)
 
 
-def _check_graph(path: Path, engine: Engine, card: Card) -> None:
+def check_graph(path: Path, engine: Engine, card: Card) -> None:
     """Refuses a file whose card speaks of another graph than the one beside it."""
     for what, graph, said in (
         ("input", engine.input_shape, (None, *card.preprocessing.image_size, 3)),

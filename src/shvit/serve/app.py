@@ -21,13 +21,15 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
+from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from shvit import __version__
+from shvit.errors import ImageError, ShvitError
 from shvit.runtime.classifier import Classifier, top_predictions
 from shvit.runtime.preprocess import describe
 from shvit.runtime.results import Result
-from shvit.serve.batching import Batcher, EngineFailure, Job, Served
+from shvit.serve.batching import Batcher, EngineFailure, Job, Served, Task
 from shvit.serve.bodies import (
     JSON,
     MULTIPART,
@@ -41,9 +43,11 @@ from shvit.serve.bodies import (
     media_type,
     read_body,
 )
+from shvit.serve.explain import Kind, ModelExplainer, Wanted
 from shvit.serve.metrics import Metrics
 from shvit.serve.reference import reference_page
 from shvit.serve.settings import Settings
+from shvit.web import PAGE, SAMPLES
 
 logger = logging.getLogger("shvit.serve")
 
@@ -53,7 +57,7 @@ RETRY_AFTER = "1"
 LINGER_SECONDS, LINGER_BYTES = 2.0, 64 * 2**20
 """How long, and how much, of a body that was refused is still read, so that the client gets to read why."""
 
-OPEN_PATHS = ("/v1", "/metrics")
+GUARDED = ("/v1", "/metrics")
 """What a token is asked for; health, the reference and the page say nothing of anybody's images."""
 
 DESCRIPTION = """\
@@ -115,6 +119,7 @@ class Service:
         self.held = Held(settings.max_held)
         self.metrics = Metrics(lambda: self.waiting)
         self.models = {name: Served(name, classifier, self.metrics) for name, classifier in models.items()}
+        self.explainers = {name: ModelExplainer(classifier) for name, classifier in models.items()}
         self.default = next(iter(self.models))
         threads = max(classifier.threads for classifier in models.values())
         self.batcher = Batcher(list(self.models.values()), threads, settings.max_delay_ms / 1000)
@@ -129,9 +134,44 @@ class Service:
             GoneError: the client went away.
         """
         began = time.perf_counter()
+        served = self._served(model)
+        async with self._uploads(request) as uploads:
+            job = await self._run(served, uploads, request.receive)
+        response = _answer(served, uploads, job, top_k)
+        if response.status_code == 200:
+            self.metrics.request_seconds.observe(time.perf_counter() - began)
+        return response
+
+    async def explain(self, request: Request, wanted: Wanted, model: str | None) -> Response:
+        """Like ``predict``, of one image, to a picture of what the model looked at."""
+        served = self._served(model)
+        async with self._uploads(request) as uploads:
+            if len(uploads) > 1:
+                raise RefusedError(413, "too_many", f"{len(uploads)} images; one is explained in a request")
+            explainer = self.explainers[served.name]
+            task = self.batcher.submit_task(uploads[0].data, lambda image: explainer.draw(image, wanted))
+            try:
+                await self._until_done(task, 1, request.receive)
+                picture = task.done.result()
+            except (ShvitError, ValueError) as error:
+                reason = str(error).removeprefix(f"{describe(uploads[0].data)}: ")
+                if isinstance(error, ImageError):
+                    reason = f"{_source(uploads[0])}: {reason}"
+                reason = reason.replace(str(served.classifier.path), f"model {served.name}")
+                raise RefusedError(422, "not_explained", reason) from None
+        if picture is None:
+            raise GoneError
+        return Response(picture, media_type="image/png")
+
+    def _served(self, model: str | None) -> Served:
         served = self.models.get(model or self.default)
         if served is None:
             raise RefusedError(404, "no_model", f"model: expected one of {', '.join(self.models)}, got {model!r}")
+        return served
+
+    @asynccontextmanager
+    async def _uploads(self, request: Request) -> AsyncIterator[list[Upload]]:
+        """The images of a request's body, for which there is room; their bytes count as held until the block ends."""
         content_type = request.headers.get("content-type", "")
         kind = media_type(content_type)
         if self.waiting >= self.settings.queue:
@@ -155,13 +195,9 @@ class Service:
                 )
             if self.waiting + len(uploads) > self.settings.queue:
                 raise self._full()
-            job = await self._run(served, uploads, request.receive)
+            yield uploads
         finally:
             self.held.bytes -= size
-        response = _answer(served, uploads, job, top_k)
-        if response.status_code == 200:
-            self.metrics.request_seconds.observe(time.perf_counter() - began)
-        return response
 
     def _full(self) -> RefusedError:
         return RefusedError(
@@ -170,18 +206,22 @@ class Service:
 
     async def _run(self, served: Served, uploads: Sequence[Upload], receive: Receive) -> Job:
         """Raises: GoneError: the client went away; what was not begun is not done."""
-        self.waiting += len(uploads)
         job = self.batcher.submit(served, [upload.data for upload in uploads])
-        watch = asyncio.ensure_future(_until_gone(receive))
-        watch.add_done_callback(lambda _: job.cancel())
-        try:
-            await job.done
-        finally:
-            self.waiting -= len(uploads)
-            watch.cancel()
+        await self._until_done(job, len(uploads), receive)
         if job.cancelled:
             raise GoneError
         return job
+
+    async def _until_done(self, work: Job | Task, images: int, receive: Receive) -> None:
+        """Cancels it when the client goes away."""
+        self.waiting += images
+        watch = asyncio.ensure_future(_until_gone(receive))
+        watch.add_done_callback(lambda _: work.cancel())
+        try:
+            await work.done
+        finally:
+            self.waiting -= images
+            watch.cancel()
 
 
 async def _until_gone(receive: Receive) -> None:
@@ -194,12 +234,16 @@ def _content_length(headers: Headers) -> int | None:
     return int(value) if value.isascii() and value.isdigit() else None
 
 
+def _source(upload: Upload) -> str:
+    return upload.name or (describe(upload.data) if isinstance(upload.data, bytes) else "<base64>")
+
+
 def _answer(served: Served, uploads: Sequence[Upload], job: Job, top_k: int) -> Response:
     """200 if any image has its labels, 422 if none has."""
     results = []
     failed = []
     for upload, outcome in zip(uploads, job.outcomes, strict=True):
-        source = upload.name or (describe(upload.data) if isinstance(upload.data, bytes) else "<base64>")
+        source = _source(upload)
         if isinstance(outcome, np.ndarray):
             results.append(Result(source, top_predictions(outcome, served.classifier.classes, top_k)).to_dict())
         else:
@@ -216,13 +260,15 @@ def _answer(served: Served, uploads: Sequence[Upload], job: Job, top_k: int) -> 
 
 
 class TokenRequired:
-    """Lets requests for ``OPEN_PATHS`` through if they carry the token."""
+    """Lets requests for ``GUARDED`` paths through only if they carry the token."""
 
     def __init__(self, app: ASGIApp, token: str) -> None:
         self._app, self._expected = app, f"Bearer {token}".encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"].startswith(OPEN_PATHS):
+        path = scope.get("path", "")  # with the part that a proxy took off, if uvicorn was told of one
+        guarded = path.startswith(GUARDED) or path.removeprefix(scope.get("root_path", "")).startswith(GUARDED)
+        if scope["type"] == "http" and guarded:
             sent = Headers(scope=scope).get("authorization", "").encode("utf-8", "replace")
             if not hmac.compare_digest(sent, self._expected):
                 headers = {"WWW-Authenticate": "Bearer"}
@@ -277,12 +323,12 @@ def create_app(models: dict[str, Classifier], settings: Settings) -> FastAPI:
     app.state.service = service
     _add_errors(app, service)
     _add_predict(app, service)
+    _add_explain(app, service)
     _add_models(app, service)
     _add_operations(app, service)
-    if settings.pages is not None:
-        from starlette.staticfiles import StaticFiles
-
-        app.mount("/", StaticFiles(directory=settings.pages, html=True), name="pages")
+    if settings.pages is None:
+        app.mount("/samples", StaticFiles(directory=SAMPLES), name="samples")
+    app.mount("/", StaticFiles(directory=settings.pages or PAGE, html=True), name="pages")
     if settings.token is not None:
         app.add_middleware(TokenRequired, token=settings.token)
     if settings.cors_origins:
@@ -298,7 +344,8 @@ def create_app(models: dict[str, Classifier], settings: Settings) -> FastAPI:
     return app
 
 
-def _add_predict(app: FastAPI, service: Service) -> None:
+def _image_body() -> dict[str, Any]:
+    """What ``Service`` reads itself, as OpenAPI describes it."""
     binary = {"schema": {"type": "string", "format": "binary"}}
     form = {"type": "object", "properties": {"images": {"type": "array", "items": binary["schema"], "minItems": 1}}}
     content = {
@@ -307,7 +354,13 @@ def _add_predict(app: FastAPI, service: Service) -> None:
         MULTIPART: {"schema": {**form, "required": ["images"]}},
         JSON: {"schema": {"$ref": "#/components/schemas/Base64Images"}},
     }
+    return {"requestBody": {"required": True, "content": content}}
 
+
+ModelName = Annotated[str | None, Query(description="One of those that `/v1/models` lists; else the first.")]
+
+
+def _add_predict(app: FastAPI, service: Service) -> None:
     class PredictRoute(APIRoute):
         """Reads the parameters itself: FastAPI's way to them takes as long as all else that is done for a request."""
 
@@ -327,11 +380,11 @@ def _add_predict(app: FastAPI, service: Service) -> None:
         summary="Classify images",
         response_model=PredictAnswer,
         responses={status: {"description": text, "model": ErrorAnswer} for status, text in ERRORS.items()},
-        openapi_extra={"requestBody": {"required": True, "content": content}},
+        openapi_extra=_image_body(),
     )
     async def predict(
         top_k: Annotated[int, Query(ge=1, description="Labels for each image; at most as many as there are.")] = 5,
-        model: Annotated[str | None, Query(description="One of those that `/v1/models` lists; else the first.")] = None,
+        model: ModelName = None,
     ) -> Response:
         raise AssertionError("PredictRoute answers; this one's signature is what the reference shows")
 
@@ -349,6 +402,37 @@ def _add_predict(app: FastAPI, service: Service) -> None:
         return plain()
 
     app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _add_explain(app: FastAPI, service: Service) -> None:
+    errors = {**ERRORS, 422: "A parameter is wrong, the image cannot be read, or the model cannot be explained."}
+
+    @app.post(
+        "/v1/explain",
+        summary="What a model looked at, over the image",
+        response_class=Response,
+        responses={
+            200: {"description": "The picture.", "content": {"image/png": {}}},
+            **{status: {"description": text, "model": ErrorAnswer} for status, text in errors.items()},
+        },
+        openapi_extra=_image_body(),
+    )
+    async def explain(
+        request: Request,
+        kind: Annotated[Kind, Query(description="`cam` is what speaks for a class; `sheet` is all.")] = "sheet",
+        stage: Annotated[int | None, Query(ge=1, description="Of the attention: 2 or 3; else 2.")] = None,
+        block: Annotated[int | None, Query(description="Of that stage, from 1; else the last.")] = None,
+        x: Annotated[float | None, Query(description="With `y`: the pixel whose token's attention is shown.")] = None,
+        y: Annotated[float | None, Query(description="From the upper edge.")] = None,
+        class_id: Annotated[int | None, Query(description="The class that `cam` is of; else the first.")] = None,
+        model: ModelName = None,
+    ) -> Response:
+        if (x is None) != (y is None):
+            raise RefusedError(422, "parameters", "x and y: expected both or none")
+        point = None if x is None or y is None else (x, y)
+        response = await service.explain(request, Wanted(kind, stage, block, point, class_id), model)
+        service.metrics.requests.labels(response.status_code).inc()
+        return response
 
 
 def _top_k(text: str) -> int:

@@ -12,12 +12,12 @@ import binascii
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 
 import numpy as np
 
-from shvit.errors import ImageError
+from shvit.errors import ImageError, ShvitError
 from shvit.runtime.classifier import Classifier
 from shvit.runtime.preprocess import describe
 from shvit.serve.metrics import Metrics, ModelMetrics
@@ -77,6 +77,44 @@ class _Image:
         self.decode_began = self.decode_ended = 0.0
         self.pixels: np.ndarray | None = None
         """``uint8 (H, W, 3)``."""
+
+
+class Task:
+    """An image of which a decoder makes the answer by itself. Lives in the event loop's thread, but for ``run``."""
+
+    def __init__(self, encoded: Encoded, work: Callable[[bytes], bytes], loop: asyncio.AbstractEventLoop) -> None:
+        self.done: asyncio.Future[bytes | None] = loop.create_future()
+        """Set to the answer, to what was raised, or when it was cancelled to ``None``."""
+        self._encoded, self._work, self._loop = encoded, work, loop
+
+    def cancel(self) -> None:
+        """If it has not begun it is not done any more."""
+        if not self.done.done():
+            self._encoded = b""
+            self.done.set_result(None)
+
+    def run(self) -> None:
+        """In a decoder's thread."""
+        if self.done.done():
+            return
+        encoded, self._encoded = self._encoded, b""
+        try:
+            answer = self._work(_from_base64(encoded) if isinstance(encoded, str) else encoded)
+        except (ShvitError, ValueError) as error:
+            self._loop.call_soon_threadsafe(self._settle, None, error)
+        except Exception as error:  # a fault of ours must not end the thread that serves all
+            logger.exception("a task failed")
+            self._loop.call_soon_threadsafe(self._settle, None, EngineFailure(str(error)))
+        else:
+            self._loop.call_soon_threadsafe(self._settle, answer, None)
+
+    def _settle(self, answer: bytes | None, error: Exception | None) -> None:
+        if self.done.done():
+            return
+        if error is None:
+            self.done.set_result(answer)
+        else:
+            self.done.set_exception(error)
 
 
 class Served:
@@ -155,7 +193,7 @@ class Batcher:
 
     def __init__(self, models: Sequence[Served], decoders: int, max_delay: float) -> None:
         self._models, self._max_delay = models, max_delay
-        self._encoded: SimpleQueue[_Image | None] = SimpleQueue()
+        self._encoded: SimpleQueue[_Image | Task | None] = SimpleQueue()
         self._decoders = [
             threading.Thread(target=self._decode, name=f"shvit-decode-{number}", daemon=True)
             for number in range(decoders)
@@ -195,8 +233,17 @@ class Batcher:
             self._encoded.put(image)
         return job
 
+    def submit_task(self, image: Encoded, work: Callable[[bytes], bytes]) -> Task:
+        """Has a decoder do something else with an image, in its turn; called in the event loop's thread."""
+        task = Task(image, work, self._loop)
+        self._encoded.put(task)
+        return task
+
     def _decode(self) -> None:
         while (image := self._encoded.get()) is not None:
+            if isinstance(image, Task):
+                image.run()
+                continue
             job = image.job
             served = job.served
             if job.cancelled:

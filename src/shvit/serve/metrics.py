@@ -30,7 +30,10 @@ class Metrics:
         """
         self.registry = CollectorRegistry()
         self.requests = Counter(
-            "shvit_requests", "Answered requests for predictions, by HTTP status.", ("code",), registry=self.registry
+            "shvit_requests",
+            "Answered requests for predictions and explanations, by HTTP status.",
+            ("code",),
+            registry=self.registry,
         )
         self.request_seconds = Histogram(
             "shvit_request_seconds",

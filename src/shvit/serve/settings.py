@@ -33,7 +33,7 @@ class Settings:
     cors_origins: tuple[str, ...] = ()
     """Origins whose pages may call the server from a browser; ``*`` for all."""
     pages: Path | None = None
-    """A folder of static files to show at ``/``."""
+    """A folder of static files to show at ``/``; the package's page when not given."""
 
     def __post_init__(self) -> None:
         for field in fields(self):

@@ -236,6 +236,7 @@ def follow(
         summary.add(frame, each.scores)
         if rows is not None:
             rows.write(frame_row(source, each, classifier, options.top_k))
+            rows.flush()
         if encoder is not None:
             encoder.write(draw(each, tracker, classifier), frame.time)
         on_frame()

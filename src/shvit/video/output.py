@@ -44,6 +44,10 @@ class FrameRows:
     def write(self, row: dict[str, Any]) -> None:
         self._file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
 
+    def flush(self) -> None:
+        """Lets whoever follows the unfinished file see all rows so far."""
+        self._file.flush()
+
     def size(self) -> int:
         """Bytes so far, all of them on the disk."""
         self._file.flush()
