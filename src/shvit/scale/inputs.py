@@ -54,8 +54,11 @@ class Sampling(NamedTuple):
     """Only those that stand by themselves."""
 
 
+ALL_FRAMES = Sampling()
+
+
 def read_items(
-    items: Sequence[Item], kind: Kind, column: str | None, sampling: Sampling = Sampling()
+    items: Sequence[Item], kind: Kind, column: str | None, sampling: Sampling = ALL_FRAMES
 ) -> Iterator[Input]:
     """Everything in some items, in order; memory holds a few inputs at a time."""
     if kind == "tar":
