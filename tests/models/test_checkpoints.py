@@ -163,15 +163,31 @@ def test_a_head_replaced_later_is_what_is_saved(tmp_path, s1):
     assert_same(again, model)
 
 
-def test_a_folded_network_is_neither_written_nor_read(tmp_path, s1):
+def test_a_folded_network_comes_back_folded(tmp_path, s1):
+    folded, image = reparameterize(s1), torch.rand(1, 3, 64, 64)
+    save_checkpoint(folded, tmp_path / "folded.safetensors", metadata={"epoch": 3})
+    loaded, checkpoint = load_model(tmp_path / "folded.safetensors")
+    assert loaded.folded
+    assert checkpoint.metadata["epoch"] == 3
+    with torch.no_grad():
+        assert torch.equal(loaded(image), folded(image))
+    with pytest.raises(CheckpointError, match="a folded network, which cannot be unfolded"):
+        load_checkpoint(s1, tmp_path / "folded.safetensors")
+    save_checkpoint(s1, tmp_path / "whole.safetensors")
+    with pytest.raises(CheckpointError, match="not folded, as this network is"):
+        load_checkpoint(loaded, tmp_path / "whole.safetensors")
+
+
+def test_a_folded_network_is_not_written_for_others(tmp_path, s1):
     folded = reparameterize(s1)
-    with pytest.raises(CheckpointError, match=r"folded\.safetensors: a folded network"):
-        save_checkpoint(folded, tmp_path / "folded.safetensors")
+    for name, names in (("folded.pth", "shvit"), ("folded.safetensors", "timm")):
+        with pytest.raises(CheckpointError, match=rf"{name}: a folded network is saved as"):
+            save_checkpoint(folded, tmp_path / name, names=names)
     with pytest.raises(CheckpointError, match="only safetensors carry metadata"):
         save_checkpoint(s1, tmp_path / "weights.pth", metadata={"classes": ["a"]})
     assert list(tmp_path.iterdir()) == []
     torch.save(folded.state_dict(), tmp_path / "folded.pth")
-    with pytest.raises(CheckpointError, match=r"folded\.pth: a folded network, which cannot be unfolded"):
+    with pytest.raises(CheckpointError, match=r"folded\.pth: a folded network without its configuration"):
         load_checkpoint(s1, tmp_path / "folded.pth")
 
 

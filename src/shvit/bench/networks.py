@@ -245,7 +245,8 @@ def _traced(network: Network) -> onnx.ModelProto:
 
 def deployed(network: Network) -> nn.Module:
     """A copy in the form that it is deployed in: SHViT folded, timm's networks with their branches merged."""
-    from shvit.models import SHViT, reparameterize
+    from shvit.models import SHViT
+    from shvit.models.reparam import inference_form
 
     module = network.module
     if not isinstance(module, SHViT):
@@ -254,7 +255,7 @@ def deployed(network: Network) -> nn.Module:
 
         with torch.no_grad():
             return reparameterize_model(copy.deepcopy(module))
-    return module if module.folded else reparameterize(module)
+    return inference_form(module)
 
 
 def calibration_crops(image_size: tuple[int, int], count: int) -> np.ndarray:

@@ -92,7 +92,7 @@ def parse_recipe(arguments: list[str], images: int | None = None) -> tuple[Recip
         values = parser.parse_args([each for each in arguments if not each.startswith("--print_config")])
         if images is not None:
             if values.config is None:
-                parser = _parser(default_recipe(values.model, images, values.pretrained))
+                parser = _parser(default_recipe(values.model, images, values.pretrained, values.quantization_aware))
             values = parser.parse_args(arguments)
     except (ArgumentError, UnicodeDecodeError) as error:
         raise ValueError(_explain(error, arguments)) from None

@@ -12,8 +12,8 @@ import torch
 from shvit.data.loader import normalize
 from shvit.errors import CheckpointError
 from shvit.export.card import card_for
-from shvit.models import reparameterize
 from shvit.models.checkpoints import load_model
+from shvit.models.reparam import inference_form
 from shvit.runtime.card import Card
 from shvit.runtime.classifier import Classifier
 
@@ -55,7 +55,7 @@ class CheckpointClassifier:
         if threads is not None:
             torch.set_num_threads(threads)
         self.card = card_for(model, checkpoint, Path(path).stem, image_size)
-        self._network = reparameterize(model).eval()
+        self._network = inference_form(model)
 
     @torch.inference_mode()
     def predict_batch(self, batch: np.ndarray) -> np.ndarray:

@@ -13,8 +13,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import shvit
 from shvit.errors import CheckpointError
-from shvit.models import VARIANTS, SHViT, reparameterize
+from shvit.models import VARIANTS, SHViT
 from shvit.models.checkpoints import Checkpoint
+from shvit.models.reparam import inference_form
 from shvit.runtime.card import Card, ClassInfo, Metric, Preprocessing
 
 
@@ -43,7 +44,7 @@ def card_for(
         )
     metrics = metadata.get("metrics", {})
     dataset = metadata.get("dataset", "validation")
-    folded = reparameterize(model)
+    folded = inference_form(model)
     return Card(
         name=name,
         architecture=architecture_name(model),

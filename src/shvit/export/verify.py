@@ -21,7 +21,8 @@ import torch
 from shvit.atomic import atomic_folder
 from shvit.errors import ExportError, ShvitError
 from shvit.export.trace import Deployed
-from shvit.models import SHViT, reparameterize
+from shvit.models import SHViT
+from shvit.models.reparam import inference_form
 from shvit.runtime.card import IMAGENET_MEAN, IMAGENET_STD, Card, Metric, Preprocessing, Verification
 from shvit.runtime.models import verification_images
 from shvit.runtime.preprocess import decode, preprocess
@@ -98,8 +99,7 @@ class Source:
             raise ExportError(f"{path}: export writes logits, the card says {card.output}")
         if precision == "int8" and calibration is None:
             raise ExportError(f"{path}: int8 needs calibration images")
-        folded = copy.deepcopy(model).eval() if model.folded else reparameterize(model)
-        self.network = folded.float().cpu()
+        self.network = inference_form(model).float().cpu()
         self.card, self.precision, self.batch_size = card, precision, batch_size
         self.calibration, self.keep_float = calibration, keep_float
 

@@ -23,6 +23,7 @@ from torch.nn import Parameter
 
 from shvit.atomic import atomic_path
 from shvit.errors import CheckpointError
+from shvit.models.reparam import reparameterize
 from shvit.models.shvit import SHViT
 from shvit.models.variants import VARIANTS, SHViTConfig
 
@@ -106,6 +107,8 @@ class Checkpoint:
     """The tensors are an exponential moving average."""
     config: SHViTConfig | None = None
     """The network these tensors are of; ``None`` when it is none that can be told."""
+    folded: bool = False
+    """The network is in inference form."""
     metadata: dict[str, Any] = field(default_factory=dict)
     """What ``save_checkpoint`` was given."""
 
@@ -144,15 +147,17 @@ def read_checkpoint(path: str | Path, weights: Weights = "auto") -> Checkpoint:
         state, ema = _choose(path, _read_pickle(path), weights)
     _check_tensors(path, state)
     state = _strip_prefixes(state)
-    names = _recognise(path, state)
+    names, folded = _recognise(path, state)
     stored = metadata.pop(CONFIG_KEY, None)
+    if folded and stored is None:
+        raise CheckpointError(f"{path}: a folded network without its configuration; take the one it came from")
     try:
         config = SHViTConfig(**stored) if stored is not None else _infer_config(state, names)
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: its configuration cannot be used: {error}") from None
     if config is not None and sum(config.depths) > len(state):
         raise CheckpointError(f"{path}: its configuration has {sum(config.depths)} blocks, it has {len(state)} tensors")
-    return Checkpoint(path, names, state, ema, config, metadata)
+    return Checkpoint(path, names, state, ema, config, folded, metadata)
 
 
 def load_checkpoint(model: SHViT, path: str | Path, weights: Weights = "auto") -> LoadReport:
@@ -169,8 +174,12 @@ def load_checkpoint(model: SHViT, path: str | Path, weights: Weights = "auto") -
 
 
 def _load(model: SHViT, checkpoint: Checkpoint) -> LoadReport:
-    if model.folded:
-        raise CheckpointError(f"{checkpoint.path}: a folded network takes no checkpoint; load, then reparameterize")
+    if model.folded and not checkpoint.folded:
+        raise CheckpointError(f"{checkpoint.path}: not folded, as this network is; load, then reparameterize")
+    if checkpoint.folded and not model.folded:
+        raise CheckpointError(
+            f"{checkpoint.path}: a folded network, which cannot be unfolded; take the one it came from, or load_model"
+        )
     new, notes = _match(model, checkpoint)
     model.load_state_dict(new)
     for note in notes:
@@ -230,14 +239,21 @@ def load_model(path: str | Path, weights: Weights = "auto") -> tuple[SHViT, Chec
         )
     # First without memory: a file's configuration may ask for a network of which it has no tensors.
     with torch.device("meta"):
-        outline = SHViT(checkpoint.config)
+        outline = _network(checkpoint)
     shapes = {name: tensor.to("meta") for name, tensor in checkpoint.state.items()}
     _, notes = _match(outline, replace(checkpoint, state=shapes))
     if notes:
         raise CheckpointError(f"{path}: its configuration is not of its tensors: {notes[0]}")
-    model = SHViT(checkpoint.config)
+    model = _network(checkpoint)
     _load(model, checkpoint)
     return model.eval(), checkpoint
+
+
+def _network(checkpoint: Checkpoint) -> SHViT:
+    """One of a checkpoint's configuration and form, with fresh weights."""
+    assert checkpoint.config is not None
+    model = SHViT(checkpoint.config)
+    return reparameterize(model) if checkpoint.folded else model
 
 
 def save_checkpoint(
@@ -248,16 +264,20 @@ def save_checkpoint(
     The file is written aside and renamed, so that ``path`` never holds half of one.
 
     Args:
-        names: ``shvit``, or the names that ``timm`` or the ``reference`` code know the tensors by.
+        names: ``shvit``, or the names that ``timm`` or the ``reference`` code know the tensors by; they have none for
+            a folded network's.
         metadata: travels in the safetensors header, each value as JSON.
 
     Raises:
-        CheckpointError: the network is folded, metadata was given for a ``.pth``, or the file cannot be written.
+        CheckpointError: a folded network or metadata were given for a ``.pth`` or for others' names, or the file
+            cannot be written.
     """
     path = Path(path)
-    if model.folded:
-        raise CheckpointError(f"{path}: a folded network is not saved as a checkpoint; save the one it came from")
     pickled = path.suffix in (".pth", ".pt")
+    if model.folded and (pickled or names != "shvit"):
+        raise CheckpointError(
+            f"{path}: a folded network is saved as .safetensors under our own names; else save the one it came from"
+        )
     if pickled and metadata:
         raise CheckpointError(f"{path}: only safetensors carry metadata; write a .safetensors file")
     rename = _RENAME[names]
@@ -368,13 +388,12 @@ def _strip_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:
         state = {name.removeprefix(prefix): value for name, value in state.items()}
 
 
-def _recognise(path: Path, state: dict[str, Tensor]) -> Names:
-    if "stem.0.conv.weight" in state:
-        return "shvit"
-    if "stem.0.weight" in state:
-        raise CheckpointError(f"{path}: a folded network, which cannot be unfolded; take the one it came from")
+def _recognise(path: Path, state: dict[str, Tensor]) -> tuple[Names, bool]:
+    """Whose names they are, and whether the network is folded."""
+    if "stem.0.conv.weight" in state or "stem.0.weight" in state:
+        return "shvit", "stem.0.weight" in state
     if "patch_embed.0.c.weight" in state:
-        return "reference" if any(name.startswith("blocks1.") for name in state) else "timm"
+        return "reference" if any(name.startswith("blocks1.") for name in state) else "timm", False
     raise CheckpointError(
         f"{path}: not a SHViT: expected a first convolution stem.0.conv.weight or patch_embed.0.c.weight; "
         f"the file's first tensor is {next(iter(state), None)}"

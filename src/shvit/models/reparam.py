@@ -27,7 +27,7 @@ def reparameterize(model: SHViT) -> SHViT:
 
     Returns:
         A plain inference model in evaluation mode. It equals ``model.eval()`` up to rounding (about 1e-15
-        relative in float64, 1e-6 in float32), and cannot be trained.
+        relative in float64, 1e-6 in float32); its parameters take no gradient.
 
     Raises:
         ValueError: the model has been folded already.
@@ -45,6 +45,11 @@ def reparameterize(model: SHViT) -> SHViT:
         folded.config = replace(folded.config, distillation=False)
     folded.folded = True
     return folded
+
+
+def inference_form(model: SHViT) -> SHViT:
+    """A folded copy in evaluation mode, of a network in either form."""
+    return copy.deepcopy(model).eval() if model.folded else reparameterize(model)
 
 
 def _replace(root: nn.Module, kind: type[nn.Module], fold: Callable[[Any], nn.Module]) -> None:

@@ -99,13 +99,16 @@ class SingleHeadAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         attended, rest = x.split(self.split_dims, dim=1)
+        attended = self.mix(self.norm(attended))
+        return x + self.drop_path(self.project(torch.cat((attended, rest), dim=1).relu()))
+
+    def mix(self, x: Tensor) -> Tensor:
+        """The attended channels ``(B, partial_dim, H, W)``, each token a mean of all, weighted by attention."""
         # One image's tokens as columns: (B, channels, H, W) -> (B, heads, channels of a head, H·W).
         q, k, v = (
-            part.flatten(2).unflatten(1, (self.num_heads, -1))
-            for part in self.qkv(self.norm(attended)).split(self.qkv_dims, dim=1)
+            part.flatten(2).unflatten(1, (self.num_heads, -1)) for part in self.qkv(x).split(self.qkv_dims, dim=1)
         )
-        attended = (v @ self.attend(q, k).transpose(-2, -1)).reshape(attended.shape)
-        return x + self.drop_path(self.project(torch.cat((attended, rest), dim=1).relu()))
+        return (v @ self.attend(q, k).transpose(-2, -1)).reshape(x.shape)
 
     def attend(self, q: Tensor, k: Tensor) -> Tensor:
         """Queries and keys ``(B, heads, qk_dim, H·W)`` to attention weights ``(B, heads, H·W, H·W)``."""
@@ -124,8 +127,11 @@ class SqueezeExcite(nn.Module):
         self.expand = nn.Conv2d(hidden, dim, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate = self.expand(self.reduce(x.mean((2, 3), keepdim=True)).relu())
-        return x * gate.sigmoid()
+        return x * self.gate(x.mean((2, 3), keepdim=True))
+
+    def gate(self, means: Tensor) -> Tensor:
+        """Channels' means ``(B, C, 1, 1)`` to their factors, in [0, 1]."""
+        return self.expand(self.reduce(means).relu()).sigmoid()
 
 
 class PatchMerging(nn.Module):

@@ -14,7 +14,7 @@ SMALL, LARGE = 5_000, 50_000
 """Images below which augmentation is strong, and from which it may be light when fine-tuning."""
 
 
-def default_recipe(model: str, images: int, pretrained: str | None) -> Recipe:
+def default_recipe(model: str, images: int, pretrained: str | None, quantization_aware: bool = False) -> Recipe:
     """What ``shvit train`` starts from when it is given no recipe file; flags change single values.
 
     Fine-tuning takes few epochs, small rates for early blocks, and the size that the checkpoint was evaluated at.
@@ -24,6 +24,7 @@ def default_recipe(model: str, images: int, pretrained: str | None) -> Recipe:
         model: variant.
         images: training images there are.
         pretrained: a checkpoint's file, ``hub``, or ``None`` to train from nothing.
+        quantization_aware: fine-tune weights that are good in float32 for 8 bits.
     """
     batch_size = max(8, min(128, 1 << max(images // STEPS, 1).bit_length() - 1))
     size = VARIANTS[model].image_size if model in VARIANTS else Recipe.image_size
@@ -41,6 +42,17 @@ def default_recipe(model: str, images: int, pretrained: str | None) -> Recipe:
     if pretrained != "hub" and Path(pretrained).is_file():
         evaluated = read_checkpoint(pretrained).metadata.get("preprocessing", {})
         size = max(evaluated.get("image_size", (size,)))
+    if quantization_aware:
+        return Recipe(
+            model=model,
+            pretrained=pretrained,
+            image_size=size,
+            epochs=5 if images < LARGE else 2,
+            batch_size=batch_size,
+            optimizer=Optimizer(lr=1e-4, weight_decay=0.0, warmup_epochs=0.2, min_lr=1e-6),
+            augmentation=Augmentation(crop_scale=(0.35, 1.0)),
+            quantization_aware=True,
+        )
     return Recipe(
         model=model,
         pretrained=pretrained,

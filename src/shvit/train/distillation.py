@@ -22,8 +22,9 @@ from shvit.atomic import atomic_path
 from shvit.data.datasets import ImageDataset, fingerprint, short_path
 from shvit.data.transforms import Augmentation
 from shvit.errors import CheckpointError, DataError
-from shvit.models import VARIANTS, load_model, reparameterize
+from shvit.models import VARIANTS, load_model
 from shvit.models.create import fetch_pretrained
+from shvit.models.reparam import inference_form
 from shvit.runtime.card import IMAGENET_MEAN, IMAGENET_STD, ClassInfo
 
 
@@ -244,7 +245,7 @@ def _open_shvit(file: Path, size: int | None) -> _Parts:
     model, checkpoint = load_model(file)
     if not model.num_classes:
         raise CheckpointError(f"{file}: has no head, so it cannot teach classes")
-    network = reparameterize(model)
+    network = inference_form(model)
     head = network.head
     assert isinstance(head, nn.Linear)
     network.reset_classifier(0)

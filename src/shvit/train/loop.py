@@ -38,8 +38,9 @@ from shvit.train.normalization import freeze_norms, synchronize_norms
 from shvit.train.optimizer import build_optimizer, build_schedule, clip_gradients
 from shvit.train.precision import keep_attention_in_float32, keep_depthwise_in_float32
 from shvit.train.processes import launch, tells_of_a_lost_process
+from shvit.train.quantization import calibrate, simulate_int8, without_ranges
 from shvit.train.recipe import Execution, Recipe
-from shvit.train.run import Progress, Run
+from shvit.train.run import Progress, Run, preprocessing_of
 
 OnStep = Callable[[Progress, dict[str, float]], None]
 
@@ -76,6 +77,8 @@ def setup(
     fabric = launch(recipe, execution)
     fabric.seed_everything(recipe.seed, verbose=False)
     model = network or _build(recipe, len(train.classes))
+    if recipe.quantization_aware:
+        model = _simulation(model, recipe, train)
     if recipe.freeze_norm:
         freeze_norms(model)
     model = model.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -118,6 +121,14 @@ def _build(recipe: Recipe, num_classes: int) -> nn.Module:
         dropout=recipe.dropout,
         drop_path=recipe.drop_path,
     )
+
+
+def _simulation(model: nn.Module, recipe: Recipe, train: ImageDataset) -> SHViT:
+    if not isinstance(model, SHViT):
+        raise ValueError(f"quantization_aware: only a SHViT can be simulated in 8 bits, not {type(model).__name__}")
+    simulation = simulate_int8(model)
+    calibrate(simulation, train, preprocessing_of(recipe))
+    return simulation
 
 
 def _teacher(recipe: Recipe, train: ImageDataset) -> PrecomputedTeacher | LiveTeacher | None:
@@ -328,4 +339,7 @@ def save_weights(run: Run, path: Path, result: Evaluation) -> None:
         "dataset": f"{short_path(run.val.name)}, {len(run.val):,} validation images",
         "metrics": {"top1": result.top1, "top5": result.top5, "images": result.images},
     }
+    if run.recipe.quantization_aware:
+        network = without_ranges(network)
+        metadata["notes"] = "Fine-tuned for 8 bits; its accuracy is that of the simulation in 8 bits."
     save_checkpoint(network, path, metadata=metadata)

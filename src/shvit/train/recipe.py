@@ -132,6 +132,9 @@ class Recipe:
     early_stopping: int = 0
     """Stop after so many epochs in which the validation accuracy did not rise; 0 never stops early."""
     distillation: Distillation = field(default_factory=Distillation)
+    quantization_aware: bool = False
+    """Fine-tune the folded network with the rounding of an int8 export, for when that loses too much; the weights
+    kept are folded, and measured in 8 bits. Needs pretrained."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     """Lightning Fabric's name of the arithmetic: 32-true, bf16-mixed or 16-mixed."""
     non_finite: Literal["stop", "skip"] = "stop"
@@ -158,10 +161,22 @@ class Recipe:
             raise ValueError("freeze_norm: needs pretrained; fresh normalisations have nothing worth keeping")
         if self.freeze_norm and self.sync_norm:
             raise ValueError("sync_norm: frozen normalisations (freeze_norm) have no statistics to synchronise")
+        if self.quantization_aware:
+            self._check_quantization_aware()
         choices = (("precision", PRECISIONS), ("non_finite", NON_FINITE))
         for name, known in choices:
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}: expected one of {', '.join(known)}, got {getattr(self, name)!r}")
+
+    def _check_quantization_aware(self) -> None:
+        if self.pretrained is None:
+            raise ValueError("quantization_aware: needs pretrained; train the network in float32 first")
+        if self.precision != "32-true":
+            raise ValueError(f"quantization_aware: needs precision 32-true to hold 8-bit levels, got {self.precision}")
+        if self.distillation.two_heads:
+            raise ValueError("quantization_aware: a folded network has one head; leave distillation.two_heads out")
+        if self.dropout:
+            raise ValueError("quantization_aware: dropout changes the ranges to be learnt; leave it out")
 
     def image_size_at(self, epoch: int) -> int:
         """Side of the training images in an epoch, counted from 0."""

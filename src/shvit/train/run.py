@@ -18,6 +18,11 @@ from shvit.train.distillation import LiveTeacher, PrecomputedTeacher
 from shvit.train.recipe import Execution, Recipe
 
 
+def preprocessing_of(recipe: Recipe) -> Preprocessing:
+    """How a recipe's network is evaluated."""
+    return Preprocessing(image_size=(recipe.image_size, recipe.image_size), crop_ratio=recipe.crop_ratio)
+
+
 @dataclass
 class Progress:
     """Where a run stands; what a checkpoint holds beside the tensors."""
@@ -57,8 +62,7 @@ class Run:
 
     @property
     def preprocessing(self) -> Preprocessing:
-        size = self.recipe.image_size
-        return Preprocessing(image_size=(size, size), crop_ratio=self.recipe.crop_ratio)
+        return preprocessing_of(self.recipe)
 
     @property
     def steps_per_epoch(self) -> int:
