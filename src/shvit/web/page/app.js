@@ -132,6 +132,7 @@ function show(picture) {
   stage("picture");
   part("picture").src = picture.url;
   part("picture").alt = picture.name;
+  part("picture").hidden = picture.error?.kind === "image"; // nothing that a browser could show
   for (const each of pictures) each.button.setAttribute("aria-pressed", String(each === picture));
   part("strip").hidden = pictures.length < 2;
   if (picture.result) {
@@ -155,7 +156,7 @@ function addToStrip(picture) {
   picture.button = button;
   const item = document.createElement("li");
   item.append(button);
-  part("strip").prepend(item);
+  part("strip").append(item);
 }
 
 function stage(what) {
