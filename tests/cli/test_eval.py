@@ -227,7 +227,7 @@ def test_what_cannot_be_measured_is_refused(data, colour_model, checkpoint, tmp_
     model = ("--model", colour_model)
     assert "no such file" in refuse(capsys, *model, "--data", tmp_path / "gone").lower()
     assert "expected all, or some of gaussian_noise" in refuse(capsys, *model, "--data", data, "--corruptions", "rain")
-    assert "input size is fixed" in refuse(capsys, *model, "--data", data, "--image-size", 32)
+    assert "export it with --dynamic-size" in refuse(capsys, *model, "--data", data, "--image-size", 32)
     assert "gone.json: cannot be read" in refuse(capsys, *model, "--data", data, "--labels", "gone.json")
     assert "which PyTorch runs" in refuse(capsys, "--model", checkpoint, "--data", data, "--engine", "openvino")
     truncated = tmp_path / "cut.safetensors"

@@ -25,10 +25,13 @@ def folded(config: SHViTConfig) -> SHViT:
     return reparameterize(randomized(config).float())
 
 
-def assert_same(network: SHViT, size: tuple[int, int]) -> None:
-    proto = deployment_graph(network, size)
+def session_of(proto: onnx.ModelProto) -> onnxruntime.InferenceSession:
     onnx.checker.check_model(proto, full_check=True)
-    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+
+
+def assert_same(network: SHViT, size: tuple[int, int], session: onnxruntime.InferenceSession | None = None) -> None:
+    session = session or session_of(deployment_graph(network, size))
     images = np.random.default_rng(0).integers(0, 256, (3, *size, 3), dtype=np.uint8)
     mean, std = (torch.tensor(value) * 255 for value in (IMAGENET_MEAN, IMAGENET_STD))
     with torch.no_grad():
@@ -49,7 +52,11 @@ def assert_same(network: SHViT, size: tuple[int, int]) -> None:
     ],
 )
 def test_it_is_the_network_in_every_configuration(changes):
-    assert_same(folded(replace(SMALL, **changes)), (96, 64))
+    network = folded(replace(SMALL, **changes))
+    assert_same(network, (96, 64))
+    dynamic = session_of(deployment_graph(network, (96, 64), dynamic_size=True))
+    for size in ((96, 64), (65, 130)):
+        assert_same(network, size, dynamic)
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +68,17 @@ def small() -> SHViT:
 @given(height=st.integers(16, 150), width=st.integers(16, 150))
 def test_it_is_the_network_at_any_size(small, height, width):
     assert_same(small, (height, width))
+
+
+@pytest.fixture(scope="module")
+def dynamic(small) -> onnxruntime.InferenceSession:
+    return session_of(deployment_graph(small, (64, 64), dynamic_size=True))
+
+
+@settings(max_examples=15, deadline=None)
+@given(height=st.integers(1, 150), width=st.integers(1, 150))
+def test_one_graph_is_the_network_at_any_size(small, dynamic, height, width):
+    assert_same(small, (height, width), dynamic)
 
 
 def test_it_has_what_engines_run_fast_and_no_shapes_computed_at_run_time(small):

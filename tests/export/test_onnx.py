@@ -12,7 +12,7 @@ import torch
 from shvit import Classifier
 from shvit.cli.main import main
 from shvit.errors import ExportError
-from shvit.export import export_onnx, verify
+from shvit.export import export_model, export_onnx, verify
 from shvit.export.card import card_for
 from shvit.export.onnx import to_proto
 from shvit.export.verify import Source, photograph_crops
@@ -79,6 +79,41 @@ def test_int8_changes_little_in_either_engine(model, tmp_path, engine):
     found, expected = load_engine(engine, path).infer(images), source.logits(images)
     assert 0.95 < np.corrcoef(found.ravel(), expected.ravel())[0, 1] < 1
     assert (found.argmax(1) == expected.argmax(1)).mean() > 0.8
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_a_file_of_any_size_is_used_at_the_one_that_is_asked_for(model, tmp_path, engine):
+    path = tmp_path / "any.onnx"
+    report = export_model(model, path, small_card(), "onnx", "fp32", dynamic_size=True)
+    assert report.card.verification.notes == "takes images of any size; run at 96x160, 49x81, 123x220"
+    assert Classifier(path).preprocess(photographs()[0]).shape == (96, 160, 3)
+    classifier = Classifier(path, engine=engine, image_size=128)
+    batch = np.stack([classifier.preprocess(each) for each in photographs()])
+    assert batch.shape[1:] == (128, 128, 3)
+    expected = torch.from_numpy(Source(model, path, small_card(), "fp32").logits(batch)).softmax(-1).numpy()
+    np.testing.assert_allclose(classifier.predict_batch(batch), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_a_file_of_any_size_in_int8(model, tmp_path, engine):
+    path, card = tmp_path / "small.onnx", small_card()
+    images = photograph_crops(card.preprocessing)
+    source = Source(model, path, card, "int8", calibration=images, dynamic_size=True)
+    onnx.save(to_proto(source), path)
+    for pixels in (images, photograph_crops(Preprocessing((130, 65)))):
+        found, expected = load_engine(engine, path).infer(pixels), source.logits(pixels)
+        assert 0.95 < np.corrcoef(found.ravel(), expected.ravel())[0, 1] < 1
+
+
+def test_only_a_file_of_any_size_takes_another(model, tmp_path, capsys):
+    export_onnx(model, tmp_path / "fixed.onnx", small_card())
+    arguments = ["predict", str(photographs()[0]), "--model", str(tmp_path / "fixed.onnx"), "--image-size", "64"]
+    assert main(arguments) == 2
+    assert "takes images of 96x160 only; export it with --dynamic-size" in capsys.readouterr().err
+    with pytest.raises(
+        ExportError, match="a LiteRT file takes one image size; for any size export to ONNX or OpenVINO"
+    ):
+        export_model(model, tmp_path / "any.tflite", small_card(), "litert", dynamic_size=True)
 
 
 def test_int8_needs_calibration_and_measures_what_it_wrote(tmp_path, capsys):

@@ -64,7 +64,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--engine", choices=ENGINES, default="auto", help="for a model file (default: auto)")
     parser.add_argument("--threads", type=positive, metavar="N", help="threads of one inference (default: all)")
     parser.add_argument("--batch-size", type=positive, default=64, metavar="N", help="default: 64")
-    parser.add_argument("--image-size", type=positive, metavar="N", help="for a checkpoint: another input size")
+    parser.add_argument(
+        "--image-size",
+        type=positive,
+        metavar="N",
+        help="another input size, for a checkpoint or a file exported with --dynamic-size",
+    )
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="decoding processes (default: 2)")
     parser.add_argument("--format", choices=("text", "json"), default="text", help="default: text")
 

@@ -19,6 +19,7 @@ examples:
   shvit export --model shvit_s4 --output shvit_s4.onnx          ImageNet-1k weights from the hub
   shvit export --model shvit_s1.pth --output s1.onnx            a checkpoint of the reference repository
   shvit export --model mine.safetensors --precision int8 --calibration data/ --output mine.onnx      smaller and faster
+  shvit export --model mine.safetensors --dynamic-size --output mine.onnx    for shvit predict --image-size N
   shvit export --model mine.safetensors --format litert --output mine.tflite      Android; docs/deploy/ has all formats
   shvit export --model mine.onnx --format web --output site     a page for any host of static files; needs no PyTorch
 
@@ -85,6 +86,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="side of the input, in pixels (default: the checkpoint's, or the variant's)",
     )
     parser.add_argument(
+        "--dynamic-size",
+        action="store_true",
+        help="the file takes images of any size, --image-size by default (onnx, openvino)",
+    )
+    parser.add_argument(
         "--classes", type=Path, metavar="FILE", help="class names, one a line, for a checkpoint that has none"
     )
 
@@ -99,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
     from shvit.models.checkpoints import load_model
     from shvit.models.create import fetch_pretrained
 
-    precision = check_combination(args.format, args.precision, args.output, args.batch_size)
+    precision = check_combination(args.format, args.precision, args.output, args.batch_size, args.dynamic_size)
     if precision == "int8" and args.calibration is None:
         raise ValueError("--precision int8: give --calibration DATA, labelled images to calibrate and to measure on")
     if not 0 <= args.max_loss <= 100:
@@ -129,12 +135,22 @@ def run(args: argparse.Namespace) -> int:
             args.batch_size,
             images,
             on_search=lambda line: print(line, file=sys.stderr),
+            dynamic_size=args.dynamic_size,
         )
         print(f"top-1 {top1:.2%} in int8, {whole:.2%} in float32, on {count:,} validation images")
         if kept:
             print(f"left in float32: {', '.join(kept)}")
     else:
-        report = export_model(model, args.output, card, args.format, precision, args.batch_size, images)
+        report = export_model(
+            model,
+            args.output,
+            card,
+            args.format,
+            precision,
+            args.batch_size,
+            images,
+            dynamic_size=args.dynamic_size,
+        )
     print_report(report, args.format, args.verify)
     return 0
 
@@ -167,6 +183,8 @@ def print_report(report: ExportReport, format: str, verified_on: str | None) -> 
     print(f"  run by {verification.engine} on {report.images} {'images' if verified_on else 'crops of photographs'}:")
     print(f"  largest difference of a logit {report.max_difference:.1e} of the largest logit")
     print(f"  same first label on {report.top1_agreement:.1%}")
+    if verification.notes:
+        print(f"  {verification.notes}")
     if format == "web":
         _print_how_to_open(report.path)
     if report.path.suffix in (".onnx", ".xml", ".tflite"):

@@ -61,6 +61,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=positive, metavar="N", help="of the engine, and that decode (default: all)")
     parser.add_argument("--batch-size", type=positive, default=BATCH_SIZE, metavar="N", help="default: %(default)s")
     parser.add_argument(
+        "--image-size",
+        type=positive,
+        metavar="N",
+        help="side of the input, in pixels, for a model file exported with --dynamic-size (default: the file's)",
+    )
+    parser.add_argument(
         "--fast-decode",
         action="store_true",
         help="decode and resize to nearly the same pixels in about half the time (needs shvit[fast])",
@@ -73,7 +79,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     sources = list(expand_sources(args.sources, sys.stdin))
     decoding: Decoding = "fast" if args.fast_decode else "exact"
-    classifier = Classifier(args.model, args.engine, args.threads, args.batch_size, decoding, len(sources))
+    classifier = Classifier(
+        args.model, args.engine, args.threads, args.batch_size, decoding, len(sources), args.image_size
+    )
     calibrated = bool(classifier.engine_choice.timings) or args.engine != "auto"
     if args.calibrate or (len(sources) >= CALIBRATED_FROM and not calibrated):
         choice = classifier.calibrate()

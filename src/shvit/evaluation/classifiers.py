@@ -69,7 +69,7 @@ def open_classifier(
 
     Args:
         engine: for a model file.
-        image_size: for a checkpoint: another side of the input, in pixels.
+        image_size: for a checkpoint, or a model file that takes any size: another side of the input, in pixels.
 
     Raises:
         ModelFileError, CheckpointError: it cannot be used; the message says why.
@@ -79,9 +79,7 @@ def open_classifier(
         if engine != "auto":
             raise ValueError(f"--engine {engine}: {model} is a checkpoint, which PyTorch runs; export it first")
         return CheckpointClassifier(model, image_size, threads)
-    if image_size is not None:
-        raise ValueError(f"--image-size {image_size}: {model} is a model file, whose input size is fixed")
-    return Classifier(model, engine, threads)
+    return Classifier(model, engine, threads, image_size=image_size)
 
 
 def measure_latency(

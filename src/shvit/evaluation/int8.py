@@ -51,6 +51,7 @@ def export_int8(
     batch_size: int | None = None,
     verify_on: np.ndarray | None = None,
     on_search: Callable[[str], None] = lambda message: None,
+    dynamic_size: bool = False,
 ) -> MeasuredExport:
     """Writes an 8-bit model file whose card says how often it is right.
 
@@ -66,6 +67,7 @@ def export_int8(
         batch_size: as for ``export_model``.
         verify_on: as its ``images``.
         on_search: told in a sentence how the search for such layers goes.
+        dynamic_size: as for ``export_model``; it is calibrated and measured at the card's size.
 
     Raises:
         ExportError: it loses more all the same, or as for ``export_model``. No file is left.
@@ -104,7 +106,7 @@ def export_int8(
     while True:
         try:
             report = export_model(
-                model, path, card, format, "int8", batch_size, verify_on, calibration, assess, keep_float=kept
+                model, path, card, format, "int8", batch_size, verify_on, calibration, assess, kept, dynamic_size
             )
             return MeasuredExport(report, found.top1, whole.top1, len(images), tuple(kept))
         except _TooMuchLostError:
@@ -119,7 +121,8 @@ def export_int8(
             tried = f", with {len(kept)} of {len(ranked)} layers in float32" if ranked else ""
             raise ExportError(
                 f"{path}: int8 is right for {found.top1:.2%} of {len(images):,} images, float32 for {whole.top1:.2%}"
-                f"{tried}; at most {max_loss:g} points may be lost (--max-loss)"
+                f"{tried}; at most {max_loss:g} points may be lost (--max-loss); fine-tune it for 8 bits with: "
+                "shvit train DATA --pretrained CHECKPOINT --quantization-aware true"
             )
         kept = ranked[: max(1, 2 * len(kept))]
 

@@ -34,11 +34,13 @@ class FormatInfo:
     """A file takes a number of images that is decided at export."""
     inside: str = ""
     """Where the model file is in a folder, for a format that is one."""
+    dynamic_size: bool = False
+    """A file may take images of any height and width."""
 
 
 FORMATS: dict[str, FormatInfo] = {
-    "onnx": FormatInfo("ONNX", ".onnx", "onnx", ("fp16", "fp32", "int8")),
-    "openvino": FormatInfo("OpenVINO IR", ".xml", "openvino", ("fp16", "fp32", "int8")),
+    "onnx": FormatInfo("ONNX", ".onnx", "onnx", ("fp16", "fp32", "int8"), dynamic_size=True),
+    "openvino": FormatInfo("OpenVINO IR", ".xml", "openvino", ("fp16", "fp32", "int8"), dynamic_size=True),
     "coreml": FormatInfo("Core ML", ".mlpackage", "coreml", ("fp16", "fp32")),
     "litert": FormatInfo("LiteRT", ".tflite", "litert", ("fp32", "fp16", "int8"), fixed_batch=True),
     "executorch": FormatInfo("ExecuTorch", ".pte", "executorch", ("fp32",), fixed_batch=True),
@@ -60,6 +62,7 @@ def export_model(
     calibration: np.ndarray | None = None,
     assess: Assess | None = None,
     keep_float: Collection[str] = (),
+    dynamic_size: bool = False,
 ) -> ExportReport:
     """Writes a network in a format, runs the file on real images beside it, and only then gives it its name.
 
@@ -73,6 +76,8 @@ def export_model(
         calibration: for int8: images like those to be classified, preprocessed, ``uint8 (N, H, W, 3)``.
         assess: takes the file's measure before it is named; the figures replace the card's metrics.
         keep_float: for int8, in ONNX and OpenVINO: modules to leave in float32, by name ("stages.1.blocks.0").
+        dynamic_size: the file takes images of any height and width, in ONNX and OpenVINO; the card's size is the
+            default. It is verified at two other sizes as well.
 
     Raises:
         ExportError: the combination is not supported; the card does not fit the network; the file cannot be written, or
@@ -80,13 +85,19 @@ def export_model(
         MissingDependencyError: the converter is not installed; the message says which command installs it.
     """
     path = Path(path)
-    chosen = check_combination(format, precision, path, batch_size)
-    source = Source(model, path, card, chosen, batch_size or 1, calibration, keep_float)
+    chosen = check_combination(format, precision, path, batch_size, dynamic_size)
+    source = Source(model, path, card, chosen, batch_size or 1, calibration, keep_float, dynamic_size)
     convert: Convert = import_module(f"shvit.export.{FORMATS[format].module}").convert
     return write_verified(source, path, format, convert, images, assess)
 
 
-def check_combination(format: str, precision: Precision | None, path: Path, batch_size: int | None = None) -> Precision:
+def check_combination(
+    format: str,
+    precision: Precision | None,
+    path: Path,
+    batch_size: int | None = None,
+    dynamic_size: bool = False,
+) -> Precision:
     """The precision to export with.
 
     Raises:
@@ -106,4 +117,7 @@ def check_combination(format: str, precision: Precision | None, path: Path, batc
     if batch_size is not None and not info.fixed_batch:
         taken = "one image" if format == "coreml" else "batches of any size"
         raise ExportError(f"{path}: batch_size {batch_size}: {info.title} files take {taken}; leave it out")
+    if dynamic_size and not info.dynamic_size:
+        able = " or ".join(each.title for each in FORMATS.values() if each.dynamic_size)
+        raise ExportError(f"{path}: a {info.title} file takes one image size; for any size export to {able}")
     return precision

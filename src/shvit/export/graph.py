@@ -24,7 +24,7 @@ IR_VERSION = 10
 """The file format's version: what ONNX Runtime reads since 1.18."""
 
 
-def deployment_graph(network: SHViT, image_size: tuple[int, int]) -> onnx.ModelProto:
+def deployment_graph(network: SHViT, image_size: tuple[int, int], dynamic_size: bool = False) -> onnx.ModelProto:
     """A graph from ``images``, ``uint8 (N, H, W, 3)`` in RGB, to ``logits``, ``float32 (N, classes)``.
 
     Nodes carry the names of the network's modules.
@@ -32,9 +32,11 @@ def deployment_graph(network: SHViT, image_size: tuple[int, int]) -> onnx.ModelP
     Args:
         network: folded, with three input channels and a head.
         image_size: height and width.
+        dynamic_size: the graph takes any height and width; shapes are then computed at every run.
     """
-    graph = _Graph(network, image_size)
-    images = helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", *image_size, 3])
+    graph = _Graph(network, image_size, dynamic_size)
+    sides = ["height", "width"] if dynamic_size else image_size
+    images = helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", *sides, 3])
     logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", network.num_classes])
     return helper.make_model(
         helper.make_graph(graph.nodes, "shvit", [images], [logits], list(graph.constants.values())),
@@ -47,7 +49,8 @@ def deployment_graph(network: SHViT, image_size: tuple[int, int]) -> onnx.ModelP
 class _Graph:
     """Nodes and constants, collected as the network is walked from the image to the logits."""
 
-    def __init__(self, network: SHViT, image_size: tuple[int, int]) -> None:
+    def __init__(self, network: SHViT, image_size: tuple[int, int], dynamic_size: bool) -> None:
+        self._dynamic = dynamic_size
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[str, TensorProto] = {}
         self._size = image_size
@@ -144,7 +147,7 @@ class _Graph:
 
     def _attention(self, x: str, layer: SingleHeadAttention, name: str) -> str:
         height, width = self._size
-        tokens, heads = height * width, layer.num_heads
+        tokens, heads = -1 if self._dynamic else height * width, layer.num_heads
         partial, untouched = layer.split_dims
         attended = self._slice(f"{name}.attended", x, 0, partial, axis=1)
         rest = self._slice(f"{name}.untouched", x, partial, partial + untouched, axis=1)
@@ -152,7 +155,11 @@ class _Graph:
         flat = self._add("Reshape", f"{name}.norm.flat", attended, self._shape(0, 1, -1))
         one, zero = (self._constant(f"norm.{value:g}", np.array([value], np.float32)) for value in (1, 0))
         flat = self._add("InstanceNormalization", f"{name}.norm.normalised", flat, one, zero, epsilon=layer.norm.eps)
-        normalised = self._add("Reshape", f"{name}.norm", flat, self._shape(0, partial, height, width))
+        if self._dynamic:
+            shape = self._add("Shape", f"{name}.attended.shape", attended)
+        else:
+            shape = self._shape(0, partial, height, width)
+        normalised = self._add("Reshape", f"{name}.norm", flat, shape)
 
         # Tokens as rows, the layout in which engines keep 8-bit feature maps: their transposes cancel with these.
         qkv = self._conv(f"{name}.qkv", normalised, layer.qkv)
@@ -172,8 +179,13 @@ class _Graph:
         y = self._add("MatMul", f"{name}.mixed", weights, v)
         if heads > 1:
             y = self._add("Transpose", f"{name}.heads.rows", y, perm=[0, 2, 1, 3])
-        y = self._add("Reshape", f"{name}.map", y, self._shape(0, height, width, partial))
-        y = self._add("Transpose", f"{name}.planes", y, perm=[0, 3, 1, 2])
+        if self._dynamic:
+            y = self._add("Reshape", f"{name}.rows.together", y, self._shape(0, -1, partial)) if heads > 1 else y
+            y = self._add("Transpose", f"{name}.columns", y, perm=[0, 2, 1])
+            y = self._add("Reshape", f"{name}.planes", y, shape)
+        else:
+            y = self._add("Reshape", f"{name}.map", y, self._shape(0, height, width, partial))
+            y = self._add("Transpose", f"{name}.planes", y, perm=[0, 3, 1, 2])
         y = self._relu(self._add("Concat", f"{name}.joined", y, rest, axis=1))
         return self._add("Add", name, x, self._conv(f"{name}.project", y, layer.project))
 

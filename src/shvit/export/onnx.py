@@ -47,7 +47,7 @@ def convert(source: Source, path: Path) -> Written:
 
 def to_proto(source: Source) -> onnx.ModelProto:
     """The graph at the source's precision, without a card."""
-    proto = deployment_graph(source.network, source.card.preprocessing.image_size)
+    proto = deployment_graph(source.network, source.card.preprocessing.image_size, source.dynamic_size)
     if source.precision == "int8":
         from shvit.export.quantize import quantize_graph  # here, because it takes a second to import
 

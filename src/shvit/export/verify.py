@@ -17,6 +17,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from PIL import Image
 
 from shvit.atomic import atomic_folder
 from shvit.errors import ExportError, ShvitError
@@ -69,6 +70,7 @@ class Source:
         batch_size: images that the file takes at once, in a format that fixes them.
         calibration: for int8: images like those to be classified, preprocessed, ``uint8 (N, H, W, 3)``.
         keep_float: for int8: modules to leave in float32, by name ("stages.1.blocks.0"), where the format can.
+        dynamic_size: the file takes images of any height and width, where the format can.
 
     Raises:
         ExportError: the card does not fit the network, or int8 has no calibration images.
@@ -86,6 +88,7 @@ class Source:
         batch_size: int = 1,
         calibration: np.ndarray | None = None,
         keep_float: Collection[str] = (),
+        dynamic_size: bool = False,
     ) -> None:
         if model.config.in_chans != 3:
             raise ExportError(
@@ -101,7 +104,7 @@ class Source:
             raise ExportError(f"{path}: int8 needs calibration images")
         self.network = inference_form(model).float().cpu()
         self.card, self.precision, self.batch_size = card, precision, batch_size
-        self.calibration, self.keep_float = calibration, keep_float
+        self.calibration, self.keep_float, self.dynamic_size = calibration, keep_float, dynamic_size
 
     def deployed(self) -> Deployed:
         """The network behind the input that a file takes, for exporters that trace it."""
@@ -187,6 +190,19 @@ def _verify(source: Source, written: Written, format: str, images: np.ndarray, t
     if written.load is None:
         return Verification(format, source.precision, notes=written.notes)
     infer = written.load()
+    difference, agreement = _compare(source, infer, images, tolerance)
+    notes = None
+    if source.dynamic_size:
+        sizes = [images.shape[1:3], *_other_sizes(*images.shape[1:3])]
+        for size in sizes[1:]:
+            further, _ = _compare(source, infer, _resized(images[:BATCH], size), tolerance)
+            difference = max(difference, further)
+        notes = "takes images of any size; run at " + ", ".join(f"{height}x{width}" for height, width in sizes)
+    return Verification(format, source.precision, written.engine, len(images), difference, agreement, notes)
+
+
+def _compare(source: Source, infer: Infer, images: np.ndarray, tolerance: float) -> tuple[float, float]:
+    """The largest difference of a logit, and the share of the images with the same first label."""
     # The first image alone: where batches may be of any size, two sizes are tried.
     outputs = np.concatenate([infer(each) for each in (images[:1], *_batches(images[1:]))])
     expected = source.logits(images)
@@ -197,9 +213,18 @@ def _verify(source: Source, written: Written, format: str, images: np.ndarray, t
     if not difference <= tolerance:
         raise ExportError(
             f"the exported graph differs from the network by {difference:.2g} of the largest logit on {len(images)} "
-            f"images; at most {tolerance:g} is accepted with {source.precision}"
+            f"images of {images.shape[1]}x{images.shape[2]}; at most {tolerance:g} is accepted with {source.precision}"
         )
-    return Verification(format, source.precision, written.engine, len(images), difference, agreement)
+    return difference, agreement
+
+
+def _other_sizes(height: int, width: int) -> tuple[tuple[int, int], ...]:
+    """A smaller one, and a larger one that is not square and no multiple of the network's stride."""
+    return (height // 2 + 1, width // 2 + 1), (height + height // 4 + 3, width + width // 3 + 7)
+
+
+def _resized(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    return np.stack([np.asarray(Image.fromarray(each).resize(size[::-1])) for each in images])
 
 
 def _batches(images: np.ndarray) -> Iterator[np.ndarray]:

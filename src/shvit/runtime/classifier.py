@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,7 @@ class Classifier:
             extra, ``shvit[fast]``).
         images: how many there will be, if that is known: ``auto`` then takes no engine that loads longer than it
             saves.
+        image_size: another side of the input than the card's, in pixels, for a file that takes images of any size.
 
     Raises:
         ModelFileError: the file cannot be used; the message says why.
@@ -65,6 +67,7 @@ class Classifier:
         batch_size: int = BATCH_SIZE,
         decoding: Decoding = "exact",
         images: int | None = None,
+        image_size: int | None = None,
     ) -> None:
         check_engine(engine, threads)
         _check_positive("batch_size", batch_size)
@@ -79,6 +82,8 @@ class Classifier:
         self._engine = load_engine(self.engine_choice.engine, self._path, self.threads)
         self.card = read_card(self._engine.metadata, self._path)
         check_graph(self._path, self._engine, self.card)
+        if image_size is not None:
+            self.card = _resized(self.card, image_size, self._engine, self._path)
 
     @property
     def engine(self) -> str:
@@ -200,6 +205,18 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     """Probabilities over the last axis."""
     exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return exponentials / exponentials.sum(axis=-1, keepdims=True)
+
+
+def _resized(card: Card, side: int, engine: Engine, path: Path) -> Card:
+    """The card with another input size; refused where the graph has a size of its own."""
+    _check_positive("image_size", side)
+    if any(own not in (None, side) for own in engine.input_shape[1:3]):
+        height, width = card.preprocessing.image_size
+        raise ValueError(
+            f"image_size {side}: {path} takes images of {height}x{width} only; export it with --dynamic-size, or with "
+            f"--image-size {side}"
+        )
+    return replace(card, preprocessing=replace(card.preprocessing, image_size=(side, side)))
 
 
 def check_graph(path: Path, engine: Engine, card: Card) -> None:
