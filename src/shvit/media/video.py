@@ -416,7 +416,7 @@ class Video:
 
 def _open(source: str, low_delay: bool, timeout: float) -> Any:
     live = is_live(source)
-    options = {}
+    options: dict[str, str] = {}
     if live and low_delay:
         # What is read while the stream is being recognised is dropped, not kept for later; so look at it briefly.
         options |= {"fflags": "nobuffer", "analyzeduration": "1000000"}

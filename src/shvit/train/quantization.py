@@ -7,10 +7,10 @@ What is rounded, where and how is what ``export/quantize.py`` leaves in the grap
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import cast
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shvit.data.datasets import ImageDataset
@@ -106,25 +106,26 @@ class _RoundedStemConv2d(_RoundedConv2d):
 
 
 class _RoundedSqueezeExcite(SqueezeExcite):
+    means_range: Range
+    gate_range: Range
+
     def gate(self, means: Tensor) -> Tensor:
         return self.gate_range(super().gate(self.means_range(means)))
 
 
 class _RoundedAttention(SingleHeadAttention):
+    mixed_range: Range
+
     def mix(self, x: Tensor) -> Tensor:
         return self.mixed_range(super().mix(x))
 
 
 def _round_output(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
-    rounded = module.output_range(output)
-    assert isinstance(rounded, Tensor)
-    return rounded
+    return cast(Range, module.output_range)(output)
 
 
 def _round_input(module: nn.Module, inputs: tuple[Tensor]) -> Tensor:
-    rounded = module.input_range(inputs[0])
-    assert isinstance(rounded, Tensor)
-    return rounded
+    return cast(Range, module.input_range)(inputs[0])
 
 
 RECTIFIED = ("expand", "dw", "reduce")
@@ -145,7 +146,7 @@ def simulate_int8(model: SHViT, weight_bits: int = WEIGHT_BITS) -> SHViT:
     for name, module in list(network.named_modules()):
         if isinstance(module, nn.Conv2d):
             module.__class__ = _RoundedStemConv2d if name == "stem.0" else _RoundedConv2d
-            module.weight_bits = weight_bits
+            cast(_RoundedConv2d, module).weight_bits = weight_bits
             in_stem = name.startswith("stem.") and module is not last
             # In squeeze-excite and in a feed-forward network "expand" is another thing.
             rectified = in_stem or (name.endswith(RECTIFIED) and not name.endswith("squeeze_excite.expand"))
