@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,7 @@ from shvit.runtime.classifier import softmax
 from shvit.runtime.engines.onnxruntime import ONNXRuntimeEngine
 from shvit.runtime.models import SHIPPED_MODELS
 from shvit.scale.inputs import read_items
-from shvit.scale.listing import list_items
+from shvit.scale.listing import Item, list_items
 from shvit.scale.plan import PLAN
 
 from ..conftest import AS_ANYBODY
@@ -107,6 +109,24 @@ def test_shards_and_what_is_wrong_with_them(colour_model, tmp_path):
         assert not any(row["error"] for row in before)
         assert why in last["error"]
     assert (done.inputs, done.failed) == (len(rows), 6)
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "kind"), [("a.tar", "w", "gnu"), ("a.tar.gz", "w:gz", "pax"), ("a.tgz", "w:gz", "ustar")]
+)
+def test_shards_of_every_kind(tmp_path, name, mode, kind):
+    formats = {"gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT, "ustar": tarfile.USTAR_FORMAT}
+    members = [f"{'folder/' * 12}{'é' if kind == 'pax' else 'e'}{n}.jpg" for n in range(3)]
+    members += [f"{'long' * 40}.jpg"] * (kind != "ustar")
+    with tarfile.open(tmp_path / name, mode, format=formats[kind]) as tar:
+        for member in members:
+            info = tarfile.TarInfo(member)
+            info.size = 3
+            tar.addfile(info, io.BytesIO(b"abc"))
+    found = list(read_items([Item(str(tmp_path / name), None)], "tar", None))
+    assert [(each.source, each.data, each.error) for each in found] == [
+        (f"{tmp_path / name}:{member}", b"abc", None) for member in members
+    ]
 
 
 def test_parquet_and_what_is_wrong_with_it(colour_model, tmp_path):

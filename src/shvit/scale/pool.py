@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import ParamSpec, TypeVar
 
-from shvit.errors import BatchError
+from shvit.errors import BatchError, ShvitError
 from shvit.scale.listing import Unit
 from shvit.scale.plan import Task
 from shvit.scale.stores import one_line
@@ -90,7 +90,7 @@ def attempt(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | str:
     try:
         return work(*args, **kwargs)
     except Exception as error:
-        named = "" if isinstance(error, OSError | BatchError) else f"{type(error).__name__}: "
+        named = "" if isinstance(error, OSError | ShvitError) else f"{type(error).__name__}: "
         where = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
         return f"{where}{named}{one_line(error)}"
 
