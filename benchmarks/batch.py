@@ -4,8 +4,8 @@ Two sources: a Parquet file of 64×64 JPEGs (Tiny-ImageNet's validation images, 
 --data), where an image takes a millisecond and overhead shows most; and a folder of photographs of 500×375. Three
 sides, in turns, each in a process of its own: `shvit batch --workers N`, the same with `--ray-address local`, and the
 pipeline that Ray Data's documentation teaches (read, map_batches with a pool of actors, write_parquet), which does
-without restart and without rows for what cannot be read. Memory is the sum over all processes of a run of what is theirs alone
-and their share of what they have in common (PSS), the largest seen.
+without restart and without rows for what cannot be read. Memory is the sum over all processes of a run of what is
+theirs alone and their share of what they have in common (PSS), the largest seen.
 """
 
 from __future__ import annotations
@@ -100,9 +100,11 @@ def run_side(side: str, source: Path, output: Path, workers: int) -> dict[str, f
     """One run in a process of its own: images, seconds in all and at work, peak memory."""
     command = [sys.executable, __file__, "--one", side, str(source), str(output), "--workers", str(workers)]
     started = time.perf_counter()
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}
-    )
+    errors = output.with_name(f"{output.name}.log")
+    with errors.open("w") as log:
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=log, env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}
+        )
     peak, ended = 0.0, threading.Event()
 
     def watch() -> None:
@@ -116,7 +118,7 @@ def run_side(side: str, source: Path, output: Path, workers: int) -> dict[str, f
     ended.set()
     watcher.join()
     if process.returncode:
-        raise SystemExit(f"{' '.join(command)}: exit status {process.returncode}")
+        raise SystemExit(f"{' '.join(command)}: exit status {process.returncode}\n{errors.read_text()}")
     done = json.loads(text.splitlines()[-1])
     return {**done, "process_seconds": time.perf_counter() - started, "peak_mb": peak}
 

@@ -67,6 +67,7 @@ def test_a_worker_and_a_node_die_and_the_output_is_that_of_an_undisturbed_run(
     cluster.remove_node(nodes[1])
 
 
+@pytest.mark.slow
 def test_a_killed_driver_leaves_the_cluster_usable_and_the_run_goes_on(
     colour_model, slow_pictures, slow_rows, tmp_path, cluster
 ):

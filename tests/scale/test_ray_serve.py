@@ -51,6 +51,7 @@ def eventually(condition, seconds: float = 60):
         time.sleep(0.2)
 
 
+@pytest.mark.slow
 def test_two_replicas_serve_and_one_that_is_killed_is_replaced(colour_model, tmp_path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

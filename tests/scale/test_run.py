@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +16,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from shvit import Classifier
-from shvit.errors import BatchError
+from shvit.errors import BatchError, ModelFileError
+from shvit.runtime.classifier import softmax
+from shvit.runtime.engines.onnxruntime import ONNXRuntimeEngine
+from shvit.runtime.models import SHIPPED_MODELS
 from shvit.scale.inputs import read_items
-from shvit.scale.listing import list_items
+from shvit.scale.listing import Item, list_items
 from shvit.scale.plan import PLAN
 
 from ..conftest import AS_ANYBODY
@@ -104,6 +109,24 @@ def test_shards_and_what_is_wrong_with_them(colour_model, tmp_path):
         assert not any(row["error"] for row in before)
         assert why in last["error"]
     assert (done.inputs, done.failed) == (len(rows), 6)
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "kind"), [("a.tar", "w", "gnu"), ("a.tar.gz", "w:gz", "pax"), ("a.tgz", "w:gz", "ustar")]
+)
+def test_shards_of_every_kind(tmp_path, name, mode, kind):
+    formats = {"gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT, "ustar": tarfile.USTAR_FORMAT}
+    members = [f"{'folder/' * 12}{'é' if kind == 'pax' else 'e'}{n}.jpg" for n in range(3)]
+    members += [f"{'long' * 40}.jpg"] * (kind != "ustar")
+    with tarfile.open(tmp_path / name, mode, format=formats[kind]) as tar:
+        for member in members:
+            info = tarfile.TarInfo(member)
+            info.size = 3
+            tar.addfile(info, io.BytesIO(b"abc"))
+    found = list(read_items([Item(str(tmp_path / name), None)], "tar", None))
+    assert [(each.source, each.data, each.error) for each in found] == [
+        (f"{tmp_path / name}:{member}", b"abc", None) for member in members
+    ]
 
 
 def test_parquet_and_what_is_wrong_with_it(colour_model, tmp_path):
@@ -326,6 +349,45 @@ def test_memory_urls_are_a_store_too(colour_model, tmp_path):
     store.rm("/out", recursive=True)
     with pytest.raises(BatchError, match="expected a folder or an object store"):
         batch(colour_model, "ftp://host/out", "memory://in")
+
+
+def test_workers_that_die_at_once_end_the_run(colour_model, tmp_path):
+    folder = write_folder(tmp_path / "in", 20)
+    deadly = "import os\nif b'spawn_main' in open('/proc/self/cmdline', 'rb').read(): os._exit(7)\n"
+    (tmp_path / "sitecustomize.py").write_text(deadly)
+    paths = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        command(colour_model, tmp_path / "out", folder, "--workers", 2),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": paths},
+    )
+    assert done.returncode == 2
+    assert done.stderr == (
+        "shvit batch: error: 6 workers died before they were ready, the last one with exit status 7\n"
+    )
+
+
+def test_embeddings_are_what_the_head_judges_by(colour_model, tmp_path):
+    folder = write_folder(tmp_path / "in", 9)
+    (folder / "bad.jpg").write_bytes(DAMAGED)
+    batch("shvit_s1_tiny_imagenet", tmp_path / "out", folder, embedding=True)
+    batch("shvit_s1_tiny_imagenet", tmp_path / "plain", folder, engine="onnxruntime")
+    rows, plain = rows_of(tmp_path / "out"), rows_of(tmp_path / "plain")
+    assert [row["scores"] for row in rows] == [row["scores"] for row in plain]
+    assert [row["embedding"] is None for row in rows] == [bool(row["error"]) for row in rows]
+    engine = ONNXRuntimeEngine(SHIPPED_MODELS["shvit_s1_tiny_imagenet"], 1, ("head.weight", "head.bias"))
+    weights = engine.infer_with_outputs(np.zeros((1, 128, 128, 3), np.uint8))[1]
+    for row in (row for row in rows if row["error"] is None):
+        logits = weights["head.weight"] @ np.array(row["embedding"]) + weights["head.bias"]
+        best = np.argsort(-logits)[:5]
+        assert list(best) == row["class_ids"]
+        assert softmax(logits)[best] == pytest.approx(row["scores"], abs=1e-5)
+    with pytest.raises(ModelFileError, match="no head that embeddings could be taken before"):
+        batch(colour_model, tmp_path / "other", folder, embedding=True)
+    with pytest.raises(ValueError, match="only the engine onnxruntime gives embeddings"):
+        batch("shvit_s1_tiny_imagenet", tmp_path / "other", folder, embedding=True, engine="openvino")
 
 
 def test_videos_are_a_row_a_frame(colour_model, tmp_path):

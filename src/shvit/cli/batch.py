@@ -56,6 +56,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--unit-size", type=positive, default=1024, metavar="N", help="inputs in a part (default: %(default)s)"
     )
+    parser.add_argument(
+        "--embedding", action="store_true", help="also the pooled features before the head (engine onnxruntime)"
+    )
     parser.add_argument("--engine", choices=ENGINES, default="auto", help="default: auto")
     parser.add_argument("--batch-size", type=positive, default=BATCH_SIZE, metavar="N", help="default: %(default)s")
     parser.add_argument(
@@ -82,6 +85,7 @@ def run(args: argparse.Namespace) -> int:
         fps=args.fps,
         keyframes=args.keyframes,
         top_k=args.top_k,
+        embedding=args.embedding,
         engine=args.engine,
         decoding="fast" if args.fast_decode else "exact",
         batch_size=args.batch_size,

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
+from itertools import repeat
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,10 +23,15 @@ from shvit.runtime.engines import (
     load_engine,
     measure,
 )
+from shvit.runtime.engines.base import FILE_ENGINES, as_model_file_error
 from shvit.runtime.models import DEFAULT_MODEL, resolve_model
+from shvit.runtime.onnx_graph import pooled_features
 from shvit.runtime.pipeline import decoded_batches
 from shvit.runtime.preprocess import Decoding, ImageSource, describe, preparation
 from shvit.runtime.results import Prediction, Result
+
+if TYPE_CHECKING:
+    from shvit.runtime.engines.onnxruntime import ONNXRuntimeEngine
 
 
 class Classifier:
@@ -43,6 +50,7 @@ class Classifier:
         images: how many there will be, if that is known: ``auto`` then takes no engine that loads longer than it
             saves.
         image_size: another side of the input than the card's, in pixels, for a file that takes images of any size.
+        embedding: give each result the pooled features too; runs in ``onnxruntime``, on a file of ``shvit export``.
 
     Raises:
         ModelFileError: the file cannot be used; the message says why.
@@ -68,18 +76,24 @@ class Classifier:
         decoding: Decoding = "exact",
         images: int | None = None,
         image_size: int | None = None,
+        embedding: bool = False,
     ) -> None:
         check_engine(engine, threads)
+        if embedding and engine not in ("auto", "onnxruntime"):
+            raise ValueError(f"embedding: only the engine onnxruntime gives embeddings, not {engine}")
         _check_positive("batch_size", batch_size)
         self._prepare = preparation(decoding)
         self._path = resolve_model(model)
         self.threads, self.batch_size, self.decoding = threads or available_threads(), batch_size, decoding
-        self._images, self._auto = images, engine == "auto"
-        if self._auto:
+        self._images, self._auto = images, engine == "auto" and not embedding
+        self._embedding_engine = _load_with_embedding(self._path, self.threads) if embedding else None
+        if embedding:
+            self.engine_choice = EngineChoice("onnxruntime", "the one that gives embeddings", {})
+        elif self._auto:
             self.engine_choice = choose(self._path, self.threads, batch_size, images)
         else:
             self.engine_choice = EngineChoice(engine, "asked for", {})
-        self._engine = load_engine(self.engine_choice.engine, self._path, self.threads)
+        self._engine = self._embedding_engine or load_engine(self.engine_choice.engine, self._path, self.threads)
         self.card = read_card(self._engine.metadata, self._path)
         check_graph(self._path, self._engine, self.card)
         if image_size is not None:
@@ -143,8 +157,18 @@ class Classifier:
             raise ValueError(
                 f"batch: expected uint8 (N, {', '.join(map(str, expected))}), got {batch.dtype} {batch.shape}"
             )
-        output = self._engine.infer(np.ascontiguousarray(batch))
+        return self._probabilities(self._engine.infer(np.ascontiguousarray(batch)))
+
+    def _probabilities(self, output: np.ndarray) -> np.ndarray:
         return softmax(output) if self.card.output == "logits" else output
+
+    def _judge(self, batch: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+        """Of each image its probabilities, and its embedding if that was asked for."""
+        if self._embedding_engine is None:
+            return zip(self.predict_batch(batch), repeat(None))
+        output, extra = self._embedding_engine.infer_with_outputs(batch)
+        (features,) = extra.values()
+        return zip(self._probabilities(output), features, strict=True)
 
     def predict(self, images: ImageSource | Sequence[ImageSource], top_k: int = 5) -> list[Result]:
         """Labels of one image or several, one result each, in order.
@@ -174,12 +198,14 @@ class Classifier:
         with closing(decoded_batches(images, self.preprocess, shape, batch_size, self.threads)) as batches:
             for batch in batches:
                 pixels = batch.pixels
-                rows = iter(self.predict_batch(pixels) if len(pixels) else ())
+                rows = iter(self._judge(pixels) if len(pixels) else ())
                 for place, image in enumerate(batch.sources):
                     if place in batch.errors:
                         yield Result(describe(image), error=batch.errors[place])
                     else:
-                        yield Result(describe(image), top_predictions(next(rows), self.classes, top_k))
+                        probabilities, embedding = next(rows)
+                        best = top_predictions(probabilities, self.classes, top_k)
+                        yield Result(describe(image), best, embedding=embedding)
 
 
 def top_predictions(probabilities: np.ndarray, classes: Sequence[ClassInfo], top_k: int) -> tuple[Prediction, ...]:
@@ -194,6 +220,19 @@ def top_predictions(probabilities: np.ndarray, classes: Sequence[ClassInfo], top
         candidates = np.flatnonzero(probabilities >= least)
     best = candidates[np.argsort(-probabilities[candidates], kind="stable")[:top_k]]
     return tuple(Prediction(classes[i].label, int(i), classes[i].wnid, float(probabilities[i])) for i in best)
+
+
+def _load_with_embedding(path: Path, threads: int) -> ONNXRuntimeEngine:
+    """The engine with the pooled features as a second output of the graph, in memory."""
+    from shvit.runtime.engines.onnxruntime import ONNXRuntimeEngine
+
+    with as_model_file_error(path, "onnxruntime"):
+        features = None if path.suffix.lower() in FILE_ENGINES else pooled_features(path.read_bytes())
+        if features is None:
+            raise ModelFileError(
+                f"{path}: no head that embeddings could be taken before; expected ONNX of shvit export"
+            )
+        return ONNXRuntimeEngine(path, threads, (features,))
 
 
 def _check_positive(name: str, value: int) -> None:

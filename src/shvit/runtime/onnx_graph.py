@@ -54,6 +54,15 @@ def with_outputs(model: bytes, names: Sequence[str]) -> bytes:
     return model + _bytes_field(MODEL_GRAPH, b"".join(outputs))
 
 
+def pooled_features(model: bytes) -> str | None:
+    """Of a graph that ``shvit export`` wrote, the tensor of pooled features, ``float32 (N, channels)``.
+
+    Quantising keeps the head in float32, so what it reads is that in every precision. ``None`` in other graphs.
+    """
+    heads = (node for node in read_nodes(model) if node.kind == "Gemm" and node.outputs == ("logits",))
+    return next((head.inputs[0] for head in heads), None)
+
+
 def _node(data: memoryview) -> Node:
     texts: dict[int, list[str]] = {NODE_INPUT: [], NODE_OUTPUT: [], NODE_KIND: []}
     for number, value in _fields(data):

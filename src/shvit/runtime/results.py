@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
 
 
 @dataclass(frozen=True)
@@ -24,9 +26,11 @@ class Result:
     source: str
     predictions: tuple[Prediction, ...] = ()
     error: str | None = None
+    embedding: np.ndarray | None = field(default=None, compare=False)  # arrays have no one answer
+    """``float32 (channels,)``, the pooled features that the head judges by, where they were asked for."""
 
     def to_dict(self) -> dict[str, Any]:
-        """As a line of JSON holds it."""
+        """As a line of JSON holds it: without the embedding."""
         if self.error is not None:
             return {"source": self.source, "error": self.error}
         return {"source": self.source, "predictions": [dict(vars(each)) for each in self.predictions]}

@@ -63,6 +63,8 @@ class Settings:
     """Of a video, only the frames that stand by themselves."""
     top_k: int = 5
     """Labels of each input."""
+    embedding: bool = False
+    """Also the pooled features that the head judges by, ``float32 (channels,)``."""
     engine: str = "auto"
     decoding: Decoding = "exact"
     batch_size: int = BATCH_SIZE
@@ -92,6 +94,7 @@ class Task:
     decoding: Decoding
     batch_size: int
     top_k: int
+    embedding: bool
     kind: Kind
     column: str | None
     sampling: Sampling
@@ -130,7 +133,9 @@ def make_plan(settings: Settings, output: Output) -> Plan:
     with model.open("rb") as file:
         digest = hashlib.sha256(file.read()).hexdigest()
     # Loaded once here, so that a model or an engine that cannot be used is refused before anything is listed.
-    classifier = Classifier(model, settings.engine, 1, settings.batch_size, settings.decoding)
+    classifier = Classifier(
+        model, settings.engine, 1, settings.batch_size, settings.decoding, embedding=settings.embedding
+    )
     asked = {
         **asdict(settings),
         "sources": [settled(source) for source in settings.sources],
@@ -155,6 +160,7 @@ def make_plan(settings: Settings, output: Output) -> Plan:
         settings.decoding,
         settings.batch_size,
         settings.top_k,
+        settings.embedding,
         pinned["kind"],
         settings.column,
         Sampling(settings.fps, settings.keyframes),

@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import ParamSpec, TypeVar
 
-from shvit.errors import BatchError
+from shvit.errors import BatchError, ShvitError
 from shvit.scale.listing import Unit
 from shvit.scale.plan import Task
 from shvit.scale.stores import one_line
@@ -22,7 +22,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 MAX_STARTS = 3
-"""Workers in a row that may die before they are ready; more, and the fault is not theirs."""
+"""How often in a row every worker may die before it is ready; more, and the fault is not a machine's that went away."""
 
 _PATIENCE = 10.0
 """Seconds that a process has to end by itself."""
@@ -90,7 +90,7 @@ def attempt(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | str:
     try:
         return work(*args, **kwargs)
     except Exception as error:
-        named = "" if isinstance(error, OSError | BatchError) else f"{type(error).__name__}: "
+        named = "" if isinstance(error, OSError | ShvitError) else f"{type(error).__name__}: "
         where = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
         return f"{where}{named}{one_line(error)}"
 
@@ -138,8 +138,8 @@ class Processes(Pool):
         reason = f"exit status {worker.process.exitcode}"
         if worker.unit is None:
             self._starts += 1
-            if self._starts >= MAX_STARTS:
-                raise BatchError(f"{MAX_STARTS} worker processes died before they were ready, the last of {reason}")
+            if self._starts >= MAX_STARTS * len(self._workers):
+                raise BatchError(f"{self._starts} workers died before they were ready, the last one with {reason}")
         self._workers[place] = _Process(self._task)
         return [Lost(worker.unit, reason)] if worker.unit is not None else []
 

@@ -34,9 +34,10 @@ DEADLY = 2
 """Workers that die at one input before it is a failed one."""
 
 
-def row_schema(kind: Kind) -> pa.Schema:
+def row_schema(kind: Kind, embedding: bool) -> pa.Schema:
     """Of a part: one row an input, ``error`` null or the answer null; of videos with the frame's time."""
     time = [pa.field("time", pa.float64())] if kind == "video" else []
+    features = [pa.field("embedding", pa.list_(pa.float32()))] if embedding else []
     return pa.schema(
         [
             pa.field("source", pa.string(), nullable=False),
@@ -44,6 +45,7 @@ def row_schema(kind: Kind) -> pa.Schema:
             pa.field("labels", pa.list_(pa.string())),
             pa.field("class_ids", pa.list_(pa.int32())),
             pa.field("scores", pa.list_(pa.float32())),
+            *features,
             pa.field("error", pa.string()),
             pa.field("model", pa.string(), nullable=False),
             pa.field("model_sha256", pa.string(), nullable=False),
@@ -87,9 +89,11 @@ class Worker:
     def __init__(self, task: Task) -> None:
         if task.version != __version__:
             raise BatchError(f"the run is of shvit {task.version}, a worker has {__version__}: install the same on all")
-        self._task, self._schema = task, row_schema(task.kind)
+        self._task, self._schema = task, row_schema(task.kind, task.embedding)
         self._output = Output(task.output)
-        self._classifier = Classifier(task.model, task.engine, 1, task.batch_size, task.decoding)
+        self._classifier = Classifier(
+            task.model, task.engine, 1, task.batch_size, task.decoding, embedding=task.embedding
+        )
 
     def run(self, unit: Unit) -> UnitDone:
         """Classifies a unit and puts its rows in place, whole or not at all.
@@ -157,6 +161,7 @@ class Worker:
             "labels": None if found is None else [each.label for each in found],
             "class_ids": None if found is None else [each.class_id for each in found],
             "scores": None if found is None else [each.score for each in found],
+            "embedding": result.embedding,
             "error": result.error,
             "model": self._task.model_name,
             "model_sha256": self._task.model_sha256,
