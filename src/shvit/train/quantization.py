@@ -10,7 +10,6 @@ from collections.abc import Iterable
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shvit.data.datasets import ImageDataset
@@ -106,25 +105,28 @@ class _RoundedStemConv2d(_RoundedConv2d):
 
 
 class _RoundedSqueezeExcite(SqueezeExcite):
+    means_range: Range
+    gate_range: Range
+
     def gate(self, means: Tensor) -> Tensor:
-        return self.gate_range(super().gate(self.means_range(means)))
+        return self.gate_range.forward(super().gate(self.means_range.forward(means)))
 
 
 class _RoundedAttention(SingleHeadAttention):
+    mixed_range: Range
+
     def mix(self, x: Tensor) -> Tensor:
-        return self.mixed_range(super().mix(x))
+        return self.mixed_range.forward(super().mix(x))
 
 
 def _round_output(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
-    rounded = module.output_range(output)
-    assert isinstance(rounded, Tensor)
-    return rounded
+    assert isinstance(module.output_range, Range)
+    return module.output_range.forward(output)
 
 
 def _round_input(module: nn.Module, inputs: tuple[Tensor]) -> Tensor:
-    rounded = module.input_range(inputs[0])
-    assert isinstance(rounded, Tensor)
-    return rounded
+    assert isinstance(module.input_range, Range)
+    return module.input_range.forward(inputs[0])
 
 
 RECTIFIED = ("expand", "dw", "reduce")
@@ -145,6 +147,7 @@ def simulate_int8(model: SHViT, weight_bits: int = WEIGHT_BITS) -> SHViT:
     for name, module in list(network.named_modules()):
         if isinstance(module, nn.Conv2d):
             module.__class__ = _RoundedStemConv2d if name == "stem.0" else _RoundedConv2d
+            assert isinstance(module, _RoundedConv2d)
             module.weight_bits = weight_bits
             in_stem = name.startswith("stem.") and module is not last
             # In squeeze-excite and in a feed-forward network "expand" is another thing.
