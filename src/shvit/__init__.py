@@ -1,7 +1,7 @@
 """SHViT: the Single-Head Vision Transformer, trained in PyTorch and run without it.
 
-``Classifier`` runs model files and needs NumPy, Pillow and an engine. The lab (``create_model`` and the rest)
-needs PyTorch: ``pip install 'shvit[torch]'``. Importing this package loads neither.
+``Classifier`` runs model files and needs NumPy, Pillow and an engine; ``Client`` asks a server that runs one. The lab
+(``create_model`` and the rest) needs PyTorch: ``pip install 'shvit[torch]'``. Importing this package loads neither.
 """
 
 from __future__ import annotations
@@ -13,21 +13,29 @@ if TYPE_CHECKING:
     from shvit.models import create_model, list_models, load_checkpoint, reparameterize, save_checkpoint
     from shvit.runtime.card import Card
     from shvit.runtime.classifier import Classifier
+    from shvit.runtime.explain import Explainer
     from shvit.runtime.results import Prediction, Result
+    from shvit.serve.client import AsyncClient, Client
 
 __version__ = "0.1.0"
 
 _RUNTIME = {
+    "AsyncClient": "shvit.serve.client",
     "Card": "shvit.runtime.card",
     "Classifier": "shvit.runtime.classifier",
+    "Client": "shvit.serve.client",
+    "Explainer": "shvit.runtime.explain",
     "Prediction": "shvit.runtime.results",
     "Result": "shvit.runtime.results",
 }
 _LAB = ("create_model", "list_models", "load_checkpoint", "reparameterize", "save_checkpoint")
 
 __all__ = [
+    "AsyncClient",
     "Card",
     "Classifier",
+    "Client",
+    "Explainer",
     "Prediction",
     "Result",
     "create_model",

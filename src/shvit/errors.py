@@ -13,6 +13,10 @@ class ImageError(ShvitError, ValueError):
     """An input is not an image that can be used; the message names it and says why."""
 
 
+class VideoError(ShvitError, ValueError):
+    """A video cannot be used, or only in part; the message names it and says why, and at what time."""
+
+
 class ModelFileError(ShvitError, ValueError):
     """A model file cannot be used; the message names it and says why."""
 
@@ -31,3 +35,11 @@ class ExportError(ShvitError, RuntimeError):
 
 class TrainingError(ShvitError, RuntimeError):
     """A run cannot go on; the message says where it stood and which checkpoint to go on from."""
+
+
+class BatchError(ShvitError, RuntimeError):
+    """A batch run cannot start or go on; the message says what is finished and how to go on."""
+
+
+class ServerError(ShvitError, RuntimeError):
+    """A server cannot be reached or refuses; the message names it and says what it answered."""

@@ -45,6 +45,20 @@ def test_a_peer_is_exported_folded_and_computes_what_it_did(tmp_path):
         np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
 
 
+@pytest.mark.parametrize(("peer", "zero_point"), [("mobilenetv4_conv_small", 114), ("mobilevitv2_050", 0)])
+def test_the_bytes_of_an_image_are_the_first_input_of_a_peer_too(tmp_path, peer, zero_point):
+    """Tracing leaves a node that asks for the images' shape, which hid the graph's beginning from the quantiser."""
+    network = open_peer(peer)
+    network = Network(peer, network.module, (64, 64), "random", network.mean, network.std)
+    write_model_file(network, "int8", tmp_path / "peer.onnx")
+    proto = onnx.load(tmp_path / "peer.onnx")
+    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
+    (planes,) = (node for node in proto.graph.node if "images" in node.input and node.op_type != "Shape")
+    (entry,) = (node for node in proto.graph.node if planes.output[0] in node.input)
+    assert (planes.op_type, entry.op_type) == ("Transpose", "DequantizeLinear")
+    assert [constants[name].item() for name in entry.input[1:]] == [1, zero_point]
+
+
 def test_branches_of_a_peer_are_merged():
     network = Network("mobileone_s0", timm.create_model("mobileone_s0").double().eval(), (64, 64), "random")
     merged = deployed(network)

@@ -88,6 +88,12 @@ def test_openvino_from_cpp(here):
     assert classifier.card.to_json() in answer.stderr
 
 
+def test_the_page_for_browsers(here, program, capsys):
+    program("npm")
+    follow_exports("web")
+    assert (here / "site" / "model.onnx").read_bytes() == (here / "mine.onnx").read_bytes()
+
+
 def test_every_page_is_in_the_index():
     index = (DOCS / "README.md").read_text()
     assert all(f"({each.name})" in index for each in DOCS.glob("*.md") if each.name != "README.md")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shvit.cli.predict import positive
+from shvit.runtime.models import SHIPPED_MODELS
 
 if TYPE_CHECKING:
     from shvit.export import ExportReport
@@ -20,6 +21,7 @@ examples:
   shvit export --model mine.safetensors --precision int8 --calibration data/ --output mine.onnx      smaller and faster
   shvit export --model mine.safetensors --dynamic-size --output mine.onnx    for shvit predict --image-size N
   shvit export --model mine.safetensors --format litert --output mine.tflite      Android; docs/deploy/ has all formats
+  shvit export --model mine.onnx --format web --output site     a page for any host of static files; needs no PyTorch
 
 formats and precisions, the default first:
   onnx         .onnx       fp16, fp32, int8   batches of any size
@@ -30,16 +32,17 @@ formats and precisions, the default first:
   torch        .pt2        fp32               batches of any size
   aotinductor  .pt2        fp32               batches of any size; for this machine's processor
   tensorrt     .engine     fp16, fp32         up to --batch-size images; for this machine's GPU
+  web          a folder    fp16, fp32, int8   a page that classifies in the browser; --model may be an ONNX file
 """
 
-FORMATS = ("onnx", "openvino", "coreml", "litert", "executorch", "torch", "aotinductor", "tensorrt")
+FORMATS = ("onnx", "openvino", "coreml", "litert", "executorch", "torch", "aotinductor", "tensorrt", "web")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", required=True, metavar="NAME|CHECKPOINT", help="variant (weights from the hub) or file"
     )
-    parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="where to write")
+    parser.add_argument("--output", required=True, type=Path, metavar="FILE|DIR", help="where to write")
     parser.add_argument("--format", choices=FORMATS, default="onnx", help="default: onnx")
     parser.add_argument(
         "--ema",
@@ -93,6 +96,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.format == "web" and (args.model in SHIPPED_MODELS or args.model.lower().endswith(".onnx")):
+        return _pack(args)
     from shvit.export import export_model
     from shvit.export.card import card_for
     from shvit.export.formats import check_combination
@@ -150,6 +155,24 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _pack(args: argparse.Namespace) -> int:
+    """An ONNX model file into a folder for the browser, as it is."""
+    from shvit.web.site import write_site
+
+    for option in ("precision", "batch_size", "verify", "calibration", "image_size", "classes"):
+        if getattr(args, option) is not None:
+            raise ValueError(f"--{option.replace('_', '-')}: {args.model} is a finished model file; leave it out")
+    card = write_site(args.model, args.output)
+    size = sum(each.stat().st_size for each in args.output.rglob("*") if each.is_file())
+    print(f"{args.output}: {size / 1e6:.1f} MB, {card.name} with {len(card.classes)} classes, for the browser")
+    _print_how_to_open(args.output)
+    return 0
+
+
+def _print_how_to_open(folder: Path) -> None:
+    print(f"try it: python -m http.server --bind 127.0.0.1 --directory {folder} 8000, then http://127.0.0.1:8000")
+
+
 def print_report(report: ExportReport, format: str, verified_on: str | None) -> None:
     verification = report.card.verification
     assert verification is not None
@@ -162,5 +185,7 @@ def print_report(report: ExportReport, format: str, verified_on: str | None) -> 
     print(f"  same first label on {report.top1_agreement:.1%}")
     if verification.notes:
         print(f"  {verification.notes}")
+    if format == "web":
+        _print_how_to_open(report.path)
     if report.path.suffix in (".onnx", ".xml", ".tflite"):
         print(f"try it: shvit predict IMAGE --model {report.path}")

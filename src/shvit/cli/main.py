@@ -13,6 +13,10 @@ from shvit.errors import ShvitError
 
 COMMANDS = {
     "predict": "classify images: files, folders, globs or paths on stdin",
+    "video": "classify videos, streams and cameras: events and frame by frame",
+    "batch": "classify whole collections to Parquet, on all cores or a Ray cluster",
+    "serve": "answer predictions over HTTP, with a page to try them on",
+    "explain": "show where a model looks: attention and class activation over the pictures",
     "models": "list the variants and the shipped models",
     "info": "print the card of a model file",
     "export": "write a verified model file from a checkpoint",

@@ -133,7 +133,7 @@ def _save_image(result: Result, folder: Path) -> Result:
     from shvit.media.annotate import annotate
     from shvit.runtime.preprocess import decode
 
-    path = _free_name(folder, Path(result.source).stem)
+    path = free_name(folder, Path(result.source).stem, "jpg")
     try:
         picture = annotate(decode(result.source), result.predictions)
         with atomic_path(path) as aside:
@@ -145,11 +145,11 @@ def _save_image(result: Result, folder: Path) -> Result:
     return result
 
 
-def _free_name(folder: Path, stem: str) -> Path:
-    """A name that no earlier picture has: a/cat.jpg and b/cat.jpg are both kept."""
-    path, number = folder / f"{stem}.jpg", 2
+def free_name(folder: Path, stem: str, suffix: str) -> Path:
+    """A name that no earlier file has: of a/cat.jpg and b/cat.jpg both are kept."""
+    path, number = folder / f"{stem}.{suffix}", 2
     while path.exists():
-        path, number = folder / f"{stem}-{number}.jpg", number + 1
+        path, number = folder / f"{stem}-{number}.{suffix}", number + 1
     return path
 
 

@@ -8,12 +8,17 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on stderr where somebody watches; gives what is to be told how many more images are done."""
+def progress(description: str, total: int | None, done: int = 0) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr where somebody watches; gives what is to be told how many more images are done.
+
+    Args:
+        total: ``None`` where it is not known.
+        done: before the start.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn(description), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task(description, total=total)
+        task = bar.add_task(description, total=total, completed=done)
         yield lambda count: bar.advance(task, count)

@@ -14,12 +14,13 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from shvit.data.classes import name_classes
-from shvit.data.formats.files import ImageFiles, image_folder, is_image, subfolders
+from shvit.data.formats.files import ImageFiles, image_folder, subfolders
 from shvit.data.formats.listing import listed_splits, lists_images
 from shvit.data.formats.shards import expand_pattern, is_url, shard_images
 from shvit.data.formats.tables import hub_splits, parquet_images, saved_images
 from shvit.data.splits import SPLIT_NAMES, by_split, split_dataset
 from shvit.errors import DataError, ImageError
+from shvit.media.sources import is_image
 from shvit.runtime.card import ClassInfo
 
 __all__ = [

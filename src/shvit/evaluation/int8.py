@@ -16,7 +16,7 @@ from shvit.evaluation.evaluate import evaluate
 from shvit.evaluation.labels import LabelledImages, dataset_labels, evenly_spaced, match_classes
 from shvit.evaluation.metrics import Predictions
 from shvit.evaluation.samples import BATCH, calibration_images
-from shvit.export import ExportReport, Format, export_model, export_onnx
+from shvit.export import FORMATS, ExportReport, Format, export_model, export_onnx
 from shvit.export.quantize import rank_layers
 from shvit.models import SHViT
 from shvit.runtime.card import Card, Metric
@@ -25,7 +25,7 @@ from shvit.runtime.classifier import Classifier
 RANKING_IMAGES = 64
 """Calibration images that layers are compared on."""
 
-LAYERS_CAN_BE_KEPT = ("onnx", "openvino")
+LAYERS_CAN_BE_KEPT = ("onnx", "openvino", "web")
 
 
 class MeasuredExport(NamedTuple):
@@ -63,7 +63,7 @@ def export_int8(
         train: images that the ranges are taken from.
         val: images that it is measured on; their classes are found among the card's.
         max_loss: points of top-1 that it may lose to float32, of 100.
-        format: one that has int8 and an engine: onnx, openvino or litert.
+        format: one that has int8 and an engine: onnx, openvino, litert or web.
         batch_size: as for ``export_model``.
         verify_on: as its ``images``.
         on_search: told in a sentence how the search for such layers goes.
@@ -74,6 +74,7 @@ def export_int8(
         DataError: the classes do not match, the images to calibrate on do not do, or no image can be read.
     """
     path = Path(path)
+    inside = FORMATS[format].inside
     calibration = calibration_images(train, card)
     labels = dataset_labels(val, match_classes(val, card.classes, path.name)[0])
     images = LabelledImages(val, labels, evenly_spaced(list(labels), None))
@@ -90,11 +91,11 @@ def export_int8(
 
     def assess(file: Path) -> tuple[Metric, ...]:
         nonlocal found
-        found = measure(file)
+        found = measure(file / inside)
         if whole.top1 - found.top1 > max_loss / 100:
             raise _TooMuchLostError
         measured_on = f"{short_path(val.name)} ({len(images):,} images)"
-        command = f"shvit eval --model {path.name} --data DATA"
+        command = f"shvit eval --model {Path(path.name) / inside} --data DATA"
         return tuple(
             Metric(name, round(value, 4), measured_on, command)
             for name, value in (("top1", found.top1), ("top5", found.top5))

@@ -14,8 +14,9 @@ from shvit.errors import ExportError
 from shvit.export.verify import Assess, Convert, ExportReport, Precision, Source, write_verified
 from shvit.models import SHViT
 from shvit.runtime.card import Card
+from shvit.web.site import MODEL, check_replaceable
 
-Format = Literal["onnx", "openvino", "coreml", "litert", "executorch", "torch", "aotinductor", "tensorrt"]
+Format = Literal["onnx", "openvino", "coreml", "litert", "executorch", "torch", "aotinductor", "tensorrt", "web"]
 
 
 @dataclass(frozen=True)
@@ -24,12 +25,15 @@ class FormatInfo:
 
     title: str
     suffix: str
+    """Empty for a folder, which may have any name."""
     module: str
     """Of ``shvit.export``; its ``convert`` writes a file."""
     precisions: tuple[Precision, ...]
     """Supported; the first is the default."""
     fixed_batch: bool = False
     """A file takes a number of images that is decided at export."""
+    inside: str = ""
+    """Where the model file is in a folder, for a format that is one."""
     dynamic_size: bool = False
     """A file may take images of any height and width."""
 
@@ -43,6 +47,7 @@ FORMATS: dict[str, FormatInfo] = {
     "torch": FormatInfo("torch.export", ".pt2", "torch_export", ("fp32",)),
     "aotinductor": FormatInfo("AOTInductor", ".pt2", "aotinductor", ("fp32",)),
     "tensorrt": FormatInfo("TensorRT", ".engine", "tensorrt", ("fp16", "fp32"), fixed_batch=True),
+    "web": FormatInfo("web", "", "web", ("fp16", "fp32", "int8"), inside=MODEL),
 }
 
 
@@ -105,7 +110,9 @@ def check_combination(
     if precision not in info.precisions:
         supported = ", ".join(sorted(info.precisions))
         raise ExportError(f"{path}: {info.title} is exported as {supported}, not as {precision}")
-    if path.suffix != info.suffix:
+    if not info.suffix:
+        check_replaceable(path)
+    elif path.suffix != info.suffix:
         raise ExportError(f"{path}: {info.title} files are named {info.suffix}, such as {path.stem}{info.suffix}")
     if batch_size is not None and not info.fixed_batch:
         taken = "one image" if format == "coreml" else "batches of any size"

@@ -76,41 +76,47 @@ def _integer_input(proto: onnx.ModelProto) -> onnx.ModelProto:
     """A copy in which the first convolution takes the images' bytes as they are, with a zero point.
 
     The mean colour has a value for each channel, a zero point is one for all: what lies between goes into the bias, and
-    the border that the convolution adds is grey, at most 12 levels from the mean colour. A graph that does not begin
-    with a transpose, a cast, a subtraction and a convolution is returned as it is.
+    the border that the convolution adds is grey, at most 12 levels from ImageNet's mean colour. Where no mean is
+    subtracted the zero point is 0 and the border exact. A graph that does not begin with a transpose, a cast, a
+    subtraction or none, and a convolution with a bias is returned as it is.
     """
     result = onnx.ModelProto()
     result.CopyFrom(proto)
     graph = result.graph
     constants = {tensor.name: tensor for tensor in graph.initializer}
-    found: list[onnx.NodeProto] = []
+    found: dict[str, onnx.NodeProto] = {}
     output = graph.input[0].name
     for kind in ("Transpose", "Cast", "Sub", "Conv"):
-        readers = [node for node in graph.node if output in node.input]
+        # Tracing leaves nodes that ask for the images' shape beside those that take their values.
+        readers = [node for node in graph.node if output in node.input and node.op_type != "Shape"]
+        if kind == "Sub" and [node.op_type for node in readers] == ["Conv"]:
+            continue
         if len(readers) != 1 or readers[0].op_type != kind or readers[0].input[0] != output:
             return proto
-        found.append(readers[0])
+        found[kind] = readers[0]
         output = readers[0].output[0]
-    _, cast, subtract, conv = found
-    mean, weight = (constants.get(name) for name in (subtract.input[1], conv.input[1]))
-    bias = constants.get(conv.input[2]) if len(conv.input) > 2 else None
-    if mean is None or weight is None or bias is None:
+    cast, conv, subtract = found["Cast"], found["Conv"], found.get("Sub")
+    weight, bias = (constants.get(name) for name in [*conv.input[1:], ""][:2])
+    mean = None if subtract is None else constants.get(subtract.input[1])
+    if weight is None or bias is None or (subtract is not None and mean is None):
         return proto
-    colour = numpy_helper.to_array(mean).reshape(1, -1, 1, 1)
+    colour = np.zeros((1, 1, 1, 1)) if mean is None else numpy_helper.to_array(mean).reshape(1, -1, 1, 1)
     zero_point = np.array(np.rint(colour.mean()), np.uint8)
     shift = (numpy_helper.to_array(weight) * (zero_point - colour)).sum((1, 2, 3))
-    bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + shift, bias.name))
-    scale, zero = f"{subtract.name}.scale", f"{subtract.name}.zero_point"
+    bias.CopyFrom(numpy_helper.from_array((numpy_helper.to_array(bias) + shift).astype(np.float32), bias.name))
+    centred = cast if subtract is None else subtract
+    scale, zero = f"{centred.name}.scale", f"{centred.name}.zero_point"
     graph.initializer.extend(
         [numpy_helper.from_array(np.array(1, np.float32), scale), numpy_helper.from_array(zero_point, zero)]
     )
     place = list(graph.node).index(cast)
-    for unused in (cast, subtract):
-        graph.node.remove(unused)
-    graph.initializer.remove(mean)
+    graph.node.remove(cast)
+    if subtract is not None:
+        graph.node.remove(subtract)
+        graph.initializer.remove(mean)
     graph.node.insert(
         place,
-        helper.make_node("DequantizeLinear", [cast.input[0], scale, zero], [subtract.output[0]], name=subtract.name),
+        helper.make_node("DequantizeLinear", [cast.input[0], scale, zero], [centred.output[0]], name=centred.name),
     )
     return result
 

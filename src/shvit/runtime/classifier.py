@@ -81,7 +81,7 @@ class Classifier:
             self.engine_choice = EngineChoice(engine, "asked for", {})
         self._engine = load_engine(self.engine_choice.engine, self._path, self.threads)
         self.card = read_card(self._engine.metadata, self._path)
-        _check_graph(self._path, self._engine, self.card)
+        check_graph(self._path, self._engine, self.card)
         if image_size is not None:
             self.card = _resized(self.card, image_size, self._engine, self._path)
 
@@ -89,6 +89,11 @@ class Classifier:
     def engine(self) -> str:
         """The name of the engine that runs."""
         return self.engine_choice.engine
+
+    @property
+    def path(self) -> Path:
+        """The model file."""
+        return self._path
 
     def calibrate(self) -> EngineChoice:
         """Measures the installed engines on this file and goes on with the fastest; later classifiers know of it.
@@ -174,18 +179,21 @@ class Classifier:
                     if place in batch.errors:
                         yield Result(describe(image), error=batch.errors[place])
                     else:
-                        yield Result(describe(image), self._top(next(rows), top_k))
+                        yield Result(describe(image), top_predictions(next(rows), self.classes, top_k))
 
-    def _top(self, probabilities: np.ndarray, top_k: int) -> tuple[Prediction, ...]:
-        """The most probable, and of equals the first; without sorting all of a thousand."""
-        candidates = np.arange(len(probabilities))
-        if top_k < len(probabilities):
-            least = np.partition(probabilities, -top_k)[-top_k]
-            candidates = np.flatnonzero(probabilities >= least)
-        best = candidates[np.argsort(-probabilities[candidates], kind="stable")[:top_k]]
-        return tuple(
-            Prediction(self.classes[i].label, int(i), self.classes[i].wnid, float(probabilities[i])) for i in best
-        )
+
+def top_predictions(probabilities: np.ndarray, classes: Sequence[ClassInfo], top_k: int) -> tuple[Prediction, ...]:
+    """The most probable classes of one image, best first, and of equals the first; without sorting all of a thousand.
+
+    Args:
+        probabilities: ``float32 (classes,)``.
+    """
+    candidates = np.arange(len(probabilities))
+    if top_k < len(probabilities):
+        least = np.partition(probabilities, -top_k)[-top_k]
+        candidates = np.flatnonzero(probabilities >= least)
+    best = candidates[np.argsort(-probabilities[candidates], kind="stable")[:top_k]]
+    return tuple(Prediction(classes[i].label, int(i), classes[i].wnid, float(probabilities[i])) for i in best)
 
 
 def _check_positive(name: str, value: int) -> None:
@@ -211,7 +219,7 @@ def _resized(card: Card, side: int, engine: Engine, path: Path) -> Card:
     return replace(card, preprocessing=replace(card.preprocessing, image_size=(side, side)))
 
 
-def _check_graph(path: Path, engine: Engine, card: Card) -> None:
+def check_graph(path: Path, engine: Engine, card: Card) -> None:
     """Refuses a file whose card speaks of another graph than the one beside it."""
     for what, graph, said in (
         ("input", engine.input_shape, (None, *card.preprocessing.image_size, 3)),

@@ -202,12 +202,27 @@ def preprocess(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
         resized = image.resize((columns.resized, rows.resized), resampling)
         corner = (columns.first + columns.kept, rows.first + rows.kept)
         return np.asarray(resized.crop((columns.first, rows.first, *corner)))
-    (top, bottom), (left, right) = _box(rows), _box(columns)
-    return np.asarray(image.resize((columns.kept, rows.kept), resampling, box=(left, top, right, bottom)))
+    region = kept_region(image.width, image.height, preprocessing)
+    return np.asarray(image.resize((columns.kept, rows.kept), resampling, box=region))
 
 
-def _box(axis: Axis) -> tuple[float, float]:
-    """The part of the source that the crop keeps."""
+class Region(NamedTuple):
+    """A part of an image, in its pixels: the edges lie between them, 0 before the first."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
+def kept_region(width: int, height: int, preprocessing: Preprocessing) -> Region:
+    """The part of an image of this size that the network sees: all but what the crop cuts off."""
+    rows, columns = resize_and_crop(width, height, preprocessing)
+    (top, bottom), (left, right) = _source_range(rows), _source_range(columns)
+    return Region(left, top, right, bottom)
+
+
+def _source_range(axis: Axis) -> tuple[float, float]:
     scale = axis.source / axis.resized
     # Rounding must not take the box past the image's edge by a hair: Pillow refuses that.
     return axis.first * scale, min((axis.first + axis.kept) * scale, axis.source)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 
@@ -29,4 +29,4 @@ class Result:
         """As a line of JSON holds it."""
         if self.error is not None:
             return {"source": self.source, "error": self.error}
-        return {"source": self.source, "predictions": [asdict(each) for each in self.predictions]}
+        return {"source": self.source, "predictions": [dict(vars(each)) for each in self.predictions]}

@@ -10,38 +10,9 @@ import numpy as np
 import pyarrow as pa
 
 from shvit.data.classes import name_classes
-from shvit.errors import DataError, ImageError
-from shvit.media.sources import IMAGE_EXTENSIONS
+from shvit.errors import DataError
+from shvit.media.sources import is_image, read_encoded
 from shvit.runtime.card import ClassInfo
-
-MAX_IMAGE_BYTES = 256 * 2**20
-"""Encoded images of more bytes are refused before they are read."""
-
-
-def is_image(name: str) -> bool:
-    """Whether a file of this name is taken for an image; hidden files never are."""
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS  # noqa: PTH122 - 4× faster
-
-
-def read_encoded(file: str | Path, source: str, offset: int = 0, size: int | None = None) -> bytes:
-    """The bytes of one encoded image: a whole file, or part of one.
-
-    Raises:
-        ImageError: they cannot be read, are not all there, or are more than ``MAX_IMAGE_BYTES``.
-    """
-    try:
-        with open(file, "rb") as stream:  # noqa: PTH123 - the path is a string where there are many
-            if size is None:
-                size = os.fstat(stream.fileno()).st_size
-            if size > MAX_IMAGE_BYTES:
-                raise ImageError(f"{source}: {size:,} bytes, at most {MAX_IMAGE_BYTES:,} are accepted")
-            stream.seek(offset)
-            data = stream.read(size)
-    except OSError as error:
-        raise ImageError(f"{source}: {error.strerror or error}") from None
-    if len(data) != size:
-        raise ImageError(f"{source}: {len(data):,} of {size:,} bytes are there; the file was cut short")
-    return data
 
 
 class ImageFiles:

@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 from shvit.atomic import atomic_path
 from shvit.data.cache import cache_folder, files_key
 from shvit.data.classes import check_labels, encode_labels, name_classes, number_classes
-from shvit.data.formats.files import read_encoded
 from shvit.errors import DataError, ImageError, MissingDependencyError
+from shvit.media.sources import read_encoded
 from shvit.runtime.card import ClassInfo
 
 IN_MEMORY_BYTES = 2 * 2**30

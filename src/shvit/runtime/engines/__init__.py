@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal, get_args
 
-from shvit.errors import ModelFileError, ShvitError
+from shvit.errors import ModelFileError
 from shvit.runtime.engines.auto import EngineChoice, choose, measure
-from shvit.runtime.engines.base import FILE_ENGINES, Engine
+from shvit.runtime.engines.base import FILE_ENGINES, Engine, as_model_file_error
 from shvit.runtime.engines.threads import available_threads
 
 EngineName = Literal["auto", "onnxruntime", "openvino", "litert"]
@@ -67,13 +67,8 @@ def load_engine(engine: str, path: str | Path, threads: int | None = None) -> En
         from shvit.runtime.engines.openvino import OpenVINOEngine as loader
     else:
         from shvit.runtime.engines.onnxruntime import ONNXRuntimeEngine as loader
-    try:
+    with as_model_file_error(path, loader.name):
         return loader(path, threads)
-    except (ShvitError, MemoryError):
-        raise
-    except Exception as error:  # each engine has its own; all mean the file
-        reason = " ".join(str(error).split())
-        raise ModelFileError(f"{path}: not a model that {loader.name} can load: {reason[:200]}") from None
 
 
 def _check_file(engine: str, path: Path) -> None:

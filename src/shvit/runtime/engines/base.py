@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
-from shvit.errors import MissingDependencyError, ModelFileError
+from shvit.errors import MissingDependencyError, ModelFileError, ShvitError
 
 FILE_ENGINES = {".tflite": "litert", ".xml": "openvino"}
 """Files that are of one engine, by suffix; the others are ONNX, which the other engines load."""
@@ -58,6 +60,18 @@ def check_input(path: Path, element: str, shape: tuple[int | None, ...]) -> None
             f"{path}: expected a graph that takes uint8 images (N, H, W, 3), this one takes {element} of {len(shape)} "
             "dimensions; make one with: shvit export"
         )
+
+
+@contextmanager
+def as_model_file_error(path: Path, engine: str) -> Iterator[None]:
+    """Turns an engine's own errors about a file, of whatever kind they are, into ``ModelFileError``."""
+    try:
+        yield
+    except (ShvitError, MemoryError):
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise ModelFileError(f"{path}: not a model that {engine} can load: {reason[:200]}") from None
 
 
 def check_version(package: str, found: str, minimum: str, command: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -14,14 +15,21 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime as ort
 
 from shvit.runtime.engines.base import Engine, check_input, check_version
+from shvit.runtime.onnx_graph import with_outputs
 
 check_version("onnxruntime", ort.__version__, "1.20", "pip install --upgrade onnxruntime")
 
 
 class ONNXRuntimeEngine(Engine):
+    """Also gives tensors from within the graph.
+
+    Args:
+        extra_outputs: names of ``float32`` tensors of the graph that ``infer_with_outputs`` returns.
+    """
+
     name: ClassVar[str] = "onnxruntime"
 
-    def __init__(self, path: Path, threads: int) -> None:
+    def __init__(self, path: Path, threads: int, extra_outputs: Sequence[str] = ()) -> None:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -29,7 +37,9 @@ class ONNXRuntimeEngine(Engine):
         # of another predictor, and of the threads that decode the next batch.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 4  # errors are raised; the library need not print them too
-        self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        model = with_outputs(path.read_bytes(), extra_outputs) if extra_outputs else str(path)
+        self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        self._extra_outputs = tuple(extra_outputs)
         first = self._session.get_inputs()[0]
         self.input_shape, self.output_shape = (
             tuple(side if isinstance(side, int) else None for side in each.shape)
@@ -41,3 +51,8 @@ class ONNXRuntimeEngine(Engine):
 
     def infer(self, batch: np.ndarray) -> np.ndarray:
         return self._session.run(None, {self._input: batch})[0]
+
+    def infer_with_outputs(self, batch: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Like ``infer``, and the extra outputs by name."""
+        output, *extra = self._session.run(None, {self._input: batch})
+        return output, dict(zip(self._extra_outputs, extra, strict=True))

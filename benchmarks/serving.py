@@ -1,0 +1,523 @@
+"""Serving over HTTP: ours beside LitServe and a plain FastAPI endpoint, all beside the pipeline without HTTP.
+
+Photographs of 500×375 as JPEG, 32 clients. The server has some cores and the client others, so that what the client
+costs is not in the server's figures; the pipeline (``Classifier.stream``) has the server's cores. One after another in
+turns, several rounds; ratios are medians over the rounds. Then, ours alone, on its own cores and again on all of them,
+which it shares with the client: latency at 30, 50, 70 and 80 % of its peak (requests at random moments, each one's time
+counted from when it was due), overload at three times the peak, and with ``--soak`` minutes at 70 %, for the memory.
+
+With one core there is none for the client: then the processor time of an image is what to compare.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from common import record, summary
+from shvit.bench.summary import percentiles, ratios
+from shvit.bench.tables import figure, print_table, spread
+from shvit.runtime.models import DEFAULT_MODEL
+
+ROOT = Path(__file__).parent.parent
+PEERS = Path(__file__).parent / "serving_peers"
+PEER_SERVERS = ("with_litserve", "with_fastapi")
+CLIENTS = 32
+BATCH = 16
+DELAY = 0.005
+"""Seconds that ours and LitServe let an image wait for others."""
+BOUNDARY = b"benchmark-boundary"
+CONNECTIONS = 1000
+"""Of an open loop at most; a request that finds none free is not sent, and counted."""
+
+
+# --- the client: as little Python for a request as can be ---
+
+
+class Connection(asyncio.Protocol):
+    """One keep-alive connection with at most one request on it."""
+
+    def __init__(self) -> None:
+        self.transport: asyncio.Transport | None = None
+        self._answer: asyncio.Future[int] | None = None
+        self._received = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport  # type: ignore[assignment]
+
+    def post(self, request: bytes) -> asyncio.Future[int]:
+        """Sends; gives the status, 0 if the connection ends instead."""
+        assert self.transport is not None
+        self._answer = asyncio.get_running_loop().create_future()
+        self._received = b""
+        self.transport.write(request)
+        return self._answer
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        end = self._received.find(b"\r\n\r\n")
+        if end < 0:
+            return
+        header = self._received[:end].lower()
+        place = header.find(b"content-length:")
+        length = int(header[place + 15 : header.find(b"\r\n", place) % (end + 1)].split()[0])
+        if len(self._received) >= end + 4 + length and self._answer is not None:
+            answer, self._answer = self._answer, None
+            if not answer.done():
+                answer.set_result(int(header[9:12]))
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.transport = None
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_result(0)
+
+
+async def connect(port: int) -> Connection:
+    return (await asyncio.get_running_loop().create_connection(Connection, "127.0.0.1", port))[1]
+
+
+async def closed_loop(port: int, requests: Sequence[bytes], seconds: float) -> dict[str, Any]:
+    """``CLIENTS`` that each send the next when the last is answered."""
+    statuses: Counter[int] = Counter()
+    latencies: list[float] = []
+    until = time.perf_counter() + seconds
+
+    async def client(number: int) -> None:
+        connection = await connect(port)
+        place = number
+        while (began := time.perf_counter()) < until:
+            status = await connection.post(requests[place % len(requests)])
+            latencies.append(1000 * (time.perf_counter() - began))
+            statuses[status] += 1
+            place += 1
+            if connection.transport is None:
+                connection = await connect(port)
+        if connection.transport is not None:
+            connection.transport.close()
+
+    began, used = time.perf_counter(), time.process_time()
+    await asyncio.gather(*(client(number) for number in range(CLIENTS)))
+    used, taken = time.process_time() - used, time.perf_counter() - began
+    count = statuses.total()
+    return {
+        "images_per_second": statuses[200] / taken,
+        "statuses": dict(statuses),
+        "latency_ms": percentiles(latencies),
+        "client_cpu_ms": 1000 * used / count,
+    }
+
+
+async def open_loop(
+    port: int, requests: Sequence[bytes], rate: float, seconds: float, watch: Callable[[], float] | None = None
+) -> dict[str, Any]:
+    """Requests at random moments, so many a second on average, whatever becomes of those before.
+
+    Args:
+        watch: asked once a second, such as for the server's memory.
+    """
+    rng = random.Random(0)
+    statuses: Counter[int] = Counter()
+    latencies: list[float] = []
+    refused: list[float] = []
+    watched: list[float] = []
+    idle: list[Connection] = []
+    opened = 0
+    late = 0
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def one(due: float, request: bytes) -> None:
+        nonlocal opened
+        connection = None
+        while idle and connection is None:
+            connection = idle.pop()
+            if connection.transport is None:
+                connection, opened = None, opened - 1
+        if connection is None:
+            opened += 1
+            try:
+                connection = await connect(port)
+            except OSError:
+                statuses[0] += 1
+                opened -= 1
+                return
+        status = await connection.post(request)
+        (latencies if status == 200 else refused).append(1000 * (time.perf_counter() - due))
+        statuses[status] += 1
+        if connection.transport is None:
+            opened -= 1
+        else:
+            idle.append(connection)
+
+    began = due = time.perf_counter()
+    looked = began
+    place = 0
+    while due < began + seconds:
+        due += rng.expovariate(rate)
+        if (wait := due - time.perf_counter()) > 0:
+            await asyncio.sleep(wait)
+        elif place % 8 == 0:
+            await asyncio.sleep(0)
+        if watch is not None and time.perf_counter() > looked + 1:
+            looked = time.perf_counter()
+            watched.append(watch())
+        place += 1
+        if opened - len(idle) >= CONNECTIONS:
+            late += 1
+            continue
+        task = asyncio.ensure_future(one(due, requests[place % len(requests)]))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+    taken = time.perf_counter() - began
+    unanswered = 0
+    if tasks:
+        _, waiting = await asyncio.wait(tasks, timeout=30)
+        unanswered = len(waiting)
+    for connection in idle:
+        if connection.transport is not None:
+            connection.transport.close()
+    result: dict[str, Any] = {
+        "offered_per_second": place / taken,
+        "answered_200_per_second": statuses[200] / taken,
+        "statuses": dict(statuses),
+        "unanswered": unanswered,
+        "not_sent_for_want_of_connections": late,
+        "latency_ms": percentiles(latencies) if latencies else None,
+        "refusal_ms": percentiles(refused) if refused else None,
+    }
+    if watched:
+        result["memory_mb"] = watched
+    return result
+
+
+def raw_request(image: bytes, path: str) -> bytes:
+    header = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: {len(image)}\r\n\r\n"
+    return header.encode() + image
+
+
+def form_request(image: bytes, path: str) -> bytes:
+    part = b'--%b\r\nContent-Disposition: form-data; name="images"; filename="a.jpg"\r\n' % BOUNDARY
+    body = part + b"Content-Type: image/jpeg\r\n\r\n" + image + b"\r\n--%b--\r\n" % BOUNDARY
+    header = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary={BOUNDARY.decode()}\r\n"
+    return f"{header}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+# --- processes ---
+
+
+class Process:
+    """A process and all that it started."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+
+    def _pids(self) -> list[int]:
+        parents = {}
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            except OSError:
+                continue
+        found = [self.process.pid]
+        for pid in found:
+            found += [child for child, parent in parents.items() if parent == pid]
+        return found
+
+    def cpu_seconds(self) -> float:
+        total = 0
+        for pid in self._pids():
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            total += int(fields[11]) + int(fields[12])
+        return total / os.sysconf("SC_CLK_TCK")
+
+    def memory_mb(self) -> float:
+        """Resident, what processes share counted once."""
+        kilobytes = 0
+        for pid in self._pids():
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+            kilobytes += int(next(line for line in lines if line.startswith("Pss:")).split()[1])
+        return kilobytes / 1024
+
+
+@contextmanager
+def started(command: Sequence[str], cores: set[int], port: int | None) -> Iterator[Process]:
+    """A process on some cores; with a port, once ``/healthz`` or the like answers there."""
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE if port is None else subprocess.DEVNULL,
+        text=True,
+        preexec_fn=lambda: os.sched_setaffinity(0, cores),
+    )
+    server = Process(process)
+    try:
+        if port is not None:
+            wait_for(port, process)
+        yield server
+    finally:
+        for pid in reversed(server._pids()):
+            if pid != process.pid:
+                os.kill(pid, 15)
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def wait_for(port: int, process: subprocess.Popen[str], limit: float = 60) -> None:
+    """Until something answers 200 to any of the usual health checks."""
+    until = time.perf_counter() + limit
+    while time.perf_counter() < until:
+        if process.poll() is not None:
+            raise RuntimeError(f"{process.args}: ended with status {process.returncode}")
+        for path in ("readyz", "health", "openapi.json"):
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=1) as answer:
+                    if answer.status == 200:
+                        return
+            except OSError:
+                continue
+        time.sleep(0.01)
+    raise RuntimeError(f"{process.args}: not ready after {limit} s")
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def serve_command(model: str, port: int) -> list[str]:
+    options = ["--engine", "onnxruntime", "--batch-size", str(BATCH), "--max-delay-ms", str(1000 * DELAY)]
+    return [sys.executable, "-m", "shvit", "serve", "--model", model, "--port", str(port), *options, "--no-access-log"]
+
+
+# --- the measurements ---
+
+
+def compare(
+    model: str, folder: Path, cores: set[int], run: Callable[[Any], Any], seconds: float, rounds: int
+) -> dict[str, Any]:
+    """Throughput of all, in turns, and each one's ratio to the pipeline's."""
+    images = [path.read_bytes() for path in sorted(folder.glob("*.jpg"))]
+    peers = {name: [sys.executable, str(PEERS / f"{name}.py"), model] for name in ("pipeline", *PEER_SERVERS)}
+    ports = {name: free_port() for name in ("ours", *PEER_SERVERS)}
+    sides = {
+        "ours": (ports["ours"], [raw_request(each, "/v1/predict") for each in images]),
+        "ours, form": (ports["ours"], [form_request(each, "/v1/predict") for each in images]),
+        "with_litserve": (ports["with_litserve"], [form_request(each, "/predict") for each in images]),
+        "with_fastapi": (ports["with_fastapi"], [form_request(each, "/predict") for each in images]),
+    }
+    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in ("pipeline", *sides)}
+    with ExitStack() as stack:
+        pipeline = stack.enter_context(started([*peers["pipeline"], str(folder), str(BATCH)], cores, None)).process
+        assert pipeline.stdin is not None and pipeline.stdout is not None
+        pipeline.stdout.readline()
+        servers = {"ours": stack.enter_context(started(serve_command(model, ports["ours"]), cores, ports["ours"]))}
+        for name in PEER_SERVERS:
+            command = [*peers[name], str(ports[name]), str(BATCH), str(DELAY)]
+            servers[name] = stack.enter_context(started(command, cores, ports[name]))
+        for port, requests in sides.values():
+            run(closed_loop(port, requests, 1.0))  # warms up
+        for _ in range(rounds):
+            pipeline.stdin.write(f"{seconds}\n")
+            pipeline.stdin.flush()
+            rows["pipeline"].append(json.loads(pipeline.stdout.readline()))
+            for name, (port, requests) in sides.items():
+                server = servers[name.partition(",")[0]]
+                used = server.cpu_seconds()
+                row = run(closed_loop(port, requests, seconds))
+                row["cpu_ms"] = 1000 * (server.cpu_seconds() - used) / max(row["statuses"].get(200, 0), 1)
+                row["memory_mb"] = server.memory_mb()
+                rows[name].append(row)
+    result = {}
+    for name, each in rows.items():
+        speeds = [row["images_per_second"] for row in each]
+        result[name] = {
+            "images_per_second": summary(speeds),
+            "cpu_ms_per_image": summary([row["cpu_ms"] for row in each]),
+        }
+        if name != "pipeline":
+            reference = rows["pipeline"]
+            result[name] |= {
+                "of_the_pipeline": ratios([row["images_per_second"] for row in reference], speeds),
+                "pipeline_cpu_over_cpu": ratios([row["cpu_ms"] for row in each], [row["cpu_ms"] for row in reference]),
+                "p50_ms": statistics.median(row["latency_ms"]["p50"] for row in each),
+                "p99_ms": statistics.median(row["latency_ms"]["p99"] for row in each),
+                "memory_mb": each[-1]["memory_mb"],
+                "client_cpu_ms": statistics.median(row["client_cpu_ms"] for row in each),
+                "statuses": [row["statuses"] for row in each],
+            }
+    return result
+
+
+def loads(
+    model: str, folder: Path, cores: set[int], run: Callable[[Any], Any], args: argparse.Namespace, soak: float
+) -> dict[str, Any]:
+    """Ours at parts of its peak, and above it.
+
+    Args:
+        soak: minutes at 70 %.
+    """
+    images = [path.read_bytes() for path in sorted(folder.glob("*.jpg"))]
+    requests = [raw_request(each, "/v1/predict") for each in images]
+    port = free_port()
+    with started(serve_command(model, port), cores, port) as server:
+        run(closed_loop(port, requests, 1.0))
+        peak = statistics.median(
+            run(closed_loop(port, requests, args.seconds / 2))["images_per_second"] for _ in range(3)
+        )
+        result: dict[str, Any] = {"server_cores": sorted(cores), "peak_images_per_second": peak}
+        for share in (0.3, 0.5, 0.7, 0.8):
+            row = run(open_loop(port, requests, share * peak, args.load_seconds))
+            row["p99_over_p50"] = row["latency_ms"]["p99"] / row["latency_ms"]["p50"]
+            result[f"load_{share:.0%}"] = row
+        used = server.cpu_seconds()
+        row = run(open_loop(port, requests, 3 * peak, args.overload_seconds, server.memory_mb))
+        row["server_cores_used"] = (server.cpu_seconds() - used) / args.overload_seconds
+        row["of_the_peak"] = row["answered_200_per_second"] / peak
+        row["memory_mb"] = memory_course(row["memory_mb"])
+        result["overload"] = row
+        if soak:
+            row = run(open_loop(port, requests, 0.7 * peak, 60 * soak, server.memory_mb))
+            row["memory_mb"] = memory_course(row["memory_mb"])
+            result["soak"] = {"minutes": soak, **row}
+    return result
+
+
+def memory_course(values: Sequence[float]) -> dict[str, float]:
+    """Of a server's memory, looked at once a second; the first tenth is left out of the slope."""
+    later = values[len(values) // 10 :]
+    return {"first": values[0], "last": values[-1], "max": max(values), "per_minute": slope(later)}
+
+
+def slope(values: Sequence[float]) -> float:
+    """A straight line's through values a second apart, for a minute."""
+    return 60 * statistics.linear_regression(range(len(values)), values).slope
+
+
+def starts(model: str, cores: set[int], times: int) -> dict[str, Any]:
+    """Seconds from the start of the process to the first 200 of its health check, and its memory then."""
+    seconds = []
+    for _ in range(times):
+        port = free_port()
+        began = time.perf_counter()
+        with started(serve_command(model, port), cores, port) as server:
+            seconds.append(time.perf_counter() - began)
+            memory = server.memory_mb()
+    return {"seconds": summary(seconds), "memory_mb": memory}
+
+
+def s1_int8(folder: Path) -> str:
+    """S1 at 224 with 1000 classes and random weights, in 8 bits."""
+    from shvit.bench.networks import open_network, write_model_file
+
+    path = folder / "s1_224_int8.onnx"
+    write_model_file(open_network("shvit_s1"), "int8", path)
+    return str(path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=8, help="of each side in each round (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="default: %(default)s")
+    parser.add_argument("--load-seconds", type=float, default=20, help="of each load (default: %(default)s)")
+    parser.add_argument("--overload-seconds", type=float, default=60, help="default: %(default)s")
+    parser.add_argument("--soak", type=float, default=0, metavar="MINUTES", help="at 70 %% load (default: none)")
+    parser.add_argument("--server-cores", type=int, nargs="+", help="default: the first half")
+    parser.add_argument("--client-cores", type=int, nargs="+", help="default: the others")
+    parser.add_argument("--model", nargs="+", default=[DEFAULT_MODEL, "s1_224_int8"], help="default: %(default)s")
+    parser.add_argument("--no-record", action="store_true", help="print only")
+    args = parser.parse_args()
+    import uvloop
+
+    from shvit.bench.pipeline import write_photographs
+
+    cores = sorted(os.sched_getaffinity(0))
+    server_cores = set(args.server_cores or cores[: max(len(cores) // 2, 1)])
+    client_cores = set(args.client_cores or (set(cores) - server_cores) or cores)
+    result: dict[str, Any] = {
+        "clients": CLIENTS,
+        "batch_size": BATCH,
+        "max_delay_ms": 1000 * DELAY,
+        "server_cores": sorted(server_cores),
+        "client_cores": sorted(client_cores),
+        "models": {},
+    }
+    with tempfile.TemporaryDirectory() as name, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        folder = Path(name)
+        (folder / "images").mkdir()
+        paths = write_photographs(folder / "images", 20, sorted((ROOT / "samples").glob("*.jpg")))
+        result["image_bytes"] = summary([float(path.stat().st_size) for path in paths])
+        files = {each: s1_int8(folder) if each == "s1_224_int8" else each for each in args.model}
+        os.sched_setaffinity(0, client_cores)
+        for each, file in files.items():
+            compared = compare(file, folder / "images", server_cores, runner.run, args.seconds, args.rounds)
+            here = folder / "images"
+            result["models"][each] = {
+                "throughput": compared,
+                "start": starts(file, server_cores, 5),
+                "loads": loads(file, here, server_cores, runner.run, args, 0),
+                "loads_on_all_cores": loads(file, here, set(cores), runner.run, args, args.soak),
+            }
+    if args.no_record:
+        print(json.dumps(result, indent=2))
+    else:
+        record("serving", "python benchmarks/serving.py" + (f" --soak {args.soak:g}" if args.soak else ""), result)
+    for name, figures in result["models"].items():
+        print_figures(name, figures)
+
+
+def print_figures(name: str, figures: dict[str, Any]) -> None:
+    print(f"\n{name}: starts in {figures['start']['seconds']['median']:.2f} s, {figures['start']['memory_mb']:.0f} MB")
+    print_table(
+        ("side", "images/s", "of the pipeline", "CPU ms", "pipeline CPU / CPU", "p50 ms", "p99 ms", "MB"),
+        [
+            (
+                side,
+                figure(row["images_per_second"]["median"]),
+                spread(row["of_the_pipeline"]) if side != "pipeline" else "",
+                figure(row["cpu_ms_per_image"]["median"]),
+                spread(row["pipeline_cpu_over_cpu"]) if side != "pipeline" else "",
+                *(figure(row.get(key)) for key in ("p50_ms", "p99_ms", "memory_mb")),
+            )
+            for side, row in figures["throughput"].items()
+        ],
+    )
+    for key in ("loads", "loads_on_all_cores"):
+        print(f"\nserver on cores {figures[key]['server_cores']}, peak {figures[key]['peak_images_per_second']:.0f}/s")
+        print_table(
+            ("load", "offered/s", "answered 200/s", "statuses", "p50 ms", "p99 ms", "p99/p50", "MB"),
+            [
+                (
+                    load,
+                    *(figure(row[each]) for each in ("offered_per_second", "answered_200_per_second")),
+                    str(row["statuses"]),
+                    *(figure((row["latency_ms"] or {}).get(each)) for each in ("p50", "p99")),
+                    figure(row.get("p99_over_p50")),
+                    "{first:.0f} to {last:.0f}".format(**row["memory_mb"]) if "memory_mb" in row else "",
+                )
+                for load, row in figures[key].items()
+                if isinstance(row, dict)
+            ],
+        )
+
+
+if __name__ == "__main__":
+    main()

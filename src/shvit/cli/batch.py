@@ -1,0 +1,113 @@
+"""Classify whole collections of images to a folder of Parquet files, one row an input; needs no PyTorch."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack, redirect_stdout
+
+from shvit.cli.predict import positive
+from shvit.cli.progress import progress
+from shvit.errors import MissingDependencyError
+from shvit.runtime.engines import BATCH_SIZE, ENGINES
+from shvit.runtime.models import DEFAULT_MODEL
+
+KINDS = ("images", "tar", "parquet", "video")
+
+EPILOG = """\
+examples:
+  shvit batch photos/ --output labels/                      a folder, all levels, on all cores
+  shvit batch 'shards/*.tar' --output labels/               WebDataset shards
+  shvit batch data/*.parquet --column image --output labels/
+  shvit batch videos/ --fps 1 --output labels/              a row a second of each video
+  shvit batch s3://bucket/photos --output s3://bucket/labels
+  shvit batch s3://bucket/shards --output s3://bucket/labels --ray-address auto    on a Ray cluster
+
+The same command again goes on where it was ended; with --retry-failed it also does over what failed. Read the rows with
+anything that reads a folder of Parquet: pandas.read_parquet("labels/").
+
+exit status: 0 all fine, 1 some inputs failed (the others are done), 2 wrong usage or it could not go on
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "sources", nargs="+", metavar="SOURCE", help="folder, file or pattern with *, as a path or a URL such as s3://"
+    )
+    parser.add_argument(
+        "--output", required=True, metavar="DIR", help="folder or object store (s3://) for the parts, made if missing"
+    )
+    parser.add_argument("--model", default=DEFAULT_MODEL, help="shipped model or model file (default: %(default)s)")
+    parser.add_argument("--top-k", type=positive, default=5, metavar="K", help="labels for each input (default: 5)")
+    parser.add_argument(
+        "--workers", type=positive, metavar="N", help="of one thread each (default: one a processor, here or there)"
+    )
+    parser.add_argument(
+        "--ray-address",
+        metavar="ADDRESS",
+        help="Ray cluster: auto, HOST:PORT, or local to start one here (default: processes of this machine, no Ray)",
+    )
+    parser.add_argument("--kind", choices=KINDS, help="what to take of the sources (default: the one kind they hold)")
+    parser.add_argument("--column", help="of Parquet files, the one with the images (default: the only one)")
+    parser.add_argument("--fps", type=float, help="of videos, frames a second at most (default: every frame)")
+    parser.add_argument("--keyframes", action="store_true", help="of videos, only key frames, many times as fast")
+    parser.add_argument("--retry-failed", action="store_true", help="do those parts again in which an input failed")
+    parser.add_argument(
+        "--unit-size", type=positive, default=1024, metavar="N", help="inputs in a part (default: %(default)s)"
+    )
+    parser.add_argument("--engine", choices=ENGINES, default="auto", help="default: auto")
+    parser.add_argument("--batch-size", type=positive, default=BATCH_SIZE, metavar="N", help="default: %(default)s")
+    parser.add_argument(
+        "--fast-decode",
+        action="store_true",
+        help="decode and resize to nearly the same pixels in about half the time (needs shvit[fast])",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    try:
+        from shvit.scale.plan import Settings
+        from shvit.scale.run import run_batch
+    except ModuleNotFoundError as error:
+        if error.name != "pyarrow":
+            raise
+        raise MissingDependencyError("needs pyarrow, which is not installed: pip install 'shvit[ray]'") from None
+
+    settings = Settings(
+        sources=tuple(args.sources),
+        model=args.model,
+        kind=args.kind,
+        column=args.column,
+        fps=args.fps,
+        keyframes=args.keyframes,
+        top_k=args.top_k,
+        engine=args.engine,
+        decoding="fast" if args.fast_decode else "exact",
+        batch_size=args.batch_size,
+        unit_size=args.unit_size,
+    )
+    with ExitStack() as stack:
+        if args.ray_address is not None:  # Ray prints what it notices to stdout
+            stack.enter_context(redirect_stdout(sys.stderr))
+        bars: list[Callable[[int], None]] = []
+
+        def begin(total: int | None, finished: int) -> None:
+            if finished:
+                print(f"{finished:,} inputs are done already", file=sys.stderr)
+            bars.append(stack.enter_context(progress("classifying", total, finished)))
+
+        done = run_batch(
+            settings,
+            args.output,
+            args.workers,
+            args.ray_address,
+            args.retry_failed,
+            begin,
+            lambda count: bars[0](count),
+        )
+    speed = f", {done.inputs_now:,} of them now at {done.images_per_second:,.0f} a second" if done.inputs_now else ""
+    print(f"{args.output}: {done.inputs:,} inputs, {done.failed:,} failed{speed}")
+    if done.workers_lost:
+        print(f"{done.workers_lost} workers died and were replaced", file=sys.stderr)
+    return 1 if done.failed else 0

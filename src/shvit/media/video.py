@@ -1,0 +1,472 @@
+"""Videos as frames with their time: files, network streams and cameras, decoded by PyAV (libav).
+
+``frames(path)`` is the short way. ``Video`` also tells size, duration and rate, gives damage in its place among the
+frames, and goes on where an earlier reading stood.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from shvit.errors import MissingDependencyError, VideoError
+from shvit.runtime.preprocess import MAX_PIXELS
+
+try:
+    import av
+    import av.logging
+    from av.sidedata.sidedata import Type as SideDataType
+    from av.stream import Disposition
+    from av.video.reformatter import Interpolation, VideoReformatter
+except ImportError as error:
+    raise MissingDependencyError(
+        "reading video needs PyAV, which is not installed; install it with: pip install 'shvit[video]'"
+    ) from error
+
+READ_TIMEOUT = 10.0
+"""Seconds after which a stream that sends nothing counts as lost."""
+
+_DEMUX_ERRORS = 16
+"""So many errors without a packet between them, and reading ends: what follows is not the file any more."""
+
+_SEEK_EARLY = 10.0
+"""Seconds before a position that are decoded again: formats without an index are searched but roughly."""
+
+_ENDS_EARLY = 1.0
+"""A file may end so many seconds before the duration that it states without being cut off."""
+
+_STATING_FORMATS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "flv", "asf", "mxf"}
+"""Those whose duration is written in the file; of others libav guesses it from what there is."""
+
+_thread = threading.local()
+
+logging.getLogger("libav").addHandler(logging.NullHandler())  # what is logged by others at the same time
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a reading stands: at a frame that has been dealt with."""
+
+    index: int
+    pts: int | None
+    """The frame's time stamp in the file's units, if that can be looked for."""
+    origin: int | None
+    """The first frame's."""
+    time: float
+
+
+@dataclass(frozen=True)
+class Damage:
+    """A place in a video that could not be read, or was read with parts made up by the decoder."""
+
+    time: float
+    """Seconds from the first frame."""
+    reason: str
+    until: float | None = None
+    """Where a longer stretch of the same ends."""
+
+
+@dataclass(frozen=True)
+class Orientation:
+    """How a stored picture is to be turned: rows and columns exchanged first, then mirrored."""
+
+    transpose: bool = False
+    flip_columns: bool = False
+    flip_rows: bool = False
+
+    @classmethod
+    def from_matrix(cls, matrix: np.ndarray) -> Orientation:
+        """The nearest of the eight to a display matrix, ``int32 (9)`` as ISO 14496-12 has it."""
+        a, b, c, d = (int(matrix[place]) for place in (0, 1, 3, 4))
+        if abs(b) + abs(c) > abs(a) + abs(d):
+            return cls(True, c < 0, b < 0)
+        return cls(False, a < 0, d < 0)
+
+    def apply(self, picture: np.ndarray) -> np.ndarray:
+        """Turns ``(H, W, 3)``; a view."""
+        if self.transpose:
+            picture = picture.transpose(1, 0, 2)
+        return picture[:: -1 if self.flip_rows else 1, :: -1 if self.flip_columns else 1]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One picture of a video, converted only when it is asked for."""
+
+    time: float
+    """Seconds from the first frame; grows from frame to frame."""
+    index: int
+    """Its number among the frames decoded, from 0; with ``keyframes``, among the key frames."""
+    duration: float
+    """Seconds until the next frame is due."""
+    position: Position = field(repr=False)
+    arrival: float
+    """``time.monotonic()`` when the data that holds it was handed over by the file, the network or the camera."""
+    decoded: Any = field(repr=False)
+    """PyAV's frame."""
+    orientation: Orientation = Orientation()
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height, the right way up."""
+        width, height = self.decoded.width, self.decoded.height
+        return (height, width) if self.orientation.transpose else (width, height)
+
+    @property
+    def image(self) -> np.ndarray:
+        """``uint8 (H, W, 3)``, RGB, the right way up.
+
+        Raises:
+            VideoError: it is of a kind that cannot be converted.
+        """
+        return self._convert(self.decoded.width, self.decoded.height, None)
+
+    def resized(self, width: int, height: int) -> np.ndarray:
+        """The picture at another size, ``uint8 (height, width, 3)``, resized by libav in the video's own colours.
+
+        A fraction of the time that ``image`` and a resize take, and not quite the same pixels: every pixel is the mean
+        of an area, or bicubic where it is enlarged.
+
+        Raises:
+            VideoError: it is of a kind that cannot be converted.
+        """
+        own_width, own_height = self.size
+        shrinks = width <= own_width and height <= own_height
+        if self.orientation.transpose:
+            width, height = height, width
+        return self._convert(width, height, Interpolation.AREA if shrinks else Interpolation.BICUBIC)
+
+    def _convert(self, width: int, height: int, interpolation: Interpolation | None) -> np.ndarray:
+        try:
+            reformatter = _thread.__dict__.setdefault("reformatter", VideoReformatter())  # keeps its tables
+            converted = reformatter.reformat(
+                self.decoded, width, height, "rgb24", interpolation=interpolation, threads=1
+            )
+            return np.ascontiguousarray(self.orientation.apply(converted.to_ndarray()))
+        except (av.error.FFmpegError, ValueError, MemoryError) as error:
+            raise VideoError(f"frame at {self.time:.3f} s: cannot be converted to RGB: {_reason(error)}") from None
+
+
+def frames(path: str | Path, fps: float | None = None, keyframes: bool = False, threads: int = 1) -> Iterator[Frame]:
+    """The frames of a video, in the order in which they are shown.
+
+    Args:
+        path: a file, a stream's address, or a camera such as ``/dev/video0``.
+        fps: at most so many a second, the first of each interval; all when not given.
+        keyframes: only those that stand by themselves, which is many times as fast.
+        threads: that decode.
+
+    Raises:
+        VideoError: it cannot be read; or, after all frames that could be, it was damaged.
+    """
+    damaged: list[Damage] = []
+    with Video(path, fps, keyframes, threads) as video:
+        for item in video:
+            if isinstance(item, Frame):
+                yield item
+            else:
+                damaged.append(item)
+    if damaged:
+        more = f" (and {len(damaged) - 1} more)" if len(damaged) > 1 else ""
+        raise VideoError(f"{path}: damaged at {damaged[0].time:.3f} s: {damaged[0].reason}{more}")
+
+
+def is_live(source: str | Path) -> bool:
+    """Whether a source is a network stream or a camera, not a file."""
+    return re.match(r"[a-z][a-z0-9+.-]+://|/dev/video", str(source)) is not None
+
+
+class Video:
+    """A video that is being read; iterate over it once, for its frames and its damage in the order of time.
+
+    Args:
+        source: a file, a stream's address, or a camera such as ``/dev/video0``.
+        fps: at most so many frames a second, the first of each interval; all when not given.
+        keyframes: only those that stand by themselves.
+        threads: that decode.
+        fast: leave out the smoothing of frames that no other refers to; a little sooner, not quite the same pixels.
+        low_delay: hand out each frame as soon as it is there, as for a live source.
+        timeout: seconds that a network source or camera may be silent.
+        start: begin with the frame of this position.
+        seek: jump to ``start``; else everything before it is decoded and dropped.
+
+    Raises:
+        VideoError: there is no such source, it is not a video, or it has no pictures.
+    """
+
+    width: int
+    """In pixels, the right way up only as far as known before the first frame: each ``Frame`` has its own."""
+    height: int
+    duration: float | None
+    """Seconds, as the file states it."""
+    rate: float | None
+    """Frames a second, on average, as the file states it."""
+    codec: str
+
+    def __init__(
+        self,
+        source: str | Path,
+        fps: float | None = None,
+        keyframes: bool = False,
+        threads: int = 1,
+        *,
+        fast: bool = False,
+        low_delay: bool = False,
+        timeout: float = READ_TIMEOUT,
+        start: Position | None = None,
+        seek: bool = True,
+    ) -> None:
+        if fps is not None and not (fps > 0 and math.isfinite(fps)):
+            raise ValueError(f"fps: expected more than 0, got {fps}")
+        self.source = str(source)
+        self._fps, self._keyframes, self._start, self._low_delay = fps, keyframes, start, low_delay
+        self._container = _open(self.source, low_delay, timeout)
+        try:
+            self._stream = _picture_stream(self._container, self.source)
+            context = self._stream.codec_context
+            context.thread_count = threads
+            # Threads that each decode a frame of their own hold back as many frames as there are.
+            context.thread_type = "SLICE" if low_delay else "AUTO"
+            context.options = {"max_pixels": str(MAX_PIXELS), **({"skip_loop_filter": "noref"} if fast else {})}
+            if keyframes:
+                context.skip_frame = "NONKEY"
+            self.width, self.height, self.codec = context.width, context.height, context.codec.name
+            self._time_base: Fraction = self._stream.time_base or Fraction(1, 90_000)
+            rate = self._stream.average_rate or self._stream.guessed_rate
+            self.rate = float(rate) if rate else None
+            self._step = 1 / self.rate if self.rate else 1 / 25
+            self.duration = self._stated_duration()
+            self._origin: int | None = None
+            self._rotation: int | None = None
+            self._seeking = start is not None and seek and start.pts is not None
+            if start is not None and self._seeking:
+                self._origin = start.origin
+                early = start.pts - round(_SEEK_EARLY / self._time_base) if start.pts is not None else 0
+                self._container.seek(max(early, start.origin or 0), stream=self._stream)
+        except av.error.FFmpegError as error:
+            self._container.close()
+            raise VideoError(f"{self.source}: {_reason(error)}") from None
+        except BaseException:
+            self._container.close()
+            raise
+
+    def __enter__(self) -> Video:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._container.close()
+
+    def _stated_duration(self) -> float | None:
+        if self._stream.duration:
+            return float(self._stream.duration * self._time_base)
+        return self._container.duration / 1e6 if self._container.duration else None
+
+    def __iter__(self) -> Iterator[Frame | Damage]:
+        """Raises: VideoError: the position to start from is not in it; nothing was given then."""
+        selected: int | None = None
+        started = self._start is None
+        for item in self._all():
+            if not started and self._start is not None:
+                if isinstance(item, Damage) or not self._is_start(item):
+                    continue
+                started = True
+            if isinstance(item, Frame) and self._fps is not None:
+                interval = math.floor(item.time * self._fps + 1e-6)
+                if interval == selected:
+                    continue
+                selected = interval
+            yield item
+        if not started and self._start is not None:
+            raise VideoError(f"{self.source}: has no frame at {self._start.time:.3f} s any more")
+
+    def _is_start(self, frame: Frame) -> bool:
+        assert self._start is not None
+        if self._seeking:
+            return frame.position.pts == self._start.pts
+        return frame.index == self._start.index
+
+    def _all(self) -> Iterator[Frame | Damage]:
+        """Every frame, numbered and timed; damage where it was met."""
+        index, last, seen_until = 0, -1.0, 0.0
+        if self._seeking and self._start is not None:
+            index = -1  # until the frame that it is known of
+        for item in self._decoded():
+            if isinstance(item, str):
+                yield Damage(max(last, 0.0), item)
+                continue
+            decoded, arrival = item
+            pts = decoded.pts
+            if self._origin is None:
+                self._origin = pts
+            at = None if pts is None or self._origin is None else float((pts - self._origin) * self._time_base)
+            if at is None or at <= last:  # missing, or time would stand still
+                at, pts = max(last + self._step, 0.0), None
+            duration = float((decoded.duration or 0) * self._time_base) or self._step
+            if index < 0 and self._start is not None and pts == self._start.pts:
+                index = self._start.index
+            position = Position(max(index, 0), pts, self._origin, at)
+            if decoded.is_corrupt:
+                yield Damage(at, "damaged data; parts of the picture are made up")
+            yield Frame(at, max(index, 0), duration, position, arrival, decoded, self._orientation_of(decoded))
+            last, seen_until = at, at + duration
+            index += index >= 0
+        if last < 0 and not self._start:
+            yield Damage(0.0, "not one frame can be decoded")
+        elif self._cut_off():
+            yield Damage(seen_until, f"the file ends here; it should last {self.duration:.3f} s")
+
+    def _orientation_of(self, decoded: Any) -> Orientation:
+        # Looking at the side data makes a cycle of references, which keeps the picture until Python cleans up.
+        if decoded.rotation != self._rotation:
+            self._rotation, self._orientation = decoded.rotation, _orientation(decoded)
+        return self._orientation
+
+    def _cut_off(self) -> bool:
+        """Whether all streams end before the time that the file states."""
+        if self._container.format.name not in _STATING_FORMATS or self._keyframes or self.duration is None:
+            return False
+        missing = self._packets_seen < self._stream.frames and not self._seeking  # an edit list may hide some
+        return self._last_packet < self.duration - (2 * self._step if missing else _ENDS_EARLY)
+
+    def _decoded(self) -> Iterator[tuple[Any, float] | str]:
+        """PyAV's frames, each with its arrival; a reason for what cannot be read."""
+        arrivals: dict[int, float] = {}
+        self._last_packet, self._packets_seen = 0.0, 0
+        for packet in self._packets():
+            if isinstance(packet, str):
+                yield packet
+                continue
+            now = time.monotonic()
+            if packet.stream_index != self._stream.index:
+                continue
+            self._packets_seen += packet.size > 0
+            if self._keyframes and packet.size and not packet.is_keyframe:
+                continue
+            if packet.is_corrupt:
+                yield "data is missing within a frame"
+                if self._container.format.name in _STATING_FORMATS:  # a frame cut off; of a broadcast, part is there
+                    continue
+            if packet.pts is not None and self._low_delay:
+                arrivals[packet.pts] = now
+            try:
+                decoded = packet.decode()
+            except (av.error.FFmpegError, MemoryError) as error:
+                if not isinstance(error, av.error.EOFError):
+                    yield f"cannot be decoded: {_reason(error)}"
+                continue
+            for each in decoded:
+                yield each, arrivals.pop(each.pts, now)
+            if len(arrivals) > 256:  # of frames that never came
+                arrivals.clear()
+
+    def _packets(self) -> Iterator[Any]:
+        """Packets of all streams, the last an empty one that empties the decoder; a reason for what cannot be read."""
+        errors = 0
+        while errors < _DEMUX_ERRORS:
+            packets = self._container.demux()
+            while True:
+                complaints: list[str] = []
+                try:
+                    packet = self._next_packet(packets, complaints)
+                except StopIteration:
+                    yield from complaints
+                    return
+                except (av.error.FFmpegError, OSError, MemoryError) as error:
+                    errors += 1
+                    yield f"cannot be read: {_reason(error)}"
+                    if is_live(self.source):
+                        return
+                    break
+                errors = 0
+                yield from complaints
+                if packet.size and packet.pts is not None and packet.time_base:
+                    ends = packet.pts + (packet.duration or 0)
+                    self._last_packet = max(self._last_packet, float(ends * packet.time_base))
+                yield packet
+
+    def _next_packet(self, packets: Iterator[Any], complaints: list[str]) -> Any:
+        """The next packet; adds what the container's reader has to say, which skips damaged parts without an error."""
+        before = av.logging.get_level()
+        av.logging.set_level(av.logging.ERROR)  # only here: threads that log while others wait for them can lock up
+        try:
+            with av.logging.Capture(local=True) as logged:
+                return next(packets)
+        finally:
+            av.logging.set_level(before)
+            name = self._container.format.name
+            complaints += [f"cannot be read: {' '.join(text.split())}" for _, whose, text in logged if whose == name]
+
+
+def _open(source: str, low_delay: bool, timeout: float) -> Any:
+    live = is_live(source)
+    options: dict[str, str] = {}
+    if live and low_delay:
+        # What is read while the stream is being recognised is dropped, not kept for later; so look at it briefly.
+        options |= {"fflags": "nobuffer", "analyzeduration": "1000000"}
+    if source.startswith(("rtsp://", "rtsps://")):
+        options["rtsp_transport"] = "tcp"  # what is lost of UDP is seen as damage
+    if not live:
+        if not Path(source).exists():
+            raise VideoError(f"{source}: No such file or directory")
+        if Path(source).is_dir():
+            raise VideoError(f"{source}: is a folder")
+        options["protocol_whitelist"] = "file"  # a playlist must not fetch what it likes
+    try:
+        return av.open(
+            source if live else f"file:{source}",
+            format="v4l2" if source.startswith("/dev/video") else None,
+            options=options,
+            metadata_errors="replace",
+            timeout=timeout if live else None,
+        )
+    except (av.error.FFmpegError, OSError, ValueError, MemoryError) as error:
+        reason = _reason(error)
+        if isinstance(error, av.error.InvalidDataError):
+            reason = "not a video, or its beginning or index is damaged or missing"
+        raise VideoError(f"{source}: {reason}") from None
+
+
+def _picture_stream(container: Any, source: str) -> Any:
+    """The first stream of moving pictures; a cover is none."""
+    streams = [each for each in container.streams.video if not each.disposition & Disposition.attached_pic]
+    if not streams:
+        audio = "only audio" if container.streams.audio else "no pictures"
+        cover = " and a cover" if container.streams.video else ""
+        raise VideoError(f"{source}: no video in it, {audio}{cover}")
+    stream = next((each for each in streams if each.codec_context is not None), None)
+    if stream is None:
+        raise VideoError(f"{source}: its pictures are of a codec that this libav cannot decode")
+    return stream
+
+
+def _orientation(decoded: Any) -> Orientation:
+    matrix = None
+    with suppress(KeyError):
+        matrix = decoded.side_data.get(SideDataType.DISPLAYMATRIX)
+    if matrix is None:
+        return Orientation()
+    return Orientation.from_matrix(np.frombuffer(bytes(matrix), np.int32))
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, MemoryError):
+        return "not enough memory"
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(str(text).split())

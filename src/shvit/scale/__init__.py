@@ -1,0 +1,1 @@
+"""Whole collections of images to Parquet: in one process, on all cores, or on a Ray cluster."""

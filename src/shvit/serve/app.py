@@ -1,0 +1,532 @@
+"""The HTTP application: what is asked, refused, and answered."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import anyio
+import numpy as np
+from fastapi import APIRouter, FastAPI, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.routing import APIRoute
+from pydantic import BaseModel
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from shvit import __version__
+from shvit.errors import ImageError, ShvitError
+from shvit.runtime.classifier import Classifier, top_predictions
+from shvit.runtime.preprocess import describe
+from shvit.runtime.results import Result
+from shvit.serve.batching import Batcher, EngineFailure, Job, Served, Task
+from shvit.serve.bodies import (
+    JSON,
+    MULTIPART,
+    Base64Image,
+    Base64Images,
+    GoneError,
+    Held,
+    RefusedError,
+    Upload,
+    images_in,
+    media_type,
+    read_body,
+)
+from shvit.serve.explain import Kind, ModelExplainer, Wanted
+from shvit.serve.metrics import Metrics
+from shvit.serve.reference import reference_page
+from shvit.serve.settings import Settings
+from shvit.web import PAGE, SAMPLES
+
+logger = logging.getLogger("shvit.serve")
+
+RETRY_AFTER = "1"
+"""Seconds after which a refused client may try again: a full queue is worked off in about that time."""
+
+LINGER_SECONDS, LINGER_BYTES = 2.0, 64 * 2**20
+"""How long, and how much, of a body that was refused is still read, so that the client gets to read why."""
+
+GUARDED = ("/v1", "/metrics")
+"""What a token is asked for; health, the reference and the page say nothing of anybody's images."""
+
+DESCRIPTION = """\
+Send images to `/v1/predict`: one as the body, several as files of a form, or base64 in JSON.
+Each image has its result or its error, as `shvit predict --format jsonl` prints them.
+"""
+
+
+class PredictionAnswer(BaseModel):
+    label: str
+    class_id: int
+    wnid: str | None
+    score: float
+
+
+class ResultAnswer(BaseModel):
+    """What became of one image: predictions, best first, or an error."""
+
+    source: str
+    predictions: list[PredictionAnswer] | None = None
+    error: str | None = None
+
+
+class PredictAnswer(BaseModel):
+    model: str
+    results: list[ResultAnswer]
+
+
+class ErrorAnswer(BaseModel):
+    error: str
+    results: list[ResultAnswer] | None = None
+
+
+ERRORS = {
+    400: "The body is not what its Content-Type says.",
+    401: "The token is missing or wrong.",
+    404: "There is no such model.",
+    408: "The body did not arrive in time.",
+    413: "The body is too large, or has more images than the server takes at once.",
+    415: "The Content-Type is not one that images come in.",
+    422: "A parameter is wrong, or none of the images can be read; `results` says why of each.",
+    503: "The queue is full; try again after `Retry-After` seconds.",
+}
+
+
+class Service:
+    """What the requests of one application share."""
+
+    def __init__(self, models: dict[str, Classifier], settings: Settings) -> None:
+        """
+        Args:
+            models: by name; the first is used where a request names none.
+        """
+        if not models:
+            raise ValueError("models: expected at least one")
+        self.settings = settings
+        self.waiting = 0
+        """Images accepted and not yet answered."""
+        self.held = Held(settings.max_held)
+        self.metrics = Metrics(lambda: self.waiting)
+        self.models = {name: Served(name, classifier, self.metrics) for name, classifier in models.items()}
+        self.explainers = {name: ModelExplainer(classifier) for name, classifier in models.items()}
+        self.default = next(iter(self.models))
+        threads = max(classifier.threads for classifier in models.values())
+        self.batcher = Batcher(list(self.models.values()), threads, settings.max_delay_ms / 1000)
+        self.draining = False
+        """Whether the server is about to end: what was accepted is still done."""
+
+    async def predict(self, request: Request, top_k: int, model: str | None) -> Response:
+        """One request, from its header to its answer.
+
+        Raises:
+            RefusedError: it is not done.
+            GoneError: the client went away.
+        """
+        began = time.perf_counter()
+        served = self._served(model)
+        async with self._uploads(request) as uploads:
+            job = await self._run(served, uploads, request.receive)
+        response = _answer(served, uploads, job, top_k)
+        if response.status_code == 200:
+            self.metrics.request_seconds.observe(time.perf_counter() - began)
+        return response
+
+    async def explain(self, request: Request, wanted: Wanted, model: str | None) -> Response:
+        """Like ``predict``, of one image, to a picture of what the model looked at."""
+        served = self._served(model)
+        async with self._uploads(request) as uploads:
+            if len(uploads) > 1:
+                raise RefusedError(413, "too_many", f"{len(uploads)} images; one is explained in a request")
+            explainer = self.explainers[served.name]
+            task = self.batcher.submit_task(uploads[0].data, lambda image: explainer.draw(image, wanted))
+            try:
+                await self._until_done(task, 1, request.receive)
+                picture = task.done.result()
+            except (ShvitError, ValueError) as error:
+                reason = str(error).removeprefix(f"{describe(uploads[0].data)}: ")
+                if isinstance(error, ImageError):
+                    reason = f"{_source(uploads[0])}: {reason}"
+                reason = reason.replace(str(served.classifier.path), f"model {served.name}")
+                raise RefusedError(422, "not_explained", reason) from None
+        if picture is None:
+            raise GoneError
+        return Response(picture, media_type="image/png")
+
+    def _served(self, model: str | None) -> Served:
+        served = self.models.get(model or self.default)
+        if served is None:
+            raise RefusedError(404, "no_model", f"model: expected one of {', '.join(self.models)}, got {model!r}")
+        return served
+
+    @asynccontextmanager
+    async def _uploads(self, request: Request) -> AsyncIterator[list[Upload]]:
+        """The images of a request's body, for which there is room; their bytes count as held until the block ends."""
+        content_type = request.headers.get("content-type", "")
+        kind = media_type(content_type)
+        if self.waiting >= self.settings.queue:
+            declared = _content_length(request.headers)
+            if declared is None or declared <= self.settings.max_body:
+                raise self._full()
+        body = await read_body(
+            request.receive,
+            _content_length(request.headers),
+            self.settings.max_body,
+            self.settings.timeout,
+            self.held,
+        )
+        size = len(body)
+        try:
+            uploads = images_in(body, kind, content_type)
+            del body
+            if len(uploads) > self.settings.queue:
+                raise RefusedError(
+                    413, "too_many", f"{len(uploads)} images; at most {self.settings.queue} are accepted in a request"
+                )
+            if self.waiting + len(uploads) > self.settings.queue:
+                raise self._full()
+            yield uploads
+        finally:
+            self.held.bytes -= size
+
+    def _full(self) -> RefusedError:
+        return RefusedError(
+            503, "queue_full", f"the queue is full ({self.settings.queue} images); try again in {RETRY_AFTER} s"
+        )
+
+    async def _run(self, served: Served, uploads: Sequence[Upload], receive: Receive) -> Job:
+        """Raises: GoneError: the client went away; what was not begun is not done."""
+        job = self.batcher.submit(served, [upload.data for upload in uploads])
+        try:
+            await self._until_done(job, len(uploads), receive)
+        finally:
+            job.images.clear()  # they hold the job too, and would be there until the garbage collector comes
+        if job.cancelled:
+            raise GoneError
+        return job
+
+    async def _until_done(self, work: Job | Task, images: int, receive: Receive) -> None:
+        """Cancels it when the client goes away."""
+        self.waiting += images
+        watch = asyncio.ensure_future(_until_gone(receive))
+        watch.add_done_callback(lambda _: work.cancel())
+        try:
+            await work.done
+        finally:
+            self.waiting -= images
+            watch.cancel()
+
+
+async def _until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _content_length(headers: Headers) -> int | None:
+    value = headers.get("content-length", "")
+    return int(value) if value.isascii() and value.isdigit() else None
+
+
+def _source(upload: Upload) -> str:
+    return upload.name or (describe(upload.data) if isinstance(upload.data, bytes) else "<base64>")
+
+
+def _answer(served: Served, uploads: Sequence[Upload], job: Job, top_k: int) -> Response:
+    """200 if any image has its labels, 422 if none has."""
+    results = []
+    failed = []
+    for upload, outcome in zip(uploads, job.outcomes, strict=True):
+        source = _source(upload)
+        if isinstance(outcome, np.ndarray):
+            results.append(Result(source, top_predictions(outcome, served.classifier.classes, top_k)).to_dict())
+        else:
+            failed.append(f"{source}: {outcome}")
+            results.append(Result(source, error=outcome).to_dict())
+    answer: dict[str, Any] = {"model": served.name, "results": results}
+    if len(failed) == len(results):
+        answer = {"error": failed[0] if len(failed) == 1 else f"none of the images can be read: {failed[0]}", **answer}
+    return Response(
+        json.dumps(answer, ensure_ascii=False).encode("utf-8", "replace"),
+        422 if "error" in answer else 200,
+        media_type="application/json",
+    )
+
+
+class TokenRequired:
+    """Lets requests for ``GUARDED`` paths through only if they carry the token."""
+
+    def __init__(self, app: ASGIApp, token: str) -> None:
+        self._app, self._expected = app, f"Bearer {token}".encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope.get("path", "")  # with the part that a proxy took off, if uvicorn was told of one
+        guarded = path.startswith(GUARDED) or path.removeprefix(scope.get("root_path", "")).startswith(GUARDED)
+        if scope["type"] == "http" and guarded:
+            sent = Headers(scope=scope).get("authorization", "").encode("utf-8", "replace")
+            if not hmac.compare_digest(sent, self._expected):
+                headers = {"WWW-Authenticate": "Bearer"}
+                response = JSONResponse({"error": "the token is missing or wrong"}, 401, headers)
+                return await response(scope, receive, send)
+        await self._app(scope, receive, send)
+
+
+class ClosingResponse(JSONResponse):
+    """An answer to a request whose body is not wanted: the rest is read for a while, then the connection is closed.
+
+    Closing at once would make the client's system throw the answer away while it still sends.
+    """
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = [*self.raw_headers, (b"connection", b"close")]
+        await send({"type": "http.response.start", "status": self.status_code, "headers": headers})
+        await send({"type": "http.response.body", "body": self.body, "more_body": True})
+        size = 0
+        with anyio.move_on_after(LINGER_SECONDS):
+            while size < LINGER_BYTES:
+                message = await receive()
+                size += len(message.get("body", b""))
+                if not message.get("more_body", False):
+                    break
+        await send({"type": "http.response.body", "body": b""})
+
+
+def create_app(models: dict[str, Classifier], settings: Settings) -> FastAPI:
+    """The application. Its threads run from the ASGI server's start-up to its shutdown.
+
+    Args:
+        models: by name; the first is used where a request names none.
+        settings: those that concern requests; engines and threads are the classifiers' own.
+    """
+    service = Service(models, settings)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        service.batcher.start(asyncio.get_running_loop())
+        yield
+        await asyncio.to_thread(service.batcher.stop)
+
+    app = FastAPI(
+        title="shvit",
+        version=__version__,
+        description=DESCRIPTION,
+        docs_url=None,  # FastAPI's page loads its scripts from elsewhere
+        redoc_url=None,
+        lifespan=lifespan,
+    )
+    app.state.service = service
+    _add_errors(app, service)
+    _add_predict(app, service)
+    _add_explain(app, service)
+    _add_models(app, service)
+    _add_operations(app, service)
+    if settings.pages is None:
+        app.mount("/samples", StaticFiles(directory=SAMPLES), name="samples")
+    # Not a mount, which would take other methods on the routes above for paths of its own.
+    app.router.default = StaticFiles(directory=settings.pages or PAGE, html=True)
+    if settings.token is not None:
+        app.add_middleware(TokenRequired, token=settings.token)
+    if settings.cors_origins:
+        from starlette.middleware.cors import CORSMiddleware
+
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type"],
+            expose_headers=["Retry-After"],
+        )
+    return app
+
+
+def _image_body() -> dict[str, Any]:
+    """What ``Service`` reads itself, as OpenAPI describes it."""
+    binary = {"schema": {"type": "string", "format": "binary"}}
+    form = {"type": "object", "properties": {"images": {"type": "array", "items": binary["schema"], "minItems": 1}}}
+    content = {
+        "image/*": binary,
+        "application/octet-stream": binary,
+        MULTIPART: {"schema": {**form, "required": ["images"]}},
+        JSON: {"schema": {"$ref": "#/components/schemas/Base64Images"}},
+    }
+    return {"requestBody": {"required": True, "content": content}}
+
+
+ModelName = Annotated[str | None, Query(description="One of those that `/v1/models` lists; else the first.")]
+
+
+def _add_predict(app: FastAPI, service: Service) -> None:
+    class PredictRoute(APIRoute):
+        """Reads the parameters itself: FastAPI's way to them takes as long as all else that is done for a request."""
+
+        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+            async def handle(request: Request) -> Response:
+                query = request.query_params
+                response = await service.predict(request, _top_k(query.get("top_k", "5")), query.get("model"))
+                service.metrics.requests.labels(response.status_code).inc()
+                return response
+
+            return handle
+
+    router = APIRouter(route_class=PredictRoute)
+
+    @router.post(
+        "/v1/predict",
+        summary="Classify images",
+        response_model=PredictAnswer,
+        responses={status: {"description": text, "model": ErrorAnswer} for status, text in ERRORS.items()},
+        openapi_extra=_image_body(),
+    )
+    async def predict(
+        top_k: Annotated[int, Query(ge=1, description="Labels for each image; at most as many as there are.")] = 5,
+        model: ModelName = None,
+    ) -> Response:
+        raise AssertionError("PredictRoute answers; this one's signature is what the reference shows")
+
+    app.include_router(router)
+    plain = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        """FastAPI's, with the schema of the body that ``predict`` reads itself."""
+        if app.openapi_schema is None:
+            schemas = plain()["components"]["schemas"]
+            for each in (Base64Image, Base64Images):
+                schema = each.model_json_schema(ref_template="#/components/schemas/{model}")
+                schema.pop("$defs", None)
+                schemas[each.__name__] = schema
+        return plain()
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _add_explain(app: FastAPI, service: Service) -> None:
+    errors = {**ERRORS, 422: "A parameter is wrong, the image cannot be read, or the model cannot be explained."}
+
+    @app.post(
+        "/v1/explain",
+        summary="What a model looked at, over the image",
+        response_class=Response,
+        responses={
+            200: {"description": "The picture.", "content": {"image/png": {}}},
+            **{status: {"description": text, "model": ErrorAnswer} for status, text in errors.items()},
+        },
+        openapi_extra=_image_body(),
+    )
+    async def explain(
+        request: Request,
+        kind: Annotated[Kind, Query(description="`cam` is what speaks for a class; `sheet` is all.")] = "sheet",
+        stage: Annotated[int | None, Query(ge=1, description="Of the attention: 2 or 3; else 2.")] = None,
+        block: Annotated[int | None, Query(description="Of that stage, from 1; else the last.")] = None,
+        x: Annotated[float | None, Query(description="With `y`: the pixel whose token's attention is shown.")] = None,
+        y: Annotated[float | None, Query(description="From the upper edge.")] = None,
+        class_id: Annotated[int | None, Query(description="The class that `cam` is of; else the first.")] = None,
+        model: ModelName = None,
+    ) -> Response:
+        if (x is None) != (y is None):
+            raise RefusedError(422, "parameters", "x and y: expected both or none")
+        point = None if x is None or y is None else (x, y)
+        response = await service.explain(request, Wanted(kind, stage, block, point, class_id), model)
+        service.metrics.requests.labels(response.status_code).inc()
+        return response
+
+
+def _top_k(text: str) -> int:
+    """Raises: RefusedError: it is not a positive number."""
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) > 0):
+        raise RefusedError(422, "parameter", f"top_k: expected a positive number, got {text!r}")
+    return int(text)
+
+
+def _add_models(app: FastAPI, service: Service) -> None:
+    @app.get("/v1/models", summary="The models and what their cards say")
+    async def models() -> JSONResponse:
+        return JSONResponse({"models": [_describe(service, served) for served in service.models.values()]})
+
+    @app.get(
+        "/v1/models/{name}",
+        summary="One model, with its classes",
+        responses={404: {"description": ERRORS[404], "model": ErrorAnswer}},
+    )
+    async def model(name: str) -> JSONResponse:
+        if name not in service.models:
+            raise RefusedError(404, "no_model", f"model: expected one of {', '.join(service.models)}, got {name!r}")
+        served = service.models[name]
+        classes = [asdict(each) for each in served.classifier.classes]
+        return JSONResponse({**_describe(service, served), "classes": classes})
+
+
+def _describe(service: Service, served: Served) -> dict[str, Any]:
+    classifier = served.classifier
+    card = {key: value for key, value in asdict(classifier.card).items() if key != "classes"}
+    return {
+        "name": served.name,
+        "default": served.name == service.default,
+        "engine": classifier.engine,
+        "threads": classifier.threads,
+        "decoding": classifier.decoding,
+        "number_of_classes": len(classifier.classes),
+        "card": card,
+    }
+
+
+def _add_operations(app: FastAPI, service: Service) -> None:
+    @app.get("/healthz", summary="Whether the process works", responses={503: {"description": "A thread has ended."}})
+    async def healthz() -> JSONResponse:
+        alive = service.batcher.alive
+        return JSONResponse({"status": "ok" if alive else "a thread has ended"}, 200 if alive else 503)
+
+    @app.get("/readyz", summary="Whether it takes requests", responses={503: {"description": "It is ending."}})
+    async def readyz() -> JSONResponse:
+        ready = service.batcher.alive and not service.draining
+        return JSONResponse({"status": "ready" if ready else "not ready"}, 200 if ready else 503)
+
+    @app.get("/metrics", summary="Figures for Prometheus", response_class=Response)
+    async def metrics() -> Response:
+        return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return HTMLResponse(reference_page(app.openapi()))
+
+
+def _add_errors(app: FastAPI, service: Service) -> None:
+    """Every error is ``{"error": "one line"}``."""
+
+    def answer(status: int, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
+        return JSONResponse({"error": message}, status, headers)
+
+    @app.exception_handler(RefusedError)
+    async def refused(request: Request, error: RefusedError) -> Response:
+        service.metrics.rejected.labels(error.reason).inc()
+        service.metrics.requests.labels(error.status).inc()
+        if error.status in (408, 413):
+            return ClosingResponse({"error": str(error)}, error.status)
+        return answer(error.status, str(error), {"Retry-After": RETRY_AFTER} if error.status == 503 else None)
+
+    @app.exception_handler(GoneError)
+    async def gone(request: Request, error: GoneError) -> Response:
+        service.metrics.rejected.labels("client_gone").inc()
+        return Response(status_code=499)  # nobody reads it
+
+    @app.exception_handler(EngineFailure)
+    async def failed(request: Request, error: EngineFailure) -> Response:
+        service.metrics.requests.labels(500).inc()
+        return answer(500, "the engine failed; the server's log says how")
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        return answer(422, f"{first['loc'][-1]}: {first['msg']}")
+
+    @app.exception_handler(HTTPException)
+    async def other(request: Request, error: HTTPException) -> Response:
+        return answer(error.status_code, error.detail, dict(error.headers) if error.headers else None)

@@ -1,0 +1,314 @@
+"""Images of many requests, decoded in a few threads and run through the engine together.
+
+An image goes from the event loop to the decoders' queue, from there to its model's queue, and its result back to the
+event loop; each is one hand-over, the last one for a whole batch. Nothing else is shared between the threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from queue import SimpleQueue
+
+import numpy as np
+
+from shvit.errors import ImageError, ShvitError
+from shvit.runtime.classifier import Classifier
+from shvit.runtime.preprocess import describe
+from shvit.serve.metrics import Metrics, ModelMetrics
+
+logger = logging.getLogger("shvit.serve")
+
+Encoded = bytes | str
+"""An image as it came: its bytes, or their base64."""
+
+
+class EngineFailure(Exception):  # noqa: N818 - what happened, not what is wrong with the caller's input
+    """The engine failed on a batch; the log says how."""
+
+
+class Job:
+    """The images of one request, and what becomes of them. Lives in the event loop's thread."""
+
+    def __init__(self, served: Served, images: Sequence[Encoded], loop: asyncio.AbstractEventLoop) -> None:
+        self.served = served
+        self.outcomes: list[np.ndarray | str | None] = [None] * len(images)
+        """For each image its probabilities ``float32 (classes,)``, or why there are none."""
+        self.done: asyncio.Future[None] = loop.create_future()
+        """Set when all have an outcome, or when it was cancelled."""
+        self.cancelled = False
+        self.images = [_Image(self, place, image) for place, image in enumerate(images)]
+        self._left = len(images)
+
+    def settle(self, place: int, outcome: np.ndarray | str) -> None:
+        self.outcomes[place] = outcome
+        self._left -= 1
+        if not self._left and not self.done.done():
+            self.done.set_result(None)
+
+    def fail(self, error: Exception) -> None:
+        if not self.done.done():
+            self.done.set_exception(error)
+
+    def cancel(self) -> None:
+        """What has not begun is not done any more, and its bytes are let go of; nothing if all is done."""
+        if self.done.done():
+            return
+        self.cancelled = True
+        for image in self.images:
+            image.encoded = b""
+        self.served.metrics.dropped.inc(self._left)
+        self.done.set_result(None)
+
+
+class _Image:
+    """One image on its way, and when it passed where."""
+
+    __slots__ = ("accepted", "decode_began", "decode_ended", "encoded", "job", "pixels", "place")
+
+    def __init__(self, job: Job, place: int, encoded: Encoded) -> None:
+        self.job, self.place, self.encoded = job, place, encoded
+        self.accepted = time.perf_counter()
+        self.decode_began = self.decode_ended = 0.0
+        self.pixels: np.ndarray | None = None
+        """``uint8 (H, W, 3)``."""
+
+
+class Task:
+    """An image of which a decoder makes the answer by itself. Lives in the event loop's thread, but for ``run``."""
+
+    def __init__(self, encoded: Encoded, work: Callable[[bytes], bytes], loop: asyncio.AbstractEventLoop) -> None:
+        self.done: asyncio.Future[bytes | None] = loop.create_future()
+        """Set to the answer, to what was raised, or when it was cancelled to ``None``."""
+        self._encoded, self._work, self._loop = encoded, work, loop
+
+    def cancel(self) -> None:
+        """If it has not begun it is not done any more."""
+        if not self.done.done():
+            self._encoded = b""
+            self.done.set_result(None)
+
+    def run(self) -> None:
+        """In a decoder's thread."""
+        if self.done.done():
+            return
+        encoded, self._encoded = self._encoded, b""
+        try:
+            answer = self._work(_from_base64(encoded) if isinstance(encoded, str) else encoded)
+        except (ShvitError, ValueError) as error:
+            self._loop.call_soon_threadsafe(self._settle, None, error)
+        except Exception as error:  # a fault of ours must not end the thread that serves all
+            logger.exception("a task failed")
+            self._loop.call_soon_threadsafe(self._settle, None, EngineFailure(str(error)))
+        else:
+            self._loop.call_soon_threadsafe(self._settle, answer, None)
+
+    def _settle(self, answer: bytes | None, error: Exception | None) -> None:
+        if self.done.done():
+            return
+        if error is None:
+            self.done.set_result(answer)
+        else:
+            self.done.set_exception(error)
+
+
+class Served:
+    """A model, and the decoded images that wait for it."""
+
+    def __init__(self, name: str, classifier: Classifier, metrics: Metrics) -> None:
+        self.name, self.classifier = name, classifier
+        self.metrics = ModelMetrics(metrics, name)
+        self._ready: list[_Image] = []
+        self._coming = 0
+        """Images that are on their way: accepted and not yet decoded."""
+        self._ended = False
+        self._changed = threading.Condition(threading.Lock())
+        metrics.engine.labels(name, classifier.engine).set(1)
+
+    def expect(self, count: int) -> None:
+        """So many more images are on their way."""
+        with self._changed:
+            self._coming += count
+
+    def add(self, image: _Image) -> None:
+        """One that was on its way is decoded. Wakes the engine's thread only if that changes what it waits for."""
+        with self._changed:
+            self._coming -= 1
+            self._ready.append(image)
+            missing = self.classifier.batch_size - len(self._ready)
+            first = len(self._ready) == 1
+            if missing <= 0 or not self._coming or (first and self._coming < missing):
+                self._changed.notify()
+
+    def miss(self) -> None:
+        """One that was on its way will not come."""
+        with self._changed:
+            self._coming -= 1
+            self._changed.notify()
+
+    def end(self) -> None:
+        """No more will come."""
+        with self._changed:
+            self._ended = True
+            self._changed.notify()
+
+    def next_batch(self, max_delay: float) -> list[_Image] | None:
+        """Waits for at least one image and gives at most ``batch_size``; ``None`` at the end.
+
+        While as many are on their way as are missing, the decoders are at work and a full batch is waited for:
+        running a small one now would take from them what a full one saves. Else an image waits for ``max_delay``
+        seconds, and only while any are on their way.
+        """
+        batch_size = self.classifier.batch_size
+        with self._changed:
+            while len(self._ready) < batch_size and not self._ended:
+                patience = None
+                if self._ready:
+                    if not self._coming:
+                        break
+                    if self._coming < batch_size - len(self._ready):
+                        patience = self._ready[0].decode_ended + max_delay - time.perf_counter()
+                        if patience <= 0:
+                            break
+                self._changed.wait(patience)
+            batch = self._ready[:batch_size]
+            del self._ready[:batch_size]
+        return batch or None
+
+
+class Batcher:
+    """Decodes in a pool of threads and runs each model in a thread of its own.
+
+    Args:
+        models: what is served.
+        decoders: threads that decode.
+        max_delay: seconds that a decoded image waits for others, while there are some on their way but not enough to
+            fill its batch.
+    """
+
+    def __init__(self, models: Sequence[Served], decoders: int, max_delay: float) -> None:
+        self._models, self._max_delay = models, max_delay
+        self._encoded: SimpleQueue[_Image | Task | None] = SimpleQueue()
+        self._decoders = [
+            threading.Thread(target=self._decode, name=f"shvit-decode-{number}", daemon=True)
+            for number in range(decoders)
+        ]
+        self._engines = [
+            threading.Thread(target=self._infer, args=(served,), name=f"shvit-infer-{served.name}", daemon=True)
+            for served in models
+        ]
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Begins; results are given to ``loop``."""
+        self._loop = loop
+        for thread in (*self._decoders, *self._engines):
+            thread.start()
+
+    def stop(self) -> None:
+        """Finishes what was submitted and ends the threads."""
+        for _ in self._decoders:
+            self._encoded.put(None)
+        for thread in self._decoders:
+            thread.join()
+        for served in self._models:
+            served.end()
+        for thread in self._engines:
+            thread.join()
+
+    @property
+    def alive(self) -> bool:
+        """Whether all threads run."""
+        return all(thread.is_alive() for thread in (*self._decoders, *self._engines))
+
+    def submit(self, served: Served, images: Sequence[Encoded]) -> Job:
+        """Takes the images of a request; called in the event loop's thread."""
+        job = Job(served, images, self._loop)
+        served.expect(len(images))
+        for image in job.images:
+            self._encoded.put(image)
+        return job
+
+    def submit_task(self, image: Encoded, work: Callable[[bytes], bytes]) -> Task:
+        """Has a decoder do something else with an image, in its turn; called in the event loop's thread."""
+        task = Task(image, work, self._loop)
+        self._encoded.put(task)
+        return task
+
+    def _decode(self) -> None:
+        while (image := self._encoded.get()) is not None:
+            if isinstance(image, Task):
+                image.run()
+                continue
+            job = image.job
+            served = job.served
+            if job.cancelled:
+                served.miss()
+                continue
+            image.decode_began = time.perf_counter()
+            encoded, image.encoded = image.encoded, b""
+            try:
+                if isinstance(encoded, str):
+                    encoded = _from_base64(encoded)
+                image.pixels = served.classifier.preprocess(encoded)
+            except ImageError as error:
+                reason = str(error).removeprefix(f"{describe(encoded)}: ")
+                served.miss()
+                self._loop.call_soon_threadsafe(_settle_failed, image, reason)
+                continue
+            except Exception as error:  # a fault of ours must not end the thread that serves all
+                logger.exception("decoding failed")
+                served.miss()
+                self._loop.call_soon_threadsafe(job.fail, EngineFailure(str(error)))
+                continue
+            image.decode_ended = time.perf_counter()
+            served.add(image)
+
+    def _infer(self, served: Served) -> None:
+        while (batch := served.next_batch(self._max_delay)) is not None:
+            wanted = [image for image in batch if not image.job.cancelled]
+            if not wanted:
+                continue
+            began = time.perf_counter()
+            try:
+                pixels = np.stack([image.pixels for image in wanted])  # type: ignore[misc]
+                for image in wanted:
+                    image.pixels = None
+                probabilities = served.classifier.predict_batch(pixels)
+            except Exception as error:  # a fault of the engine's must not end the thread that serves all
+                logger.exception("the engine failed on a batch of %d", len(wanted))
+                for image in wanted:
+                    self._loop.call_soon_threadsafe(image.job.fail, EngineFailure(str(error)))
+                continue
+            self._loop.call_soon_threadsafe(_settle, served, wanted, probabilities, began, time.perf_counter())
+
+
+def _from_base64(text: str) -> bytes:
+    """Raises: ImageError: it is not base64."""
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise ImageError("not base64") from None
+
+
+def _settle_failed(image: _Image, reason: str) -> None:
+    if not image.job.cancelled:
+        image.job.served.metrics.failed.inc()
+        image.job.settle(image.place, reason)
+
+
+def _settle(served: Served, images: Sequence[_Image], probabilities: np.ndarray, began: float, ended: float) -> None:
+    """In the event loop: hands a batch's rows to their requests, and counts."""
+    metrics = served.metrics
+    metrics.batch_size.observe(len(images))
+    metrics.classified.inc(sum(not image.job.cancelled for image in images))
+    for image, row in zip(images, probabilities, strict=True):
+        metrics.queue.observe(image.decode_began - image.accepted + began - image.decode_ended)
+        metrics.decode.observe(image.decode_ended - image.decode_began)
+        metrics.infer.observe(ended - began)
+        if not image.job.cancelled:
+            image.job.settle(image.place, row)

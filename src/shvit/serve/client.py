@@ -1,0 +1,264 @@
+"""Asking a server what a ``Classifier`` would be asked; the answers are the same objects."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from shvit.errors import ImageError, MissingDependencyError, ServerError
+from shvit.runtime.preprocess import ImageSource, decode, describe
+from shvit.runtime.results import Prediction, Result
+
+try:
+    import httpx2
+except ImportError as error:
+    raise MissingDependencyError(
+        "the client needs httpx2, which is not installed; install it with: pip install 'shvit[serve]'"
+    ) from error
+
+BATCH_SIZE = 8
+"""Images of one request: few enough for the queue of any server."""
+
+CONCURRENCY = 4
+"""Requests of one call that ``AsyncClient`` has under way at the same time."""
+
+LONGEST_WAIT = 30.0
+"""Seconds that a server's Retry-After is heeded up to."""
+
+
+@dataclass
+class _Part:
+    """Images of a call that go into one request."""
+
+    places: list[int] = field(default_factory=list)
+    """Of each, in the call."""
+    names: list[str] = field(default_factory=list)
+    bodies: list[bytes] = field(default_factory=list)
+
+
+class _Base:
+    """What both clients share: everything but sending and waiting."""
+
+    def __init__(self, url: str, token: str | None, model: str | None, timeout: float, retries: int) -> None:
+        if retries < 0:
+            raise ValueError(f"retries: expected 0 or more, got {retries}")
+        self.url, self.model, self.retries = url.rstrip("/"), model, retries
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._options: dict[str, Any] = {"base_url": self.url, "timeout": timeout, "headers": headers}
+
+    def _request(self, part: _Part, top_k: int) -> dict[str, Any]:
+        """A request, as httpx2 takes it."""
+        params = {"top_k": top_k, **({"model": self.model} if self.model else {})}
+        request: dict[str, Any] = {"method": "POST", "url": "/v1/predict", "params": params}
+        if len(part.bodies) == 1:  # no form to be taken apart
+            return {**request, "content": part.bodies[0], "headers": {"Content-Type": "application/octet-stream"}}
+        return {**request, "files": [("images", (f"{place}", body)) for place, body in enumerate(part.bodies)]}
+
+    def _patience(self, response: httpx2.Response, attempt: int) -> float | None:
+        """Seconds after which to send a request again; ``None`` if this is its answer."""
+        if response.status_code != 503 or attempt >= self.retries:
+            return None
+        try:
+            return min(max(float(response.headers.get("Retry-After", "1")), 0.0), LONGEST_WAIT)
+        except ValueError:  # a date
+            return 1.0
+
+    def _results(self, part: _Part, response: httpx2.Response) -> list[Result]:
+        """Raises: ServerError: the server refused, or is not one of ours."""
+        answer = self._json(response)
+        if "results" not in answer:
+            raise ServerError(f"{self.url}: {response.status_code}: {answer.get('error', response.reason_phrase)}")
+        results = []
+        for name, each in zip(part.names, answer["results"], strict=True):
+            predictions = tuple(Prediction(**prediction) for prediction in each.get("predictions", ()))
+            results.append(Result(name, predictions, each.get("error")))
+        return results
+
+    def _models(self, response: httpx2.Response) -> list[dict[str, Any]]:
+        answer = self._json(response)
+        if "models" not in answer:
+            raise ServerError(f"{self.url}: {response.status_code}: {answer.get('error', response.reason_phrase)}")
+        return answer["models"]
+
+    def _json(self, response: httpx2.Response) -> dict[str, Any]:
+        try:
+            answer = response.json()
+        except ValueError:
+            answer = None
+        if not isinstance(answer, dict):
+            raise ServerError(f"{self.url}: {response.status_code} {response.reason_phrase}, and not JSON")
+        return answer
+
+    def _failed(self, error: httpx2.HTTPError) -> ServerError:
+        return ServerError(f"{self.url}: {str(error) or type(error).__name__}")
+
+
+class Client(_Base):
+    """A server's models, asked like a ``Classifier``.
+
+    Args:
+        url: the server's, such as ``http://127.0.0.1:8000``.
+        token: what the server asks for, if it does.
+        model: one of the server's models; its first when not given.
+        timeout: seconds that it may be silent.
+        retries: how often a request that the server was too busy for (503) is sent again, after its Retry-After.
+
+    Example:
+        >>> with shvit.Client("http://127.0.0.1:8000") as client:
+        ...     client.predict("cat.jpg")[0].predictions[0].label
+        'Egyptian cat'
+    """
+
+    def __init__(
+        self, url: str, token: str | None = None, model: str | None = None, timeout: float = 60.0, retries: int = 8
+    ) -> None:
+        super().__init__(url, token, model, timeout, retries)
+        self._http = httpx2.Client(**self._options)
+
+    def predict(self, images: ImageSource | Sequence[ImageSource], top_k: int = 5) -> list[Result]:
+        """Labels of one image or several, one result each, in order, as ``Classifier.predict`` gives them.
+
+        Arrays and PIL images are sent as PNG. An image that cannot be read, here or there, gives a result with
+        ``error``; the others are not affected.
+
+        Raises:
+            ServerError: the server cannot be reached, refuses, or is still too busy after all retries.
+        """
+        results, parts = _split(images)
+        for part in parts:
+            results.update(zip(part.places, self._ask(part, top_k), strict=True))
+        return [results[place] for place in sorted(results)]
+
+    def models(self) -> list[dict[str, Any]]:
+        """What the server says of each of its models.
+
+        Raises:
+            ServerError: it cannot be reached, or refuses.
+        """
+        return self._models(self._send({"method": "GET", "url": "/v1/models"}))
+
+    def _ask(self, part: _Part, top_k: int) -> list[Result]:
+        request = self._request(part, top_k)
+        attempt = 0
+        while (patience := self._patience(response := self._send(request), attempt)) is not None:
+            time.sleep(patience)
+            attempt += 1
+        return self._results(part, response)
+
+    def _send(self, request: dict[str, Any]) -> httpx2.Response:
+        try:
+            return self._http.request(**request)
+        except httpx2.HTTPError as error:
+            raise self._failed(error) from None
+
+    def close(self) -> None:
+        """Closes its connections."""
+        self._http.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+class AsyncClient(_Base):
+    """``Client`` for programs on asyncio; the requests of one call are under way together.
+
+    Example:
+        >>> async with shvit.AsyncClient("http://127.0.0.1:8000") as client:
+        ...     results = await client.predict(["cat.jpg", "dog.jpg"])
+    """
+
+    def __init__(
+        self, url: str, token: str | None = None, model: str | None = None, timeout: float = 60.0, retries: int = 8
+    ) -> None:
+        super().__init__(url, token, model, timeout, retries)
+        self._http = httpx2.AsyncClient(**self._options)
+        self._free = asyncio.Semaphore(CONCURRENCY)
+
+    async def predict(self, images: ImageSource | Sequence[ImageSource], top_k: int = 5) -> list[Result]:
+        """As ``Client.predict``. Files are read in a thread."""
+        results, parts = await asyncio.to_thread(_split, images)
+        answers = await asyncio.gather(*(self._ask(part, top_k) for part in parts))
+        for part, answer in zip(parts, answers, strict=True):
+            results.update(zip(part.places, answer, strict=True))
+        return [results[place] for place in sorted(results)]
+
+    async def models(self) -> list[dict[str, Any]]:
+        """As ``Client.models``."""
+        return self._models(await self._send({"method": "GET", "url": "/v1/models"}))
+
+    async def _ask(self, part: _Part, top_k: int) -> list[Result]:
+        request = self._request(part, top_k)
+        attempt = 0
+        async with self._free:
+            while (patience := self._patience(response := await self._send(request), attempt)) is not None:
+                await asyncio.sleep(patience)
+                attempt += 1
+        return self._results(part, response)
+
+    async def _send(self, request: dict[str, Any]) -> httpx2.Response:
+        try:
+            return await self._http.request(**request)
+        except httpx2.HTTPError as error:
+            raise self._failed(error) from None
+
+    async def aclose(self) -> None:
+        """Closes its connections."""
+        await self._http.aclose()
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self.aclose()
+
+
+def _split(images: ImageSource | Sequence[ImageSource]) -> tuple[dict[int, Result], list[_Part]]:
+    """The requests that a call takes, and results, by place, of images that cannot even be sent."""
+    single = isinstance(images, bytes | str) or not isinstance(images, Sequence)
+    sources: Sequence[ImageSource] = [images] if single else images  # type: ignore[list-item, assignment]
+    failed: dict[int, Result] = {}
+    parts: list[_Part] = []
+    for place, source in enumerate(sources):
+        name = describe(source)
+        try:
+            body = _encode(source)
+        except ImageError as error:
+            failed[place] = Result(name, error=str(error).removeprefix(f"{name}: "))
+            continue
+        if not parts or len(parts[-1].places) == BATCH_SIZE:
+            parts.append(_Part())
+        part = parts[-1]
+        part.places.append(place)
+        part.names.append(name)
+        part.bodies.append(body)
+    return failed, parts
+
+
+def _encode(source: ImageSource) -> bytes:
+    """What is sent of an image.
+
+    Raises:
+        ImageError: there is nothing to send.
+    """
+    name = describe(source)
+    if isinstance(source, str | os.PathLike):
+        try:
+            source = Path(source).read_bytes()
+        except OSError as error:
+            raise ImageError(f"{name}: {error.strerror or error}") from None
+    if isinstance(source, bytes):
+        if not source:
+            raise ImageError(f"{name}: the file is empty")
+        return source
+    buffer = io.BytesIO()
+    decode(source).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()

@@ -1,0 +1,169 @@
+"""Loads models and serves them until it is told to stop."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+
+from shvit.errors import MissingDependencyError, ShvitError
+from shvit.runtime.classifier import Classifier
+from shvit.runtime.models import SHIPPED_MODELS
+from shvit.serve.settings import Settings
+
+try:
+    import uvicorn
+
+    from shvit.serve.app import create_app
+except ModuleNotFoundError as error:
+    if (error.name or "shvit").partition(".")[0] == "shvit":
+        raise
+    raise MissingDependencyError(
+        f"serving needs {error.name}, which is not installed; install it with: pip install 'shvit[serve]'"
+    ) from error
+
+BACKLOG = 2048
+"""Connections that the system keeps until they are taken."""
+
+KEEP_ALIVE = 75
+"""Seconds that a connection may idle between requests; longer than most proxies keep theirs."""
+
+
+def load_models(models: Sequence[str], settings: Settings) -> dict[str, Classifier]:
+    """Classifiers by the names that requests use.
+
+    Args:
+        models: shipped models' names or model files, each as ``NAME=`` one of those where its card's name does not do.
+
+    Raises:
+        ShvitError: one cannot be loaded, or two have the same name.
+    """
+    loaded: dict[str, Classifier] = {}
+    for model in models:
+        name, separator, source = model.partition("=")
+        if not separator or model in SHIPPED_MODELS or Path(model).is_file():
+            name, source = "", model
+        classifier = Classifier(
+            source, settings.engine, settings.threads, settings.batch_size, decoding=settings.decoding
+        )
+        name = name or classifier.card.name
+        if name in loaded:
+            raise ShvitError(
+                f"--model {model}: there is a model {name!r} already; give this one another: NAME={source}"
+            )
+        loaded[name] = classifier
+    return loaded
+
+
+class Server(uvicorn.Server):
+    """uvicorn's, which says when it is ready and tells the application when it is about to end."""
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None], ending: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ready, self._ending = ready, ending
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._ending()
+        await super().shutdown(sockets)
+
+
+def serve(
+    models: Sequence[str],
+    settings: Settings,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    certificate: Path | None = None,
+    key: Path | None = None,
+    access_log: bool = True,
+    root_path: str = "",
+    announce: Callable[[str], None] = print,
+) -> None:
+    """Serves until SIGTERM or SIGINT, then finishes what was accepted.
+
+    Args:
+        models: as for ``load_models``.
+        port: 0 for a free one.
+        certificate: PEM file of a certificate chain, for TLS.
+        key: PEM file of its key.
+        root_path: what a proxy in front takes off the path.
+        announce: told in lines what is served where, once it is.
+
+    Raises:
+        ShvitError, ValueError: a model or a setting cannot be used.
+        OSError: the address cannot be listened on.
+    """
+    loaded = load_models(models, settings)
+    for classifier in loaded.values():
+        height, width = classifier.card.preprocessing.image_size
+        classifier.predict_batch(np.zeros((1, height, width, 3), np.uint8))  # the first one is slower
+    app = create_app(loaded, settings)
+    _log_to_stderr(access_log)
+    config = uvicorn.Config(
+        app,
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=access_log,
+        ssl_certfile=certificate,
+        ssl_keyfile=key,
+        server_header=False,
+        root_path=root_path,
+        timeout_keep_alive=KEEP_ALIVE,
+        timeout_graceful_shutdown=int(settings.timeout) + 10,
+    )
+    try:
+        config.load()
+    except OSError as error:  # of the files for TLS, which it does not name
+        raise ValueError(f"TLS certificate {certificate}, key {key}: {error.strerror or error}") from None
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with closing(socket.create_server((host, port), family=family, backlog=BACKLOG)) as listener:
+        address = f"[{host}]" if ":" in host else host
+        url = f"{'https' if certificate else 'http'}://{address}:{listener.getsockname()[1]}{root_path}"
+        server = Server(
+            config,
+            ready=lambda: announce(_summary(url, loaded, settings)),
+            ending=lambda: setattr(app.state.service, "draining", True),
+        )
+        # When it has ended, uvicorn raises again the signal that ended it; that is no failure.
+        for each in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(each, lambda *_: None)
+        # What is there now stays: the garbage collector need not look through it in the middle of requests.
+        gc.collect()
+        gc.freeze()
+        server.run(sockets=[listener])
+
+
+def _summary(url: str, models: dict[str, Classifier], settings: Settings) -> str:
+    lines = [f"serving on {url}"]
+    for name, classifier in models.items():
+        threads = f"{classifier.threads} thread{'s' if classifier.threads > 1 else ''}"
+        lines.append(f"  model {name}: {classifier.engine}, {threads}, {classifier.decoding} decoding")
+    lines.append(f"  batches of up to {settings.batch_size} images within {settings.max_delay_ms:g} ms")
+    lines.append(f"  queue of {settings.queue} images")
+    lines.append(f"  token: {'required' if settings.token else 'none, anybody who reaches the port may use it'}")
+    lines.append(f"  CORS: {', '.join(settings.cors_origins) or 'off'}")
+    return "\n".join(lines)
+
+
+def _log_to_stderr(access_log: bool) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    for name in ("uvicorn", "shvit.serve"):
+        logger = logging.getLogger(name)
+        logger.handlers[:] = [handler]
+        logger.propagate = False
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    logging.getLogger("uvicorn.access").setLevel(logging.INFO if access_log else logging.WARNING)

@@ -1,0 +1,293 @@
+"""Complete mode: every frame of files, or those asked for, as fast as it goes; a killed run can go on."""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shvit.errors import VideoError
+from shvit.media.annotate import annotate
+from shvit.media.encode import open_encoder
+from shvit.media.sources import SourceError
+from shvit.media.video import Damage, Frame, Position, Video
+from shvit.runtime.classifier import Classifier, top_predictions
+from shvit.video.classify import Classified, Prepare, classified, preparation
+from shvit.video.events import Event, EventSettings, EventTracker, event_from_json, event_to_json, in_order
+from shvit.video.output import FrameRows, Journal
+
+CHECKPOINT = 1.0
+"""Seconds between two notes in the journal: so much work at most is done again after a kill."""
+
+DRAWN = 3
+"""Labels drawn on an annotated video."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is asked of a run."""
+
+    events: EventSettings = field(default_factory=EventSettings)
+    fps: float | None = None
+    """At most so many frames a second."""
+    keyframes: bool = False
+    fast: bool = False
+    """Nearly the same pixels, sooner."""
+    top_k: int = 5
+    """Labels of each frame that are written."""
+    pictures: bool = False
+    """Keep a picture of each event's peak."""
+
+
+@dataclass
+class Summary:
+    """What became of one video."""
+
+    source: str
+    width: int = 0
+    height: int = 0
+    codec: str = ""
+    frames: int = 0
+    seconds: float = 0.0
+    """Of the video, to the end of the last frame."""
+    elapsed: float = 0.0
+    """Of work; after a resumed run, of the last part only."""
+    events: list[Event] = field(default_factory=list)
+    damage: list[Damage] = field(default_factory=list)
+    sums: np.ndarray | None = None
+    """Each label's scores added up over the frames, ``float64 (classes)``."""
+    error: str | None = None
+    """Why it could not be read at all."""
+    live: dict[str, Any] | None = None
+    """Of a live source: what it was like."""
+
+    @property
+    def failed(self) -> bool:
+        return self.error is not None or bool(self.damage)
+
+    def add(self, frame: Frame, scores: np.ndarray) -> None:
+        """Counts a frame in."""
+        self.width, self.height = frame.size
+        self.frames += 1
+        self.seconds = frame.time + frame.duration
+        self.sums = scores.astype(np.float64) if self.sums is None else self.sums + scores
+
+    def to_json(self) -> dict[str, Any]:
+        """For the journal."""
+        return {
+            **asdict(self),
+            "events": [event_to_json(each) for each in self.events],
+            "sums": None if self.sums is None else self.sums.tolist(),
+        }
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Summary:
+        return cls(
+            **{
+                **values,
+                "events": [event_from_json(each) for each in values["events"]],
+                "damage": [Damage(**each) for each in values["damage"]],
+                "sums": None if values["sums"] is None else np.array(values["sums"], np.float64),
+            }
+        )
+
+
+class CompleteRun:
+    """Analyses videos one after the other.
+
+    Args:
+        rows: takes a row for each frame.
+        journal: notes how far the run has come.
+        save_video: a folder for copies with the labels drawn in.
+        advance: told, now and then, the seconds of the current video that are done.
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        options: Options,
+        rows: FrameRows | None = None,
+        journal: Journal | None = None,
+        save_video: Path | None = None,
+        advance: Callable[[Video, float], None] = lambda video, seconds: None,
+    ) -> None:
+        self._classifier, self._options = classifier, options
+        self._prepare = preparation(classifier.card.preprocessing, options.fast)
+        self._rows, self._journal, self._save_video, self._advance = rows, journal, save_video, advance
+        self._earlier = (journal.earlier if journal is not None else None) or {}
+        self._noted = time.monotonic()
+
+    def run(self, sources: Iterable[str | SourceError]) -> Iterator[Summary]:
+        """One summary for each source, in order; those that an earlier run had finished are given as they were."""
+        finished = {each["source"]: each for each in self._earlier.get("finished", [])}
+        for source in sources:
+            if isinstance(source, SourceError):
+                yield Summary(source.source, error=source.reason)
+                continue
+            if source in finished:
+                yield Summary.from_json(finished[source])
+                continue
+            summary = self._analyse(source)
+            if self._journal is not None:
+                self._journal.finished(summary.to_json())
+            self._note(None)
+            yield summary
+
+    def _analyse(self, source: str) -> Summary:
+        current = self._earlier.pop("current", None)
+        if current is not None and current["summary"]["source"] == source:
+            for seek in (True, False):
+                try:
+                    return self._go_on(current, seek)
+                except _ChangedError:
+                    self._rewind(self._earlier["rows"])
+        if current is not None:
+            self._rewind(current["rows_start"])
+        start = self._rows.size() if self._rows is not None else 0
+        summary, began = Summary(source), time.perf_counter()
+        try:
+            with self._open(source) as video:
+                tracker = EventTracker(self._options.events, len(self._classifier.classes))
+                self._follow(video, iter(video), summary, tracker, start)
+        except VideoError as error:
+            summary.error = str(error).removeprefix(f"{source}: ")
+            self._write({"source": source, "error": summary.error})
+        summary.elapsed = time.perf_counter() - began
+        return summary
+
+    def _go_on(self, current: dict[str, Any], seek: bool) -> Summary:
+        """Takes up a video where an earlier run noted that it stood.
+
+        Raises:
+            _ChangedError: the frame that it stood at is not there, or not the same.
+        """
+        summary, began = Summary.from_json(current["summary"]), time.perf_counter()
+        position = Position(**current["position"])
+        try:
+            with self._open(summary.source, position, seek) as video:
+                items = iter(video)
+                first = next(items, None)
+                if not isinstance(first, Frame) or _fingerprint(first, self._prepare) != current["fingerprint"]:
+                    raise _ChangedError
+                tracker = EventTracker(self._options.events, len(self._classifier.classes))
+                tracker.restore(current["tracker"])
+                self._follow(video, items, summary, tracker, current["rows_start"])
+        except VideoError as error:
+            raise _ChangedError from error
+        summary.elapsed = time.perf_counter() - began
+        return summary
+
+    def _open(self, source: str, start: Position | None = None, seek: bool = True) -> Video:
+        options = self._options
+        return Video(
+            source, options.fps, options.keyframes, self._classifier.threads, fast=options.fast, start=start, seek=seek
+        )
+
+    def _follow(
+        self,
+        video: Video,
+        items: Iterator[Frame | Damage],
+        summary: Summary,
+        tracker: EventTracker,
+        rows_start: int,
+    ) -> None:
+        """From the next frame to the end of the video."""
+        summary.codec = video.codec
+        with ExitStack() as stack:
+            encoder = None
+            if self._save_video is not None:
+                path = free_path(self._save_video, summary.source)
+                encoder = stack.enter_context(open_encoder(path, self._classifier.threads))
+            for each in stack.enter_context(closing(classified(items, self._classifier, self._prepare))):
+                if isinstance(each, Damage):
+                    add_damage(summary.damage, each)
+                    self._write({"source": summary.source, "time": round(each.time, 6), "error": each.reason})
+                    continue
+                frame = each.frame
+                picture = each.picture if self._options.pictures else None
+                summary.events += tracker.update(frame.time, frame.duration, each.scores, picture)
+                summary.add(frame, each.scores)
+                self._write(frame_row(summary.source, each, self._classifier, self._options.top_k))
+                if encoder is not None:
+                    encoder.write(draw(each, tracker, self._classifier), frame.time)
+                if time.monotonic() - self._noted >= CHECKPOINT:
+                    self._advance(video, frame.time)
+                    self._note(
+                        {
+                            "summary": summary.to_json(),
+                            "position": asdict(frame.position),
+                            "fingerprint": zlib.crc32(each.pixels.tobytes()),
+                            "tracker": tracker.state(),
+                            "rows_start": rows_start,
+                        }
+                    )
+        summary.events = in_order(summary.events + tracker.finish())
+
+    def _rewind(self, size: int) -> None:
+        if self._rows is not None:
+            self._rows.rewind(size)
+
+    def _write(self, row: dict[str, Any]) -> None:
+        if self._rows is not None:
+            self._rows.write(row)
+
+    def _note(self, current: dict[str, Any] | None) -> None:
+        """Writes down how far the run has come; first the rows, then that they are there."""
+        self._noted = time.monotonic()
+        if self._journal is not None:
+            self._journal.write(self._rows.size() if self._rows is not None else 0, current)
+
+
+class _ChangedError(Exception):
+    """The video is not as the journal says."""
+
+
+def _fingerprint(frame: Frame, prepare: Prepare) -> int:
+    return zlib.crc32(prepare(frame).tobytes())
+
+
+def frame_row(source: str, each: Classified, classifier: Classifier, top_k: int) -> dict[str, Any]:
+    """A frame as a line of JSON holds it."""
+    return {
+        "source": source,
+        "index": each.frame.index,
+        "time": round(each.frame.time, 6),
+        "predictions": [
+            {**asdict(prediction), "score": round(prediction.score, 6)}
+            for prediction in top_predictions(each.scores, classifier.classes, top_k)
+        ],
+    }
+
+
+def draw(each: Classified, tracker: EventTracker, classifier: Classifier) -> Any:
+    """The frame with its first labels and their smoothed scores, a PIL image."""
+    from PIL import Image
+
+    assert tracker.smoothed is not None
+    return annotate(Image.fromarray(each.frame.image), top_predictions(tracker.smoothed, classifier.classes, DRAWN))
+
+
+def add_damage(damage: list[Damage], new: Damage) -> None:
+    """Adds it, unless the same was said less than a second before: a damaged stretch is one thing."""
+    last = damage[-1] if damage else None
+    if last is not None and last.reason == new.reason:
+        until = last.time if last.until is None else last.until
+        if new.time - until <= 1.0:
+            damage[-1] = Damage(last.time, new.reason, new.time)
+            return
+    damage.append(new)
+
+
+def free_path(folder: Path, source: str) -> Path:
+    """A name for a copy of a video that no other has."""
+    stem = Path(source.rstrip("/")).stem or "video"
+    path, number = folder / f"{stem}.mp4", 2
+    while path.exists():
+        path, number = folder / f"{stem}-{number}.mp4", number + 1
+    return path

@@ -1,0 +1,192 @@
+"""Where a video's frames and events are written, so that a run that is killed can go on."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any
+
+from shvit.atomic import atomic_path
+from shvit.errors import MissingDependencyError, VideoError
+
+FRAME_FORMATS = (".jsonl", ".parquet")
+
+_ROWS = 4096
+"""Rows of a Parquet row group."""
+
+
+class FrameRows:
+    """Rows of frames, kept beside the file in one line of JSON each until all are there.
+
+    Args:
+        path: ``.jsonl`` or ``.parquet``; written whole at the end.
+        keep: keep this many bytes of what an earlier run left; 0 begins anew.
+
+    Raises:
+        ValueError: another suffix.
+        MissingDependencyError: Parquet needs pyarrow.
+        VideoError: what an earlier run left is shorter than it was.
+    """
+
+    def __init__(self, path: Path, keep: int = 0) -> None:
+        check_frames_path(path)
+        self.path, self._aside = path, working_file(path)
+        self._file: IO[bytes] = self._aside.open("rb+" if keep else "wb")
+        if keep > self._file.seek(0, os.SEEK_END):
+            self._file.close()
+            raise VideoError(f"{self._aside}: shorter than when the earlier run wrote it; begin anew without --resume")
+        self.rewind(keep)
+
+    def write(self, row: dict[str, Any]) -> None:
+        self._file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+
+    def flush(self) -> None:
+        """Lets whoever follows the unfinished file see all rows so far."""
+        self._file.flush()
+
+    def size(self) -> int:
+        """Bytes so far, all of them on the disk."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        return self._file.tell()
+
+    def rewind(self, size: int) -> None:
+        """Forgets what was written after the first ``size`` bytes."""
+        self._file.seek(size)
+        self._file.truncate()
+
+    def finish(self) -> None:
+        """Gives the file its name."""
+        self.size()
+        self._file.close()
+        if self.path.suffix == ".jsonl":
+            self._aside.replace(self.path)
+            return
+        with atomic_path(self.path) as aside:
+            _to_parquet(self._aside, aside)
+        self._aside.unlink()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def check_frames_path(path: Path) -> None:
+    """Raises: ValueError, MissingDependencyError: rows of frames cannot be written to a file of this name."""
+    if path.suffix not in FRAME_FORMATS:
+        raise ValueError(f"{path}: expected a file that ends in {' or '.join(FRAME_FORMATS)}")
+    if path.suffix == ".parquet":
+        try:
+            import pyarrow  # noqa: F401 - whether it is there
+        except ImportError:
+            raise MissingDependencyError(
+                f"{path}: Parquet needs pyarrow, which is not installed: pip install 'shvit[video]'"
+            ) from None
+
+
+def working_file(path: Path) -> Path:
+    """Where the rows are until all are there."""
+    return path.with_name(f"{path.name}.partial")
+
+
+def _to_parquet(rows: Path, path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    labels = pa.list_(
+        pa.struct([("label", pa.string()), ("class_id", pa.int32()), ("wnid", pa.string()), ("score", pa.float32())])
+    )
+    schema = pa.schema(
+        [
+            ("source", pa.string()),
+            ("index", pa.int64()),
+            ("time", pa.float64()),
+            ("predictions", labels),
+            ("error", pa.string()),
+        ]
+    )
+    with rows.open("rb") as file, pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        for group in _groups(file):
+            writer.write_table(pa.Table.from_pylist(group, schema=schema))
+
+
+def _groups(lines: IO[bytes]) -> Iterator[list[dict[str, Any]]]:
+    while group := [json.loads(line) for line in islice(lines, _ROWS)]:
+        yield group
+
+
+class Journal:
+    """How far a run has come, in two files beside its output; gone when the run is done.
+
+    Args:
+        beside: the output.
+        settings: what has to be the same for an earlier run to go on.
+        resume: go on from what an earlier run wrote, if there is such; else begin anew.
+
+    Raises:
+        VideoError: the earlier run was another one, or its journal is damaged.
+    """
+
+    earlier: dict[str, Any] | None
+    """What the earlier run wrote: ``rows``, ``finished`` and ``current``."""
+
+    def __init__(self, beside: Path, settings: dict[str, Any], resume: bool) -> None:
+        self._path = beside.with_name(f"{beside.name}.journal")
+        self._finished_path = beside.with_name(f"{beside.name}.finished")
+        self._settings = json.loads(json.dumps(settings))
+        self.earlier = self._read() if resume else None
+        if self.earlier is None:
+            self.remove()
+        self._finished = self._finished_path.open("ab")
+        self._finished.truncate(self.earlier["finished_bytes"] if self.earlier else 0)
+
+    def _read(self) -> dict[str, Any] | None:
+        try:
+            state = json.loads(self._path.read_text(encoding="utf-8"))
+            lines = self._finished_path.read_bytes()[: state["finished_bytes"]].splitlines()
+            state["finished"] = [json.loads(line) for line in lines]
+            settings = dict(state["settings"])
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise VideoError(f"{self._path}: cannot be read ({error}); begin anew without --resume") from None
+        for name, value in self._settings.items():
+            if settings.get(name) != value:
+                raise VideoError(
+                    f"{self._path}: the earlier run had {name} {settings.get(name)}, this one has {value}; repeat it "
+                    "as it was, or begin anew without --resume"
+                )
+        return state
+
+    def finished(self, summary: dict[str, Any]) -> None:
+        """Notes what became of a video, once ``write`` is called after it."""
+        self._finished.write(json.dumps(summary).encode() + b"\n")
+
+    def write(self, rows: int, current: dict[str, Any] | None) -> None:
+        """Notes how far the run has come.
+
+        Args:
+            rows: bytes of the rows that belong to it.
+            current: the state of a video that is not finished.
+        """
+        self._finished.flush()
+        os.fsync(self._finished.fileno())
+        state = {
+            "settings": self._settings,
+            "rows": rows,
+            "finished_bytes": self._finished.tell(),
+            "current": current,
+        }
+        with atomic_path(self._path) as aside:
+            aside.write_text(json.dumps(state), encoding="utf-8")
+
+    def remove(self) -> None:
+        for path in (self._path, self._finished_path):
+            with suppress(FileNotFoundError):
+                path.unlink()
+
+    def close(self) -> None:
+        self._finished.close()

@@ -1,0 +1,517 @@
+// The page: pictures and a camera in, labels out. Where they come from is the predictor's business.
+
+import { choosePredictor } from "./predictor.js";
+
+const RATE_WINDOW = 2000; // milliseconds that the live frame rate is taken over
+const LATENCIES = 61; // frames that the median latency is taken over
+const SPOKEN_EVERY = 4000; // milliseconds between announcements of the camera's label
+const SURE = 0.5; // from this probability on, the best label stands out
+const LOOK_EVERY = 250; // milliseconds between maps over the camera's frames, at least
+const PAUSE_AFTER_PROBLEM = 1000; // milliseconds before the camera tries again
+const CAMERA = { video: { facingMode: { ideal: "environment" }, width: { ideal: 640 }, height: { ideal: 480 } }, audio: false };
+
+const part = (id) => document.getElementById(id);
+const percent = (score) => `${(100 * score).toFixed(score < 0.0995 ? 1 : 0)} %`;
+
+let predictor;
+let ready; // a promise: the model is loaded
+let camera = null; // while it runs: { stream, times, latencies }
+let shown = null; // the picture on the stage: { name, blob, url, result, button }
+const pictures = []; // of this visit
+
+// ---- words -----------------------------------------------------------------------------------------------------------
+
+let spokenAt = 0;
+let spokenLabel = "";
+
+function say(text) {
+  part("spoken").textContent = text;
+}
+
+/** Tells a screen reader of the camera's label: when it changes, and not too often. */
+function sayNow(label, score) {
+  const now = performance.now();
+  if (label === spokenLabel || now - spokenAt < SPOKEN_EVERY) return;
+  [spokenAt, spokenLabel] = [now, label];
+  say(`${label}, ${percent(score)}`);
+}
+
+function showProblem(message, { retry, token, remedy = "Try again" } = {}) {
+  part("problem").querySelector("p").textContent = message;
+  part("token-form").hidden = !token;
+  part("retry").hidden = !retry;
+  part("retry").textContent = remedy;
+  part("retry").onclick = () => (hideProblem(), retry());
+  part("problem").hidden = false;
+}
+
+function hideProblem() {
+  part("problem").hidden = true;
+}
+
+function explainProblem(error, name, retry) {
+  if (error.kind === "token") return showProblem(error.message, { token: true });
+  const message = error.kind === "image" && name ? `${name}: ${withoutName(error.message, name)}` : error.message;
+  showProblem(message, { retry: error.kind === "gone" || error.kind === "busy" ? retry : undefined });
+}
+
+// A server names an upload as it knows it ("<1234 bytes>: ..."); the page knows better.
+function withoutName(message, name) {
+  return message.replace(/^<[^>]*>: /, "").replace(`${name}: `, "");
+}
+
+// ---- labels ----------------------------------------------------------------------------------------------------------
+
+function showLabels(predictions, source) {
+  const list = part("labels");
+  while (list.children.length < predictions.length) list.append(labelRow());
+  while (list.children.length > predictions.length) list.lastChild.remove();
+  predictions.forEach(({ label, score }, place) => {
+    const [name, share, bar] = list.children[place].children;
+    name.textContent = label;
+    share.textContent = percent(score);
+    share.value = String(score);
+    bar.firstChild.style.transform = `scaleX(${score})`;
+  });
+  part("best").textContent = predictions[0].label;
+  part("best").classList.toggle("unsure", predictions[0].score < SURE);
+  part("source").textContent = source;
+  part("hint").hidden = true;
+}
+
+function labelRow() {
+  const row = document.createElement("li");
+  for (const [kind, tag] of [["name", "span"], ["share", "data"], ["bar", "span"]]) {
+    const cell = document.createElement(tag);
+    cell.className = kind;
+    row.append(cell);
+  }
+  row.lastChild.setAttribute("aria-hidden", "true");
+  row.lastChild.append(document.createElement("i"));
+  return row;
+}
+
+function clearLabels(source) {
+  part("labels").replaceChildren();
+  part("best").textContent = "";
+  part("source").textContent = source;
+}
+
+// ---- pictures --------------------------------------------------------------------------------------------------------
+
+async function addPictures(blobs) {
+  await stopCamera();
+  hideProblem();
+  const added = Array.from(blobs, (blob) => ({ name: blob.name || "pasted picture", blob, url: URL.createObjectURL(blob) }));
+  if (!added.length) return;
+  pictures.push(...added);
+  for (const picture of added) addToStrip(picture);
+  show(added[0]);
+  for (const picture of added) await classify(picture);
+}
+
+async function classify(picture) {
+  try {
+    await ready;
+    const started = performance.now();
+    const result = await predictor.predict(picture.blob);
+    picture.result = { ...result, milliseconds: performance.now() - started };
+    picture.button.querySelector("span").textContent = result.predictions[0].label;
+    if (picture === shown) say(`${picture.name}: ${result.predictions[0].label}, ${percent(result.predictions[0].score)}`);
+  } catch (error) {
+    picture.error = error;
+    picture.button.classList.add("failed");
+    picture.button.querySelector("span").textContent = "failed";
+    explainProblem(error, picture.name, () => classify(picture));
+  }
+  if (picture === shown && !camera) show(picture);
+}
+
+function show(picture) {
+  shown = picture;
+  stage("picture");
+  part("picture").src = picture.url;
+  part("picture").alt = picture.name;
+  part("picture").hidden = picture.error?.kind === "image"; // nothing that a browser could show
+  for (const each of pictures) each.button.setAttribute("aria-pressed", String(each === picture));
+  part("strip").hidden = pictures.length < 2;
+  if (picture.result) {
+    const { predictions, milliseconds } = picture.result;
+    showLabels(predictions, `${picture.name} · ${milliseconds.toFixed(0)} ms`);
+  } else {
+    clearLabels(picture.error ? `${picture.name}: no labels` : `${picture.name} …`);
+  }
+}
+
+function addToStrip(picture) {
+  const button = document.createElement("button");
+  button.type = "button";
+  const image = document.createElement("img");
+  image.src = picture.url;
+  image.alt = picture.name;
+  const label = document.createElement("span");
+  label.textContent = "…";
+  button.append(image, label);
+  button.onclick = () => stopCamera().then(() => show(picture));
+  picture.button = button;
+  const item = document.createElement("li");
+  item.append(button);
+  part("strip").append(item);
+}
+
+function stage(what) {
+  for (const id of ["empty", "picture", "video"]) part(id).hidden = id !== what;
+  part("rates").hidden = what !== "video";
+  part("stage").classList.toggle("filled", what !== "empty");
+  part("explain").disabled = what === "empty";
+  part("explain").elements[0].checked = true;
+  showLooked(null);
+}
+
+async function addSamples(names) {
+  for (const name of names) {
+    const button = document.createElement("button");
+    button.type = "button";
+    const image = document.createElement("img");
+    image.src = `samples/${name}`;
+    image.alt = name.replace(/\.\w+$/, "");
+    image.width = image.height = 72;
+    button.append(image);
+    button.onclick = async () => {
+      const response = await fetch(image.src).catch(() => null);
+      if (!response?.ok) return showProblem(`${name} cannot be loaded.`, { retry: button.onclick });
+      return addPictures([new File([await response.blob()], name, { type: "image/jpeg" })]);
+    };
+    const item = document.createElement("li");
+    item.append(button);
+    part("samples").append(item);
+  }
+}
+
+// ---- camera ----------------------------------------------------------------------------------------------------------
+
+const REFUSALS = {
+  NotAllowedError: "The camera may not be used: allow it for this page in the browser's settings.",
+  NotFoundError: "There is no camera.",
+  NotReadableError: "The camera is in use by another program.",
+};
+
+async function startCamera() {
+  hideProblem();
+  if (!navigator.mediaDevices?.getUserMedia) {
+    return showProblem("The camera needs a page on localhost or over https.");
+  }
+  let stream;
+  try {
+    stream = await navigator.mediaDevices.getUserMedia(CAMERA);
+  } catch (error) {
+    return showProblem(REFUSALS[error.name] ?? `The camera cannot be started: ${error.message}`, { retry: startCamera });
+  }
+  camera = { stream, times: [], latencies: [] };
+  stream.getVideoTracks()[0].onended = () => {
+    showProblem("The camera was taken away.", { retry: startCamera });
+    stopCamera();
+  };
+  stage("video");
+  part("camera").textContent = "Stop camera";
+  part("camera").setAttribute("aria-pressed", "true");
+  const video = part("video");
+  video.srcObject = stream;
+  await video.play();
+  say("Camera on");
+  run(camera, video);
+}
+
+async function stopCamera() {
+  if (!camera) return;
+  for (const track of camera.stream.getTracks()) track.stop();
+  camera = null;
+  part("video").srcObject = null;
+  part("camera").textContent = "Start camera";
+  part("camera").setAttribute("aria-pressed", "false");
+  say("Camera off");
+  if (shown) show(shown);
+  else {
+    stage("empty");
+    clearLabels("Labels");
+  }
+}
+
+/** Classifies frame after frame, always the newest, one at a time. */
+async function run(mine, video) {
+  let failing = false;
+  await ready.catch(() => {});
+  while (camera === mine) {
+    await nextFrame(video);
+    if (camera !== mine) return;
+    try {
+      const started = performance.now();
+      const { predictions } = await predictor.frame(video);
+      if (camera !== mine) return;
+      showRates(mine, performance.now() - started);
+      showLabels(predictions, "Camera");
+      sayNow(predictions[0].label, predictions[0].score);
+      if (failing) hideProblem();
+      failing = false;
+    } catch (error) {
+      if (camera !== mine) return;
+      failing = true;
+      explainProblem(error);
+      await new Promise((done) => setTimeout(done, PAUSE_AFTER_PROBLEM));
+    }
+  }
+}
+
+function nextFrame(video) {
+  return new Promise((done) => {
+    if (video.requestVideoFrameCallback) video.requestVideoFrameCallback(done);
+    else requestAnimationFrame(done);
+  });
+}
+
+function showRates({ times, latencies }, latency) {
+  const now = performance.now();
+  times.push(now);
+  while (times[0] < now - RATE_WINDOW) times.shift();
+  latencies.push(latency);
+  if (latencies.length > LATENCIES) latencies.shift();
+  const median = [...latencies].sort((a, b) => a - b)[latencies.length >> 1];
+  part("latency").textContent = median.toFixed(median < 9.95 ? 1 : 0);
+  if (times.length > 1) part("fps").textContent = ((times.length - 1) / ((now - times[0]) / 1000)).toFixed(0);
+}
+
+// ---- model -----------------------------------------------------------------------------------------------------------
+
+async function loadModel(name) {
+  part("loading").hidden = false;
+  part("hint").hidden = true;
+  part("where").textContent = `Loading ${name}`;
+  const bar = part("loading").querySelector("progress");
+  try {
+    const { card, where } = await predictor.load(name, (share) => (bar.value = share));
+    part("where").textContent = `${name}, ${where}`;
+    describe(card);
+    localStorage.setItem("model", name);
+  } catch (error) {
+    part("where").textContent = "No model is loaded";
+    throw error;
+  } finally {
+    bar.removeAttribute("value");
+    part("loading").hidden = true;
+    part("hint").hidden = Boolean(shown || camera);
+  }
+}
+
+function switchModel(name) {
+  hideProblem();
+  for (const picture of pictures) picture.result = picture.error = undefined;
+  wait(loadModel(name), () => switchModel(name));
+  if (shown) classify(shown);
+}
+
+/** Holds pictures and the camera back until a model is there; tells when it cannot be. */
+function wait(loading, retry) {
+  ready = loading;
+  loading.catch((error) => explainProblem(error, null, retry));
+}
+
+function describe(card) {
+  const known = {
+    architecture: card.architecture,
+    classes: card.number_of_classes ?? card.classes.length,
+    input: card.preprocessing?.image_size?.join(" × "),
+    "trained on": card.training_data,
+    measured: card.metrics?.map(({ name, value, dataset }) => `${name} ${(100 * value).toFixed(1)} % on ${dataset}`).join("; "),
+    licence: card.licence,
+    notes: card.notes,
+  };
+  const rows = Object.entries(known).filter(([, value]) => value);
+  part("about").querySelector("dl").replaceChildren(
+    ...rows.flatMap(([term, value]) => [element("dt", term), element("dd", value)]),
+  );
+  part("about").hidden = !rows.length;
+}
+
+function element(tag, text) {
+  return Object.assign(document.createElement(tag), { textContent: text });
+}
+
+// ---- what the network looked at --------------------------------------------------------------------------------------
+
+/** Offers maps, where there is something that makes them. */
+async function offerExplanations() {
+  for (const kind of await predictor.explanations()) {
+    const label = document.createElement("label");
+    const input = Object.assign(document.createElement("input"), { type: "radio", name: "explain", value: kind });
+    label.append(input, { attention: "attention", cam: "class map" }[kind] ?? kind);
+    part("explain").append(label);
+    part("explain").hidden = false;
+  }
+  part("explain").onchange = () => (camera ? lookOn(camera) : look());
+  part("looked").onclick = (event) => {
+    if (!camera && mapChosen() === "attention") look(pixelAt(event));
+  };
+}
+
+/** The kind of map that is asked for; "" for none. */
+function mapChosen() {
+  return part("explain").querySelector(":checked").value;
+}
+
+/** A map over the picture on the stage; with a pixel, of the attention there. */
+async function look(pixel) {
+  const [picture, kind] = [shown, mapChosen()];
+  if (!kind) return showLooked(null);
+  try {
+    const blob = await predictor.explain(picture.blob, kind, pixel);
+    if (picture !== shown || camera || kind !== mapChosen()) return;
+    showLooked(blob, `${picture.name}, ${kind}`);
+    part("looked").classList.toggle("asks", kind === "attention");
+    say(`Map of ${picture.name}: ${kind}`);
+  } catch (error) {
+    explainProblem(error, picture.name);
+    if (part("looked").hidden) part("explain").elements[0].checked = true;
+  }
+}
+
+/** Maps over the camera's frames, always the newest, as long as one is chosen. */
+async function lookOn(mine) {
+  if (mine.looking) return;
+  mine.looking = true;
+  for (let kind; camera === mine && (kind = mapChosen()); ) {
+    const began = performance.now();
+    try {
+      const blob = await predictor.explainFrame(part("video"), kind);
+      if (camera === mine && kind === mapChosen()) showLooked(blob, `Camera, ${kind}`);
+    } catch (error) {
+      if (camera !== mine) return;
+      explainProblem(error);
+      part("explain").elements[0].checked = true;
+    }
+    await new Promise((done) => setTimeout(done, began + LOOK_EVERY - performance.now()));
+  }
+  mine.looking = false;
+  if (camera === mine) showLooked(null);
+}
+
+function showLooked(blob, name = "") {
+  const image = part("looked");
+  URL.revokeObjectURL(image.src);
+  image.hidden = !blob;
+  image.alt = name;
+  image.classList.remove("asks");
+  if (blob) image.src = URL.createObjectURL(blob);
+  else image.removeAttribute("src");
+}
+
+/** Where in the picture's own pixels somebody pressed; the picture is fitted into the stage. */
+function pixelAt({ offsetX, offsetY }) {
+  const { naturalWidth, naturalHeight, clientWidth, clientHeight } = part("picture");
+  const scale = Math.min(clientWidth / naturalWidth, clientHeight / naturalHeight);
+  return {
+    x: Math.floor((offsetX - (clientWidth - naturalWidth * scale) / 2) / scale),
+    y: Math.floor((offsetY - (clientHeight - naturalHeight * scale) / 2) / scale),
+  };
+}
+
+// ---- offline ---------------------------------------------------------------------------------------------------------
+
+/** Lets a service worker keep the page for later, and waits until what is loaded next passes through it. */
+async function keepForOffline() {
+  const workers = navigator.serviceWorker;
+  if (!workers) return;
+  const hadOne = workers.controller !== null;
+  const taken = new Promise((done) => workers.addEventListener("controllerchange", done, { once: true }));
+  const registration = await workers.register("sw.js", { updateViaCache: "none" }).catch(() => null);
+  if (hadOne) {
+    taken.then(() => showProblem("A new version of this page is there.", { retry: () => location.reload(), remedy: "Load it" }));
+    return;
+  }
+  // An active one that does not control the page: the page was loaded past it, by a forced reload.
+  if (!registration || (registration.active && !registration.installing)) return;
+  await Promise.race([taken, new Promise((done) => setTimeout(done, 5000))]);
+  const idle = !pictures.length && !camera;
+  if (workers.controller && !crossOriginIsolated && idle && !sessionStorage.getItem("reloaded")) {
+    // Once more, with the headers that the service worker adds and threads need; not in the middle of a visitor's work.
+    sessionStorage.setItem("reloaded", "yes");
+    location.reload();
+    await new Promise(() => {});
+  }
+}
+
+// ---- the page --------------------------------------------------------------------------------------------------------
+
+function followColours() {
+  const dark = matchMedia("(prefers-color-scheme: dark)");
+  const chosen = () => document.documentElement.dataset.theme ?? (dark.matches ? "dark" : "light");
+  const tell = () => part("theme").setAttribute("aria-pressed", String(chosen() === "dark"));
+  part("theme").onclick = () => {
+    const next = chosen() === "dark" ? "light" : "dark";
+    document.documentElement.dataset.theme = next;
+    localStorage.setItem("theme", next);
+    tell();
+  };
+  dark.addEventListener("change", tell);
+  tell();
+}
+
+function followInput() {
+  const file = part("file");
+  const pick = () => file.click();
+  part("empty").onclick = pick;
+  part("choose").onclick = pick;
+  file.onchange = () => addPictures([...file.files]).finally(() => (file.value = ""));
+  part("camera").onclick = () => (camera ? stopCamera() : startCamera());
+  part("dismiss").onclick = hideProblem;
+
+  const area = document.documentElement;
+  const carriesFiles = ({ dataTransfer }) => [...dataTransfer.types].includes("Files");
+  area.addEventListener("dragover", (event) => {
+    if (!carriesFiles(event)) return;
+    event.preventDefault();
+    part("stage").classList.add("over");
+  });
+  area.addEventListener("dragleave", ({ relatedTarget }) => relatedTarget || part("stage").classList.remove("over"));
+  area.addEventListener("drop", (event) => {
+    if (!carriesFiles(event)) return;
+    event.preventDefault();
+    part("stage").classList.remove("over");
+    addPictures([...event.dataTransfer.files]);
+  });
+  document.addEventListener("paste", ({ clipboardData }) => {
+    if (clipboardData.files.length) addPictures([...clipboardData.files]);
+  });
+}
+
+async function start() {
+  const response = await fetch("config.json").catch(() => null);
+  if (!response?.ok) {
+    throw Object.assign(new Error("The page's configuration cannot be loaded."), { kind: "gone" });
+  }
+  const config = await response.json();
+  addSamples(config.samples);
+  if (config.predictor === "browser") await keepForOffline();
+  predictor = choosePredictor(config, new URLSearchParams(location.search));
+  part("token-form").onsubmit = (event) => {
+    event.preventDefault();
+    predictor.token = part("token").value;
+    hideProblem();
+    wait(begin(), () => location.reload());
+  };
+  await begin();
+}
+
+async function begin() {
+  const names = await predictor.models();
+  const remembered = localStorage.getItem("model");
+  const name = names.includes(remembered) ? remembered : names[0];
+  part("models").replaceChildren(...names.map((each) => new Option(each, each, false, each === name)));
+  part("models").onchange = () => switchModel(part("models").value);
+  part("model-choice").hidden = names.length < 2;
+  await loadModel(name);
+  await offerExplanations();
+}
+
+followColours();
+followInput();
+wait(start(), () => location.reload());

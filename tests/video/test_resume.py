@@ -1,0 +1,130 @@
+"""A run that is killed in the middle goes on: no frame twice, none lost, the same events."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("av", reason="needs shvit[video]")
+
+from .clips import coloured, write_clip
+from .test_command import lines, shvit_video
+from .test_frames import corrupted
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory) -> list[Path]:
+    """A short one, a long one, a damaged one; slow enough to decode that there is time to kill the run."""
+    folder = tmp_path_factory.mktemp("videos")
+    random = np.random.default_rng(1)
+    order = [("red", "green", "blue")[each] for each in random.integers(0, 3, 30)]
+    pictures = coloured(*((colour, 20) for colour in order), size=(640, 480))
+    quick = {"preset": "ultrafast"}
+    return [
+        write_clip(folder / "short.mp4", pictures[:50], options=quick),
+        write_clip(folder / "long.mp4", pictures, group=50, options=quick),
+        corrupted(write_clip(folder / "other.mkv", pictures[:100], options=quick), 0.5, 3000),
+    ]
+
+
+def command(videos: list[Path], model: Path, frames: Path, *more: object) -> list[str]:
+    arguments = [*videos, "--model", model, "--threads", 1, "--format", "jsonl", "--frames", frames, *more]
+    return [sys.executable, "-m", "shvit", "video", *map(str, arguments)]
+
+
+def kill_when(run: list[str], journal: Path, seen: int) -> None:
+    """Starts it, and kills it once its journal was written so many times."""
+    process = subprocess.Popen(run, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    try:
+        last, limit = None, time.monotonic() + 60
+        while seen and time.monotonic() < limit and process.poll() is None:
+            now = journal.stat().st_mtime_ns if journal.exists() else None
+            seen -= now != last
+            last = now
+            time.sleep(0.01)
+        assert process.poll() is None, "it was done before it could be killed"
+        process.send_signal(signal.SIGKILL)
+    finally:
+        process.kill()
+        process.wait(timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "more"),
+    [
+        (".jsonl", ()),
+        pytest.param(".parquet", ("--fps", 20, "--report", "page.html"), marks=pytest.mark.slow),
+    ],
+)
+def test_a_killed_run_goes_on_where_it_stood(videos, colour_model, tmp_path, monkeypatch, suffix, more):
+    monkeypatch.chdir(tmp_path)
+    whole, parts = tmp_path / f"whole{suffix}", tmp_path / f"parts{suffix}"
+    expected = subprocess.run(command(videos, colour_model, whole, *more), capture_output=True, text=True, timeout=120)
+    assert expected.returncode == 1  # one is damaged
+    expected_page = Path("page.html").read_text() if more else ""
+    journal = tmp_path / f"parts{suffix}.journal"
+    run = command(videos, colour_model, parts, *more)
+    kill_when(run, journal, 3)
+    assert not parts.exists()
+    state = json.loads(journal.read_text())
+    partial = tmp_path / f"parts{suffix}.partial"
+    assert 0 < state["rows"] <= partial.stat().st_size
+    with partial.open("ab") as file:
+        file.write(b'{"source": "half a li')
+    kill_when([*run, "--resume"], journal, 3)
+    done = subprocess.run([*run, "--resume"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert done.stdout == expected.stdout
+    if suffix == ".jsonl":
+        assert parts.read_text() == whole.read_text()
+    else:
+        import pyarrow.parquet as pq
+
+        assert pq.read_table(parts).equals(pq.read_table(whole))
+        assert Path("page.html").read_text() == expected_page
+    left = {each.name for each in tmp_path.iterdir()} - {"page.html"}
+    assert left == {whole.name, parts.name}
+
+
+@pytest.mark.slow
+def test_a_video_that_changed_meanwhile_is_done_anew(videos, colour_model, tmp_path):
+    frames = tmp_path / "frames.jsonl"
+    clip = tmp_path / "clip.mp4"
+    clip.write_bytes(videos[1].read_bytes())
+    run = command([clip], colour_model, frames)
+    kill_when(run, tmp_path / "frames.jsonl.journal", 2)
+    clip.write_bytes(videos[0].read_bytes())
+    done = subprocess.run([*run, "--resume"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert [each["index"] for each in lines(frames.read_text())] == list(range(50))
+
+
+def test_another_run_is_not_gone_on_with(videos, colour_model, tmp_path):
+    frames = tmp_path / "frames.jsonl"
+    kill_when(command(videos[1:2], colour_model, frames), tmp_path / "frames.jsonl.journal", 2)
+    done = subprocess.run(
+        command(videos[1:2], colour_model, frames, "--top-k", 1, "--resume"), capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 2
+    assert "the earlier run had top_k 5, this one has 1" in done.stderr
+    (tmp_path / "frames.jsonl.journal").write_text("{")
+    done = subprocess.run(
+        command(videos[1:2], colour_model, frames, "--resume"), capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 2
+    assert "cannot be read" in done.stderr
+
+
+def test_resume_with_nothing_to_go_on_from_begins(videos, colour_model, tmp_path):
+    output = tmp_path / "events.jsonl"
+    done = shvit_video(videos[0], "--model", colour_model, "--format", "jsonl", "--output", output, "--resume")
+    assert done.returncode == 0, done.stderr
+    assert lines(output.read_text())[-1]["video"]["frames"] == 50
+    assert [each.name for each in tmp_path.iterdir()] == ["events.jsonl"]

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+
+from shvit.cli.main import main
+from shvit.runtime.models import DEFAULT_MODEL
+from shvit.web import SAMPLES
+
+FLAGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--use-fake-device-for-media-stream",
+    "--use-fake-ui-for-media-stream",
+)
+WAIT = 30_000
+"""Milliseconds that anything in a browser may take on a busy machine."""
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@contextmanager
+def served(folder: Path, port: int = 0) -> Iterator[str]:
+    """A folder's address, on a host that knows of files and of no headers."""
+    server = ThreadingHTTPServer(("127.0.0.1", port), partial(_Quiet, directory=str(folder)))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/"
+    finally:
+        server.shutdown()
+        thread.join(10)
+        server.server_close()
+
+
+@pytest.fixture(scope="session")
+def camera_film(tmp_path_factory, program) -> Path:
+    """What the fake camera sees: a cup of coffee."""
+    film = tmp_path_factory.mktemp("camera") / "coffee.y4m"
+    command = [program("ffmpeg"), "-loglevel", "error", "-loop", "1", "-i", str(SAMPLES / "coffee.jpg"), "-t", "0.5"]
+    command += ["-r", "30", "-vf", "scale=320:240,setsar=1", "-pix_fmt", "yuv420p", str(film)]
+    subprocess.run(command, check=True, timeout=60)
+    return film
+
+
+@pytest.fixture(scope="session")
+def browser(program, camera_film) -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=program("/usr/bin/chromium"),
+            args=[*FLAGS, f"--use-file-for-fake-video-capture={camera_film}"],
+            timeout=60_000,
+        )
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def visiting(browser: Browser, **options: Any) -> Iterator[Page]:
+    """A new visitor's page; that a script fails on it is an error."""
+    with browser.new_context(**options) as context:
+        page = context.new_page()
+        page.set_default_timeout(WAIT)
+        errors: list[str] = []
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        yield page
+        assert errors == []
+
+
+@pytest.fixture
+def page(browser) -> Iterator[Page]:
+    with visiting(browser) as page:
+        yield page
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory, program) -> Path:
+    """The shipped model, packed for the browser."""
+    program("npm")
+    folder = tmp_path_factory.mktemp("site") / "public"
+    assert main(["export", "--model", DEFAULT_MODEL, "--format", "web", "--output", str(folder)]) == 0
+    return folder
+
+
+def problem(page: Page) -> Locator:
+    """What the page says has gone wrong."""
+    return page.get_by_role("alert").locator("p")
+
+
+def is_ready(page: Page, where: str) -> None:
+    """Waits for the model."""
+    expect(page.locator("#where")).to_contain_text(where, timeout=WAIT)
+
+
+def labels(page: Page, source: str) -> dict[str, float]:
+    """What the page says of an input, once it does."""
+    expect(page.locator("#source")).to_contain_text(source, timeout=WAIT)
+    expect(page.locator("#labels li").first).to_be_visible(timeout=WAIT)
+    rows = page.locator("#labels li").all()
+    return {each.locator(".name").inner_text(): float(each.locator("data").get_attribute("value")) for each in rows}
