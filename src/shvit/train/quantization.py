@@ -7,7 +7,6 @@ What is rounded, where and how is what ``export/quantize.py`` leaves in the grap
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import cast
 
 import numpy as np
 import torch
@@ -110,22 +109,24 @@ class _RoundedSqueezeExcite(SqueezeExcite):
     gate_range: Range
 
     def gate(self, means: Tensor) -> Tensor:
-        return self.gate_range(super().gate(self.means_range(means)))
+        return self.gate_range.forward(super().gate(self.means_range.forward(means)))
 
 
 class _RoundedAttention(SingleHeadAttention):
     mixed_range: Range
 
     def mix(self, x: Tensor) -> Tensor:
-        return self.mixed_range(super().mix(x))
+        return self.mixed_range.forward(super().mix(x))
 
 
 def _round_output(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
-    return cast(Range, module.output_range)(output)
+    assert isinstance(module.output_range, Range)
+    return module.output_range.forward(output)
 
 
 def _round_input(module: nn.Module, inputs: tuple[Tensor]) -> Tensor:
-    return cast(Range, module.input_range)(inputs[0])
+    assert isinstance(module.input_range, Range)
+    return module.input_range.forward(inputs[0])
 
 
 RECTIFIED = ("expand", "dw", "reduce")
@@ -146,7 +147,8 @@ def simulate_int8(model: SHViT, weight_bits: int = WEIGHT_BITS) -> SHViT:
     for name, module in list(network.named_modules()):
         if isinstance(module, nn.Conv2d):
             module.__class__ = _RoundedStemConv2d if name == "stem.0" else _RoundedConv2d
-            cast(_RoundedConv2d, module).weight_bits = weight_bits
+            assert isinstance(module, _RoundedConv2d)
+            module.weight_bits = weight_bits
             in_stem = name.startswith("stem.") and module is not last
             # In squeeze-excite and in a feed-forward network "expand" is another thing.
             rectified = in_stem or (name.endswith(RECTIFIED) and not name.endswith("squeeze_excite.expand"))
