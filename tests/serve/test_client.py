@@ -6,8 +6,10 @@ import asyncio
 import itertools
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -17,6 +19,14 @@ import shvit
 from shvit.errors import ServerError
 
 from .conftest import BLUE, GREEN, RED, TOKEN, RunningServer, encoded, running
+
+Answer = TypeVar("Answer")
+
+
+def in_a_loop(coroutine: Coroutine[None, None, Answer]) -> Answer:
+    """Runs it in a thread of its own: a browser that another test drives keeps a loop running in this one."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, coroutine).result()
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +67,7 @@ def test_results_are_those_of_the_classifier(guarded, colour_model, sources):
             assert [each["name"] for each in await client.models()] == ["colours"]
             return await client.predict(sources, top_k=2)
 
-    assert asyncio.run(ask()) == expected
+    assert in_a_loop(ask()) == expected
 
 
 def test_refusals_are_one_line(guarded):
@@ -115,5 +125,5 @@ def test_patience_ends(busy):
             await client.predict(b"picture")
 
     with pytest.raises(ServerError, match="503: full"):
-        asyncio.run(ask())
+        in_a_loop(ask())
     assert len(asked) == 2

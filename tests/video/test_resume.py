@@ -34,9 +34,13 @@ def videos(tmp_path_factory) -> list[Path]:
     ]
 
 
+SHVIT = "import sys, shvit.video.complete as c; c.CHECKPOINT = 0.02; from shvit.cli.main import main; sys.exit(main())"
+"""The command, with notes in the journal so often that a run of a second can be killed after a few of them."""
+
+
 def command(videos: list[Path], model: Path, frames: Path, *more: object) -> list[str]:
     arguments = [*videos, "--model", model, "--threads", 1, "--format", "jsonl", "--frames", frames, *more]
-    return [sys.executable, "-m", "shvit", "video", *map(str, arguments)]
+    return [sys.executable, "-c", SHVIT, "video", *map(str, arguments)]
 
 
 def kill_when(run: list[str], journal: Path, seen: int) -> None:
@@ -48,7 +52,7 @@ def kill_when(run: list[str], journal: Path, seen: int) -> None:
             now = journal.stat().st_mtime_ns if journal.exists() else None
             seen -= now != last
             last = now
-            time.sleep(0.01)
+            time.sleep(0.001)
         assert process.poll() is None, "it was done before it could be killed"
         process.send_signal(signal.SIGKILL)
     finally:

@@ -403,13 +403,15 @@ class Video:
 
     def _next_packet(self, packets: Iterator[Any], complaints: list[str]) -> Any:
         """The next packet; adds what the container's reader has to say, which skips damaged parts without an error."""
-        before = av.logging.get_level()
+        before, skipping = av.logging.get_level(), av.logging.get_skip_repeated()
+        av.logging.set_skip_repeated(False)  # another file may have the same damage
         av.logging.set_level(av.logging.ERROR)  # only here: threads that log while others wait for them can lock up
         try:
             with av.logging.Capture(local=True) as logged:
                 return next(packets)
         finally:
             av.logging.set_level(before)
+            av.logging.set_skip_repeated(skipping)
             name = self._container.format.name
             complaints += [f"cannot be read: {' '.join(text.split())}" for _, whose, text in logged if whose == name]
 
