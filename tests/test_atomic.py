@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from shvit.atomic import atomic_path
+from shvit.atomic import atomic_path, clear_partials
 
 
 def test_a_file_is_whole_or_as_it_was(tmp_path):
@@ -25,3 +25,11 @@ def test_others_may_read_what_a_writer_made_private(tmp_path):
         aside.unlink()
         aside.touch(mode=0o600)
     assert (tmp_path / "weights").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_what_a_killed_process_left_is_cleared_and_nothing_else(tmp_path):
+    mine, others = tmp_path / "a[1].json", {".b.json.17.partial", ".a1.json.17.partial", "a[1].json"}
+    for name in (".a[1].json.17.partial", ".a[1].json.4711.partial", *others):
+        (tmp_path / name).touch()
+    clear_partials(mine)
+    assert {each.name for each in tmp_path.iterdir()} == others

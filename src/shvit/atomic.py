@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
 
 
@@ -28,6 +29,13 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             aside.unlink()
+
+
+def clear_partials(path: str | Path) -> None:
+    """Removes what killed processes left beside ``path`` of files that were to take its name."""
+    path = Path(path)
+    for left in path.parent.glob(f".{escape(path.name)}.*.partial"):
+        left.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
-from shvit.atomic import atomic_path
+from shvit.atomic import atomic_path, clear_partials
 from shvit.errors import MissingDependencyError, VideoError
 
 FRAME_FORMATS = (".jsonl", ".parquet")
@@ -187,6 +187,7 @@ class Journal:
         for path in (self._path, self._finished_path):
             with suppress(FileNotFoundError):
                 path.unlink()
+        clear_partials(self._path)
 
     def close(self) -> None:
         self._finished.close()
