@@ -84,7 +84,7 @@ def test_two_replicas_serve_and_one_that_is_killed_is_replaced(colour_model, tmp
     finally:
         process.send_signal(signal.SIGINT)
         try:
-            process.wait(30)
+            process.wait(120)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

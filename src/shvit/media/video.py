@@ -35,6 +35,9 @@ except ImportError as error:
         "reading video needs PyAV, which is not installed; install it with: pip install 'shvit[video]'"
     ) from error
 
+_LOG_LEVEL = av.logging.get_level()
+"""What PyAV was told to log before this module was loaded; nothing, unless somebody asked for it."""
+
 READ_TIMEOUT = 10.0
 """Seconds after which a stream that sends nothing counts as lost."""
 
@@ -403,17 +406,27 @@ class Video:
 
     def _next_packet(self, packets: Iterator[Any], complaints: list[str]) -> Any:
         """The next packet; adds what the container's reader has to say, which skips damaged parts without an error."""
-        before, skipping = av.logging.get_level(), av.logging.get_skip_repeated()
+        skipping = av.logging.get_skip_repeated()
         av.logging.set_skip_repeated(False)  # another file may have the same damage
         av.logging.set_level(av.logging.ERROR)  # only here: threads that log while others wait for them can lock up
         try:
             with av.logging.Capture(local=True) as logged:
                 return next(packets)
         finally:
-            av.logging.set_level(before)
+            _log_as_before()
             av.logging.set_skip_repeated(skipping)
             name = self._container.format.name
             complaints += [f"cannot be read: {' '.join(text.split())}" for _, whose, text in logged if whose == name]
+
+
+def _log_as_before() -> None:
+    """Ends listening to FFmpeg's messages."""
+    if _LOG_LEVEL is not None:
+        av.logging.set_level(_LOG_LEVEL)
+        return
+    # Not set_level(None): a thread of a decoder that is just now logging would compare its level with None.
+    av.logging.set_libav_level(av.logging.PANIC)
+    av.logging.restore_default_callback()
 
 
 def _open(source: str, low_delay: bool, timeout: float) -> Any:
