@@ -102,7 +102,8 @@ def run(args: argparse.Namespace) -> int:
         summarize,
         write_report,
     )
-    from shvit.runtime.preprocess import decode, preparation, preprocess
+    from shvit.runtime.decoding import preparation
+    from shvit.runtime.preprocess import decode, preprocess
 
     if args.fast_decode:
         preparation("fast")  # what it needs is missing: say so before the first pass, not after it

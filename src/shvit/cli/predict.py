@@ -15,9 +15,9 @@ from typing import IO
 from shvit.atomic import atomic_path
 from shvit.media.sources import SourceError, expand_sources
 from shvit.runtime.classifier import Classifier
+from shvit.runtime.decoding import Decoding
 from shvit.runtime.engines import BATCH_SIZE, ENGINES
 from shvit.runtime.models import DEFAULT_MODEL
-from shvit.runtime.preprocess import Decoding
 from shvit.runtime.results import Result
 
 CALIBRATED_FROM = 4000

@@ -20,7 +20,8 @@ from shvit.data.sampler import EpochSampler, SampleKey, ShardSampler
 from shvit.data.transforms import ERASURE, TrainTransform, sample_seed
 from shvit.errors import DataError, ImageError
 from shvit.runtime.card import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
-from shvit.runtime.preprocess import Decoding, describe, preparation
+from shvit.runtime.decoding import Decoding, preparation
+from shvit.runtime.preprocess import describe
 
 
 @dataclass(frozen=True, slots=True)

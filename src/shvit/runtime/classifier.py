@@ -13,6 +13,7 @@ import numpy as np
 
 from shvit.errors import ModelFileError
 from shvit.runtime.card import METADATA_KEY, Card, ClassInfo
+from shvit.runtime.decoding import Decoding, preparation
 from shvit.runtime.engines import (
     BATCH_SIZE,
     Engine,
@@ -27,7 +28,7 @@ from shvit.runtime.engines.base import FILE_ENGINES, as_model_file_error
 from shvit.runtime.models import DEFAULT_MODEL, resolve_model
 from shvit.runtime.onnx_graph import pooled_features
 from shvit.runtime.pipeline import decoded_batches
-from shvit.runtime.preprocess import Decoding, ImageSource, describe, preparation
+from shvit.runtime.preprocess import ImageSource, describe
 from shvit.runtime.results import Prediction, Result
 
 if TYPE_CHECKING:

@@ -7,10 +7,9 @@ import math
 import os
 import threading
 import warnings
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -25,9 +24,6 @@ LONG = 100
 """Aspect ratio above which the part of a resized image outside the crop is not computed."""
 
 ImageSource = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
-
-Decoding = Literal["exact", "fast"]
-"""``exact``: the pixels of Pillow and torchvision. ``fast``: nearly those, in about half the time."""
 
 _RESAMPLING = {
     "bicubic": Image.Resampling.BICUBIC,
@@ -226,26 +222,6 @@ def _source_range(axis: Axis) -> tuple[float, float]:
     scale = axis.source / axis.resized
     # Rounding must not take the box past the image's edge by a hair: Pillow refuses that.
     return axis.first * scale, min((axis.first + axis.kept) * scale, axis.source)
-
-
-def preparation(decoding: Decoding) -> Callable[[ImageSource, Preprocessing], np.ndarray]:
-    """What makes a network's input of an image: ``preprocess`` after ``decode``, or ``preprocess_fast``.
-
-    Raises:
-        MissingDependencyError: what fast decoding needs is not installed.
-        ValueError: there is no such way.
-    """
-    if decoding not in get_args(Decoding):
-        raise ValueError(f"decoding: expected one of {', '.join(get_args(Decoding))}, got {decoding!r}")
-    if decoding == "fast":
-        from shvit.runtime.fast import preprocess_fast
-
-        return preprocess_fast
-    return _exact
-
-
-def _exact(image: ImageSource, preprocessing: Preprocessing) -> np.ndarray:
-    return preprocess(decode(image), preprocessing)
 
 
 def resized_size(width: int, height: int, preprocessing: Preprocessing) -> tuple[int, int]:

@@ -18,9 +18,9 @@ import pyarrow.parquet as pq
 from shvit import __version__
 from shvit.errors import BatchError
 from shvit.runtime.classifier import Classifier
+from shvit.runtime.decoding import Decoding
 from shvit.runtime.engines import BATCH_SIZE
 from shvit.runtime.models import DEFAULT_MODEL, resolve_model
-from shvit.runtime.preprocess import Decoding
 from shvit.scale.inputs import Sampling
 from shvit.scale.listing import Item, Kind, Unit, cut, list_items
 from shvit.scale.stores import Output, open_binary, settled
