@@ -101,15 +101,15 @@ def test_a_file_that_may_not_be_read(pictures, colour_model):
 
 
 def test_a_file_that_vanishes_while_the_run_goes_on(pictures, colour_model, monkeypatch, capsys):
-    from shvit.runtime import preprocess
+    from shvit.runtime import decoding
 
-    decode = preprocess.decode
+    decode = decoding.decode
 
     def slow(source):
         (pictures / "b/red.png").unlink(missing_ok=True)
         return decode(source)
 
-    monkeypatch.setattr(preprocess, "decode", slow)
+    monkeypatch.setattr(decoding, "decode", slow)
     assert main(["predict", str(pictures), "--model", str(colour_model), "--format", "jsonl"]) == 1
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line.get("error") for line in lines] == [None, None, "No such file or directory"]
