@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime
 import json
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,12 @@ import numpy as np
 from shvit.bench.machine import machine
 from shvit.bench.summary import summary
 
-__all__ = ["RESULTS", "machine", "record", "summary", "write_class_folders"]
+__all__ = ["RESULTS", "S1_INT8", "machine", "record", "s1_int8", "summary", "write_class_folders"]
 
 RESULTS = Path(__file__).parent / "results"
+
+S1_INT8 = "s1_224_int8"
+"""What the studies call the model of ``s1_int8``."""
 
 
 def record(name: str, command: str, result: dict[str, Any]) -> None:
@@ -33,3 +38,18 @@ def write_class_folders(dataset: Any, folder: Path, count: int) -> None:
         path = folder / str(dataset.labels[index]) / f"{index}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(dataset.read(int(index)))
+
+
+def s1_int8(folder: Path) -> str:
+    """Writes S1 at 224 px with 1000 classes and random weights, in 8 bits; its path."""
+    path = folder / f"{S1_INT8}.onnx"
+    # In a process of its own, since PyTorch's memory would count as the study's.
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        pool.submit(_write_s1_int8, path).result()
+    return str(path)
+
+
+def _write_s1_int8(path: Path) -> None:
+    from shvit.bench.networks import open_network, write_model_file
+
+    write_model_file(open_network("shvit_s1"), "int8", path)

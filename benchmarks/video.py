@@ -25,16 +25,16 @@ import numpy as np
 import onnxruntime
 from PIL import Image
 
-from common import record, summary
+from common import S1_INT8, record, s1_int8, summary
 from shvit import Classifier
 from shvit.media.video import Frame, Video
-from shvit.runtime.models import SHIPPED_MODELS
+from shvit.runtime.models import DEFAULT_MODEL
+from shvit.runtime.preprocess import resized_size
 from shvit.video.classify import preparation
 from shvit.video.complete import CompleteRun, Options
 from shvit.video.output import FrameRows
 
 SAMPLES = sorted((Path(__file__).parent.parent / "samples").glob("*.jpg"))
-MODEL = next(iter(SHIPPED_MODELS.values()))
 FPS, WIDTH, HEIGHT = 30, 1280, 720
 SCENE = 5 * FPS
 """Frames of one photograph."""
@@ -66,9 +66,8 @@ def make_clip(path: Path, seconds: int) -> None:
         raise SystemExit("ffmpeg could not write the clip")
 
 
-def shvit_program(fast: bool, frames: Path) -> Callable[[Path], list[int]]:
+def shvit_program(classifier: Classifier, fast: bool, frames: Path) -> Callable[[Path], list[int]]:
     """``shvit video CLIP --threads 1 --frames FILE``, without the start of the process; first labels."""
-    classifier = Classifier(engine="onnxruntime", threads=1)
 
     def run(clip: Path) -> list[int]:
         rows = FrameRows(frames)
@@ -80,12 +79,14 @@ def shvit_program(fast: bool, frames: Path) -> Callable[[Path], list[int]]:
     return run
 
 
-def usual_program() -> Callable[[Path], list[int]]:
+def usual_program(classifier: Classifier) -> Callable[[Path], list[int]]:
     """What a user would write: PyAV's frames as PIL images, resized and cropped, one after the other."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(MODEL, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(classifier.path, options, providers=["CPUExecutionProvider"])
     (name,) = (each.name for each in session.get_inputs())
+    preprocessing = classifier.card.preprocessing
+    side = preprocessing.image_size[0]
 
     def run(clip: Path) -> list[int]:
         labels = []
@@ -94,9 +95,9 @@ def usual_program() -> Callable[[Path], list[int]]:
             stream.codec_context.thread_count = 1
             for frame in container.decode(stream):
                 image = Image.fromarray(frame.to_ndarray(format="rgb24"))
-                image = image.resize((int(146 * image.width / image.height), 146), Image.Resampling.BICUBIC)
-                left, top = (image.width - 128) // 2, (image.height - 128) // 2
-                pixels = np.asarray(image.crop((left, top, left + 128, top + 128)))[None]
+                image = image.resize(resized_size(*image.size, preprocessing), Image.Resampling.BICUBIC)
+                left, top = (image.width - side) // 2, (image.height - side) // 2
+                pixels = np.asarray(image.crop((left, top, left + side, top + side)))[None]
                 labels.append(int(session.run(None, {name: pixels})[0].argmax()))
         return labels
 
@@ -110,11 +111,12 @@ def decode_only(clip: Path) -> list[int]:
         return [0 for _ in container.decode(video=0)]
 
 
-def compare(clip: Path, seconds: float, rounds: int, folder: Path) -> dict[str, object]:
+def compare(model: str, clip: Path, seconds: float, rounds: int, folder: Path) -> dict[str, object]:
+    classifier = Classifier(model, engine="onnxruntime", threads=1)
     programs: dict[str, Callable[[Path], list[int]]] = {
-        "shvit": shvit_program(False, folder / "exact.jsonl"),
-        "shvit_fast": shvit_program(True, folder / "fast.jsonl"),
-        "usual": usual_program(),
+        "shvit": shvit_program(classifier, False, folder / "frames.jsonl"),
+        "shvit_fast": shvit_program(classifier, True, folder / "fast.jsonl"),
+        "usual": usual_program(classifier),
         "decode_only": decode_only,
     }
     speeds: dict[str, list[float]] = {name: [] for name in programs}
@@ -139,8 +141,8 @@ def compare(clip: Path, seconds: float, rounds: int, folder: Path) -> dict[str, 
             for name in ("shvit", "shvit_fast")
         },
         "same_first_label": {
-            "usual_and_exact": agreement(labels["usual"], labels["shvit"]),
-            "fast_and_exact": agreement(labels["shvit_fast"], labels["shvit"]),
+            "usual": agreement(labels["usual"], labels["shvit"]),
+            "fast": agreement(labels["shvit_fast"], labels["shvit"]),
         },
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
@@ -151,28 +153,29 @@ def agreement(ours: list[int], theirs: list[int]) -> float:
     return float(np.mean(np.array(ours) == np.array(theirs)))
 
 
-def what_fast_changes(clip: Path, every: int) -> dict[str, object]:
-    """First labels and pixels of each way to be faster, beside exact ones, on every so manieth frame."""
+def what_each_way_changes(clip: Path, every: int) -> dict[str, object]:
+    """First labels and pixels of each way to be faster, beside those of still pictures, on every so manieth frame."""
     classifier = Classifier(engine="onnxruntime", threads=1)
-    exact, quick = (preparation(classifier.card.preprocessing, fast) for fast in (False, True))
+    usual, quick = (preparation(classifier.card.preprocessing, fast) for fast in (False, True))
     found: dict[str, list[np.ndarray]] = {}
     for name, fast_decoder, prepare in (
-        ("exact", False, exact),
-        ("resized by libav", False, quick),
-        ("and no loop filter on frames that none refers to", True, quick),
+        ("as a still picture", False, lambda frame: classifier.preprocess(frame.image)),
+        ("without --fast-decode", False, usual),
+        ("with --fast-decode, but for the loop filter", False, quick),
+        ("with --fast-decode", True, quick),
     ):
         with Video(clip, fast=fast_decoder) as video:
             found[name] = [prepare(each) for each in video if isinstance(each, Frame) and each.index % every == 0]
     labels = {name: classifier.predict_batch(np.stack(each)).argmax(1) for name, each in found.items()}
-    reference = np.stack(found["exact"]).astype(int)
+    reference = np.stack(found["as a still picture"]).astype(int)
     return {
         name: {
-            "same_first_label": float((labels[name] == labels["exact"]).mean()),
+            "same_first_label": float((labels[name] == labels["as a still picture"]).mean()),
             "mean_difference": float(np.abs(np.stack(each) - reference).mean()),
             "largest_difference": int(np.abs(np.stack(each) - reference).max()),
         }
         for name, each in found.items()
-        if name != "exact"
+        if name != "as a still picture"
     }
 
 
@@ -212,6 +215,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=int, default=60, help="of the clip")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--model", nargs="+", default=[DEFAULT_MODEL, S1_INT8], help="default: %(default)s")
     parser.add_argument("--clip", type=Path, help="another 720p clip, such as one's own")
     args = parser.parse_args()
     cores = sorted(os.sched_getaffinity(0))
@@ -228,9 +232,10 @@ def main() -> None:
                 "seconds": video.duration,
                 "mbit_per_second": 8e-6 * clip.stat().st_size / (video.duration or 1),
             }
+        files = {each: s1_int8(folder) if each == S1_INT8 else each for each in args.model}
         os.sched_setaffinity(0, cores[-1:])
-        figures = compare(clip, video.duration or 1, args.rounds, folder)
-        fast = what_fast_changes(clip, 1 if (video.duration or 0) < 20 else 5)
+        figures = {name: compare(file, clip, video.duration or 1, args.rounds, folder) for name, file in files.items()}
+        changes = what_each_way_changes(clip, 1 if (video.duration or 0) < 20 else 5)
         os.sched_setaffinity(0, cores)
         seconds = min(30, args.seconds)
         served = {
@@ -240,7 +245,7 @@ def main() -> None:
     record(
         "video",
         "python benchmarks/video.py",
-        {"clip": about, "model": MODEL.stem, "complete_one_core": figures, "fast_changes": fast, "live": served},
+        {"clip": about, "complete_one_core": figures, "changes": changes, "live_model": DEFAULT_MODEL, "live": served},
     )
 
 

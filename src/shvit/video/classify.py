@@ -18,7 +18,8 @@ from shvit.errors import VideoError
 from shvit.media.video import Damage, Frame
 from shvit.runtime.card import Preprocessing
 from shvit.runtime.classifier import Classifier
-from shvit.runtime.preprocess import LONG, preprocess, resize_and_crop
+from shvit.runtime.preprocess import LONG, resize_and_crop
+from shvit.runtime.resize import preprocess_pixels
 
 Prepare = Callable[[Frame], np.ndarray]
 """A frame to ``uint8 (H, W, 3)``, the network's input; raises ``VideoError``."""
@@ -45,21 +46,21 @@ def preparation(preprocessing: Preprocessing, fast: bool = False) -> Prepare:
     """What makes a network's input of a frame.
 
     Args:
-        fast: libav resizes, in the video's own colours, instead of what resizes still images: nearly the same pixels in
-            a tenth of the time.
+        fast: libav resizes, in the video's own colours, in a quarter of the time; the pixels are then one level from
+            those of a still picture on average, instead of a seventh.
     """
 
-    def exact(frame: Frame) -> np.ndarray:
-        return preprocess(Image.fromarray(frame.image), preprocessing)
+    def usual(frame: Frame) -> np.ndarray:
+        return preprocess_pixels(frame.image, preprocessing)
 
     def quick(frame: Frame) -> np.ndarray:
         rows, columns = resize_and_crop(*frame.size, preprocessing)
         if max(rows.resized, columns.resized) > LONG * min(rows.resized, columns.resized):
-            return exact(frame)
+            return usual(frame)
         resized = frame.resized(columns.resized, rows.resized)
         return resized[rows.first : rows.first + rows.kept, columns.first : columns.first + columns.kept]
 
-    return quick if fast else exact
+    return quick if fast else usual
 
 
 def classified(
