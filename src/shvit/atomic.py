@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from glob import escape
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -29,6 +31,24 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             aside.unlink()
+
+
+def write_json(contents: Any, path: Path) -> None:
+    """Whole or not at all."""
+    with atomic_path(path) as aside:
+        aside.write_text(json.dumps(contents, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def write_text(text: str, path: Path) -> None:
+    """Whole or not at all."""
+    with atomic_path(path) as aside:
+        aside.write_text(text, encoding="utf-8")
+
+
+def write_bytes(contents: bytes, path: Path) -> None:
+    """Whole or not at all."""
+    with atomic_path(path) as aside:
+        aside.write_bytes(contents)
 
 
 def clear_partials(path: str | Path) -> None:

@@ -203,7 +203,10 @@ def test_export_from_the_command_line(tmp_path, capsys):
     assert card["architecture"] == "shvit_s1"
     assert [each["label"] for each in card["classes"]] == ["ant", "bee", "cat"]
     assert card["preprocessing"]["image_size"] == [64, 64]
-    assert main([*arguments[:3], "--output", str(tmp_path / "no.onnx"), "--classes", str(SAMPLES / "none.txt")]) == 2
+    for names in (SAMPLES / "none.txt", tmp_path / "latin1.txt"):
+        (tmp_path / "latin1.txt").write_bytes(b"caf\xe9\n")
+        assert main([*arguments[:3], "--output", str(tmp_path / "no.onnx"), "--classes", str(names)]) == 2
+        assert str(names) in capsys.readouterr().err
 
 
 def test_the_card_of_imagenet_weights_names_the_classes(tmp_path):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 from shvit.runtime.engines import available_threads
+from shvit.runtime.processor import cpuinfo, processor_name
 
 PACKAGES = ("shvit", "numpy", "pillow", "onnxruntime", "openvino", "torch", "timm")
 INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "asimd", "asimddp", "i8mm")
@@ -18,17 +18,13 @@ INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "am
 def machine() -> dict[str, Any]:
     """The processor, how many of it, its instructions, its load, and the versions that matter."""
     described: dict[str, Any] = {
-        "processor": platform.processor() or platform.machine(),
+        "processor": processor_name(),
         "cores": available_threads(),
         "system": platform.system(),
         "python": platform.python_version(),
         "packages": _versions(),
     }
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        fields = dict(line.split(":", 1) for line in cpuinfo.read_text().splitlines() if ":" in line)
-        fields = {key.strip(): value.strip() for key, value in fields.items()}
-        described["processor"] = fields.get("model name", described["processor"])
+    if fields := cpuinfo():
         flags = fields.get("flags", fields.get("Features", "")).split()
         described["instructions"] = [each for each in INSTRUCTIONS if each in flags]
     if hasattr(os, "getloadavg"):

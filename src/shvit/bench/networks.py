@@ -146,8 +146,9 @@ def open_network(model: str, image_size: int | None = None) -> Network:
     weights = cached_weights(model) if model in list_models() else Path(model)
     if model not in list_models() and weights is not None and weights.suffix not in CHECKPOINT_SUFFIXES:
         raise ValueError(
-            f"{model}: no such model; expected one of {', '.join([*list_models(), *SHIPPED_MODELS])}, a model file "
-            f"(.onnx) or a checkpoint ({', '.join(CHECKPOINT_SUFFIXES)})"
+            f"{model}: no such model; expected one of {', '.join(list_models())} or a checkpoint "
+            f"({', '.join(CHECKPOINT_SUFFIXES)}); `shvit bench speed` and `pipeline` take model files (.onnx) and "
+            f"{', '.join(SHIPPED_MODELS)} too"
         )
     if weights is not None:
         module, _ = load_model(weights)

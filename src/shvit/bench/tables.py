@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-
-from shvit.atomic import atomic_path
 
 WIDE = 240
 """Columns of a file or a pipe."""
@@ -48,24 +44,6 @@ def figure(value: float | None, digits: int = 3) -> str:
 def spread(ratio: dict[str, float]) -> str:
     """A ratio's median with its range."""
     return f"{ratio['median']:.2f} ({ratio['min']:.2f} to {ratio['max']:.2f})"
-
-
-def write_json(contents: dict[str, Any], path: Path) -> None:
-    """Whole or not at all."""
-    with atomic_path(path) as aside:
-        aside.write_text(json.dumps(contents, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def write_text(text: str, path: Path) -> None:
-    """Whole or not at all."""
-    with atomic_path(path) as aside:
-        aside.write_text(text, encoding="utf-8")
-
-
-def write_bytes(contents: bytes, path: Path) -> None:
-    """Whole or not at all."""
-    with atomic_path(path) as aside:
-        aside.write_bytes(contents)
 
 
 def machine_line(machine: dict[str, Any]) -> str:

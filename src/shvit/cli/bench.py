@@ -251,9 +251,9 @@ def _add_compare(actions: Any) -> None:
 
 
 def _compare(args: argparse.Namespace) -> int:
+    from shvit.atomic import write_bytes, write_json, write_text
     from shvit.bench.compare import compare
     from shvit.bench.peers import PEERS
-    from shvit.bench.tables import write_bytes, write_json, write_text
 
     peers = list(PEERS) if args.peers is None else args.peers
     _make_folder(args.output)
@@ -452,10 +452,11 @@ def _add_cost(actions: Any) -> None:
 def _cost(args: argparse.Namespace) -> int:
     from dataclasses import asdict
 
+    from shvit.atomic import write_bytes, write_json
     from shvit.bench.cost import count_cost
     from shvit.bench.machine import machine
     from shvit.bench.networks import deployed, open_network
-    from shvit.bench.tables import figure, write_bytes, write_json
+    from shvit.bench.tables import figure
 
     if args.no_peaks and (args.output is not None or args.engine):
         raise ValueError("--no-peaks: --output and --engine need them")
@@ -580,9 +581,10 @@ def _add_studies(actions: Any) -> None:
 
 
 def _studies(args: argparse.Namespace) -> int:
+    from shvit.atomic import write_bytes, write_json
     from shvit.bench.machine import machine
     from shvit.bench.studies import STUDIES, run_studies
-    from shvit.bench.tables import figure, spread, write_bytes, write_json
+    from shvit.bench.tables import figure, spread
     from shvit.models import VARIANTS
 
     if args.model not in VARIANTS:

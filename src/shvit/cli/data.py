@@ -6,14 +6,14 @@ import argparse
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from shvit.atomic import atomic_path
+from shvit.atomic import write_json
 from shvit.cli.predict import positive
 from shvit.cli.progress import progress
 
@@ -86,18 +86,13 @@ def run(args: argparse.Namespace) -> int:
         report = check_datasets(splits, args.workers, advance)
     contents = {"path": args.path, "seed": args.seed, "note": note, **report.to_dict()}
     if args.output is not None:
-        _write_json(contents, args.output / "report.json")
+        write_json(contents, args.output / "report.json")
         draw_report(report, splits, Path(args.path).name or args.path, args.output / "report.png")
     if args.format == "json":
         print(json.dumps(contents, indent=2, ensure_ascii=False))
     else:
         _print_report(report, args.path, note, args.output)
     return 1 if report.problems else 0
-
-
-def _write_json(contents: dict[str, Any], path: Path) -> None:
-    with atomic_path(path) as aside:
-        aside.write_text(json.dumps(contents, indent=2) + "\n")
 
 
 def _print_report(report: DataReport, path: str, note: str | None, output: Path | None) -> None:

@@ -112,7 +112,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--max-loss: expected 0 to 100 points, got {args.max_loss:g}")
     path = fetch_pretrained(args.model) if args.model in VARIANTS else Path(args.model)
     model, checkpoint = load_model(path, args.ema)
-    names = args.classes.read_text().splitlines() if args.classes else None
+    names = _class_names(args.classes) if args.classes else None
     card = card_for(model, checkpoint, name=args.output.stem, image_size=args.image_size, class_names=names)
     images = None
     if args.verify is not None:
@@ -153,6 +153,14 @@ def run(args: argparse.Namespace) -> int:
         )
     print_report(report, args.format, args.verify)
     return 0
+
+
+def _class_names(path: Path) -> list[str]:
+    """Raises: ValueError: the file is not text."""
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise ValueError(f"--classes {path}: expected text in UTF-8, one name a line") from None
 
 
 def _pack(args: argparse.Namespace) -> int:

@@ -38,7 +38,7 @@ class Place(NamedTuple):
     """Its class's name."""
 
 
-class BrokenImage(NamedTuple):
+class UnreadableImage(NamedTuple):
     """An image that cannot be decoded."""
 
     place: Place
@@ -83,7 +83,7 @@ class DataReport:
 
     classes: tuple[str, ...]
     splits: dict[str, SplitSummary]
-    broken: tuple[BrokenImage, ...]
+    broken: tuple[UnreadableImage, ...]
     duplicates: tuple[Duplicates, ...]
     near_constant: tuple[Place, ...]
 
@@ -196,7 +196,7 @@ def check_datasets(
     """
     names = tuple(each.label for each in next(iter(splits.values())).classes)
     summaries: dict[str, SplitSummary] = {}
-    broken: list[BrokenImage] = []
+    broken: list[UnreadableImage] = []
     near_constant: list[Place] = []
     first_seen: dict[bytes, tuple[str, int]] = {}
     copies: dict[bytes, list[tuple[str, int]]] = defaultdict(list)
@@ -213,7 +213,7 @@ def check_datasets(
         modes: Counter[str] = Counter()
         for index, facts in enumerate(_examine_all(images, workers)):
             if facts.reason:
-                broken.append(BrokenImage(place(split, index), facts.reason))
+                broken.append(UnreadableImage(place(split, index), facts.reason))
             else:
                 sizes[index] = facts.size
                 formats[facts.format] += 1

@@ -6,7 +6,6 @@ import base64
 import csv
 import datetime
 import io
-import json
 import math
 import platform
 import shlex
@@ -21,7 +20,7 @@ import jinja2
 import numpy as np
 from PIL import Image
 
-from shvit.atomic import atomic_path
+from shvit.atomic import atomic_path, write_bytes, write_json, write_text
 from shvit.data.datasets import ImageDataset
 from shvit.evaluation import plots
 from shvit.evaluation.evaluate import Evaluation, Robustness
@@ -152,7 +151,7 @@ def write_report(
         for row in confident_mistakes(predictions, MISTAKES)
     ]
 
-    _write_text(folder / "results.json", json.dumps({**results, "mistakes": mistakes}, indent=2, ensure_ascii=False))
+    write_json({**results, "mistakes": mistakes}, folder / "results.json")
     _write_csv(
         folder / "per_class.csv", list(results["per_class"][0]), (each.values() for each in results["per_class"])
     )
@@ -183,12 +182,12 @@ def write_report(
     }
     light = {name: plots.render(draw, plots.LIGHT) for name, draw in figures.items()}
     for name, png in light.items():
-        _write_bytes(folder / f"{name}.png", png)
+        write_bytes(png, folder / f"{name}.png")
     if tiles:
         captions = [
             (f"true: {each['label']}", f"said: {each['predicted']}", f"score {each['score']:.1%}") for each in mistakes
         ]
-        _write_bytes(folder / "mistakes.jpg", _jpeg(plots.contact_sheet(tiles, captions)))
+        write_bytes(_jpeg(plots.contact_sheet(tiles, captions)), folder / "mistakes.jpg")
 
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("shvit.evaluation", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
@@ -208,7 +207,7 @@ def write_report(
             for name, draw in figures.items()
         },
     )
-    _write_text(folder / "report.html", page)
+    write_text(page, folder / "report.html")
 
 
 def _number(value: float) -> float | None:
@@ -228,15 +227,6 @@ def _jpeg(image: Image.Image) -> bytes:
 
 def _data_uri(kind: str, content: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
-
-
-def _write_bytes(path: Path, content: bytes) -> None:
-    with atomic_path(path) as aside:
-        aside.write_bytes(content)
-
-
-def _write_text(path: Path, content: str) -> None:
-    _write_bytes(path, content.encode())
 
 
 def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:

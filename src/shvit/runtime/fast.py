@@ -59,12 +59,13 @@ def _decode_reduced(source: ImageSource, preprocessing: Preprocessing) -> tuple[
         return None
     height, width = header.upright_size
     for fraction in (8, 4, 2, 1):
-        if (parts := needed_parts(width, height, fraction, preprocessing)) is None:
-            return None
-        if fraction == 1 or _enough(parts):
+        parts = needed_parts(width, height, fraction, preprocessing)
+        if parts is None:
             break
-    pixels = decode_fraction(data, header, fraction)
-    return None if pixels is None else (pixels, parts)
+        if fraction == 1 or _enough(parts):
+            pixels = decode_fraction(data, header, fraction)
+            return None if pixels is None else (pixels, parts)
+    return None
 
 
 def _enough(parts: tuple[Part, Part]) -> bool:

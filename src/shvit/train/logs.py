@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict
 from datetime import datetime
 from importlib import import_module
@@ -32,6 +31,7 @@ from shvit.records.curves import plot_run
 from shvit.records.metrics import FILE as METRICS
 from shvit.records.metrics import MetricsFile
 from shvit.records.run_folder import CURVES, ENVIRONMENT, RECIPE, read_run, read_sessions
+from shvit.runtime.processor import processor_name
 
 if TYPE_CHECKING:
     from shvit.train.run import Progress as RunProgress
@@ -195,7 +195,7 @@ def describe_session(run: Run) -> dict[str, Any]:
         "git": git_revision(Path.cwd()),
         "seed": run.recipe.seed,
         "device": _device_name(run.fabric.device),
-        "machine": {"platform": platform.platform(), "processor": _processor(), "cores": os.cpu_count()},
+        "machine": {"platform": platform.platform(), "processor": processor_name(), "cores": os.cpu_count()},
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
     }
@@ -249,14 +249,6 @@ def _version(package: str) -> str | None:
 
 def _device_name(device: torch.device) -> str:
     return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
-
-
-def _processor() -> str:
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor()
 
 
 def _plain(value: object) -> object:

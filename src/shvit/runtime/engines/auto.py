@@ -22,6 +22,7 @@ from shvit.atomic import atomic_path
 from shvit.errors import ModelFileError, ShvitError
 from shvit.runtime.engines.base import FILE_ENGINES, Engine
 from shvit.runtime.engines.threads import available_threads
+from shvit.runtime.processor import cpuinfo, processor_name
 
 DEFAULT_ENGINE = "onnxruntime"
 CANDIDATES = (DEFAULT_ENGINE, "openvino")
@@ -210,20 +211,14 @@ def _key(path: Path, threads: int, batch_size: int) -> str:
 
 def _processor() -> str:
     """Its name and, because a virtual machine's says little, a digest of what it can do."""
-    wanted = ("model name", "flags", "Features", "CPU implementer", "CPU part")
-    found: dict[str, str] = {}
-    try:
-        with Path("/proc/cpuinfo").open(encoding="utf-8") as file:
-            for line in file:
-                if not line.strip() and found:
-                    break  # the next processor
-                name, _, value = line.partition(":")
-                if name.strip() in wanted:
-                    found[name.strip()] = value.strip()
-    except OSError:
-        pass
+    fields = cpuinfo()
+    found = {
+        name: fields[name]
+        for name in ("model name", "flags", "Features", "CPU implementer", "CPU part")
+        if name in fields
+    }
     digest = hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16]
-    return f"{platform.machine()} {found.get('model name', platform.processor())} {digest}"
+    return f"{platform.machine()} {processor_name()} {digest}"
 
 
 def _read() -> dict[str, dict[str, Timing]]:
