@@ -27,8 +27,9 @@ def record(name: str, command: str, result: dict[str, Any]) -> None:
     text = json.dumps(
         {"command": command, "date": datetime.date.today().isoformat(), "machine": machine(), **result}, indent=2
     )
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(text + "\n")
+    path = RESULTS / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text + "\n")
     print(text)
 
 
