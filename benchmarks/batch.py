@@ -1,11 +1,12 @@
 """A batch run in plain processes and on Ray, on the same machine with the same workers; and the memory of both.
 
 Two sources: a Parquet file of 64×64 JPEGs (Tiny-ImageNet's validation images, over and over; crops of samples/ without
---data), where an image takes a millisecond and overhead shows most; and a folder of photographs of 500×375. Three
-sides, in turns, each in a process of its own: `shvit batch --workers N`, the same with `--ray-address local`, and the
-pipeline that Ray Data's documentation teaches (read, map_batches with a pool of actors, write_parquet), which does
-without restart and without rows for what cannot be read. Memory is the sum over all processes of a run of what is
-theirs alone and their share of what they have in common (PSS), the largest seen.
+--data), where an image takes a millisecond and overhead shows most; and a folder of photographs of 500×375. Four
+sides, in turns, each in a process of its own: `shvit batch --workers N`, the same with `--ray-address local`, which
+starts Ray for the run, the same with `--ray-address auto` on a Ray that runs already, and the pipeline that Ray Data's
+documentation teaches (read, map_batches with a pool of actors, write_parquet), which does without restart and without
+rows for what cannot be read. Memory is the sum over all processes of a run of what is theirs alone and their share of
+what they have in common (PSS), the largest seen; of a Ray that runs already it is not looked at.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -34,7 +36,8 @@ from shvit.bench.pipeline import write_photographs
 from shvit.bench.summary import ratios
 
 ROOT = Path(__file__).parent.parent
-SIDES = ("plain", "ray", "ray_data")
+ADDRESSES = {"plain": None, "ray": "local", "ray_running": "auto"}
+SIDES = (*ADDRESSES, "ray_data")
 SAMPLE_SECONDS = 0.25
 
 
@@ -96,6 +99,18 @@ def make_sources(folder: Path, images: int, few: int, data: str | None) -> dict[
     return sources
 
 
+@contextmanager
+def running_ray(workers: int) -> Iterator[None]:
+    """A Ray on this machine with room for so many workers and for who asks."""
+    ray = str(Path(sys.executable).with_name("ray"))
+    start = [ray, "start", "--head", f"--num-cpus={workers + 1}", "--include-dashboard=false", "--disable-usage-stats"]
+    try:
+        subprocess.run(start, check=True, capture_output=True)
+        yield
+    finally:
+        subprocess.run([ray, "stop", "--force"], check=True, capture_output=True)
+
+
 def run_side(side: str, source: Path, output: Path, workers: int) -> dict[str, float]:
     """One run in a process of its own: images, seconds in all and at work, peak memory."""
     command = [sys.executable, __file__, "--one", side, str(source), str(output), "--workers", str(workers)]
@@ -131,7 +146,7 @@ def one(side: str, source: str, output: str, workers: int) -> None:
     from shvit.scale.plan import Settings
     from shvit.scale.run import run_batch
 
-    done = asdict(run_batch(Settings((source,)), output, workers, "local" if side == "ray" else None))
+    done = asdict(run_batch(Settings((source,)), output, workers, ADDRESSES[side]))
     print(json.dumps({name: done[name] for name in ("inputs", "failed", "seconds", "seconds_working")}))
 
 
@@ -179,9 +194,11 @@ def compare(sources: dict[tuple[str, int], Path], folder: Path, rounds: int, wor
         small: dict[str, float] = {}
         for turn in range(rounds):
             for side in SIDES:
-                if not turn:
-                    small[side] = run_side(side, sources[kind, few], folder / f"{kind}-{side}-few", workers)["peak_mb"]
-                runs[side].append(run_side(side, sources[kind, images], folder / f"{kind}-{side}-{turn}", workers))
+                with running_ray(workers) if side == "ray_running" else nullcontext():
+                    if not turn:
+                        done = run_side(side, sources[kind, few], folder / f"{kind}-{side}-few", workers)
+                        small[side] = done["peak_mb"]
+                    runs[side].append(run_side(side, sources[kind, images], folder / f"{kind}-{side}-{turn}", workers))
                 print(kind, side, runs[side][-1], file=sys.stderr)
         for each in runs.values():
             assert all(run["inputs"] == images and not run["failed"] for run in each)
@@ -191,8 +208,11 @@ def compare(sources: dict[tuple[str, int], Path], folder: Path, rounds: int, wor
             side: {
                 "images_per_second": summary(speeds[side]),
                 "images_per_second_with_start": summary(whole[side]),
-                f"peak_mb_{few}": small[side],
-                f"peak_mb_{images}": max(run["peak_mb"] for run in runs[side]),
+                **(
+                    {f"peak_mb_{few}": small[side], f"peak_mb_{images}": max(run["peak_mb"] for run in runs[side])}
+                    if side != "ray_running"
+                    else {}
+                ),
                 **(
                     {
                         "to_plain": ratios(speeds["plain"], speeds[side]),

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,6 +45,16 @@ def program(in_ci) -> Callable[[str], str]:
         return path
 
     return find
+
+
+def make_debian(debootstrap: str, suite: str, packages: str, root: Path) -> Path:
+    """A minimal Debian in a folder; skips where this user may not make and enter one."""
+    if platform.system() != "Linux" or os.geteuid() != 0:
+        pytest.skip("needs root on Linux, to make and enter another root")
+    command = [debootstrap, "--variant=minbase", f"--include={packages}", suite, str(root)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stdout[-2000:]
+    return root
 
 
 COLOURS = ("red", "green", "blue")

@@ -16,7 +16,7 @@ from shvit import Classifier
 from shvit.cli.main import main
 from shvit.models import save_checkpoint
 
-from ..conftest import ROOT, SAMPLES
+from ..conftest import ROOT, SAMPLES, make_debian
 
 DOCS = ROOT / "docs" / "deploy"
 NEEDS = {
@@ -86,6 +86,24 @@ def test_openvino_from_cpp(here):
     best = int(classifier.predict_batch(pixels[np.newaxis])[0].argmax())
     assert answer.stdout.strip().splitlines()[-1] == str(best)
     assert classifier.card.to_json() in answer.stderr
+
+
+@pytest.mark.slow
+def test_onnxruntime_from_cpp(here, program, tmp_path):
+    """In a Debian that has ONNX Runtime's headers and library as packages."""
+    # debootstrap does not find libre2-11, which ONNX Runtime's package names by what it provides.
+    root = make_debian(program("debootstrap"), "trixie", "g++,libonnxruntime-dev,libre2-11", tmp_path / "debian")
+    follow_exports("onnx")
+    classifier = Classifier(here / "mine.onnx", engine="onnxruntime", threads=1)
+    pixels = classifier.preprocess("photo.jpg")
+    (source,) = blocks("onnx", "cpp")
+    (root / "root" / "classify.cpp").write_text(source)
+    (root / "root" / "pixels.raw").write_bytes(pixels.tobytes())
+    shutil.copy(here / "mine.onnx", root / "root" / "mine.onnx")
+    build = f"cd /root\n{blocks('onnx', 'bash')[-1]}"
+    answer = subprocess.run(["chroot", root, "bash", "-ec", build], capture_output=True, text=True, timeout=300)
+    assert answer.returncode == 0, answer.stderr[-2000:]
+    assert answer.stdout.strip() == str(int(classifier.predict_batch(pixels[np.newaxis])[0].argmax()))
 
 
 def test_the_page_for_browsers(here, program, capsys):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import re
 import shlex
 import shutil
@@ -23,7 +22,7 @@ from pathlib import Path
 
 import pytest
 
-from ..conftest import ROOT, SAMPLES
+from ..conftest import ROOT, SAMPLES, make_debian
 
 BASE = "python:3.11-slim"
 PACKAGES = "python3.11,python3.11-venv,python3-distutils"
@@ -150,13 +149,7 @@ def run(command: str, stage: Stage, wheels: Path) -> None:
 @pytest.fixture(scope="module")
 def debian(program, tmp_path_factory) -> Path:
     """A minimal Debian with Python, in place of the base image."""
-    debootstrap = program("debootstrap")
-    if os.geteuid() != 0 or platform.system() != "Linux":
-        pytest.skip("needs root on Linux, to make and enter another root")
-    root = tmp_path_factory.mktemp("debian") / "root"
-    command = [debootstrap, "--variant=minbase", f"--include={PACKAGES}", "bookworm", str(root)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stdout[-2000:]
+    root = make_debian(program("debootstrap"), "bookworm", PACKAGES, tmp_path_factory.mktemp("debian") / "root")
     (root / "usr/local/bin/python").symlink_to("/usr/bin/python3.11")
     return root
 
