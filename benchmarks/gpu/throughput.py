@@ -22,6 +22,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import cycle, repeat
 from pathlib import Path
 from typing import Any
 
@@ -61,17 +63,31 @@ class Side:
     layout: str
 
 
-def implementations(model: str) -> dict[str, nn.Module]:
-    """The network as timm has it, and for SHViT ours, folded; evaluating, random weights."""
-    found = {"timm": open_peer(model).module}
-    if model in list_models():
-        found["shvit"] = deployed(open_network(model))
-    return found
+@dataclass(frozen=True)
+class Subject:
+    """A network, by implementation: timm's, and for SHViT ours, folded; evaluating, random weights."""
 
+    model: str
+    size: int
+    modules: dict[str, nn.Module]
 
-def image_size(model: str) -> int:
-    network = open_network(model) if model in list_models() else open_peer(model)
-    return network.image_size[0]
+    @classmethod
+    def open(cls, model: str) -> Subject:
+        peer = open_peer(model)
+        if model not in list_models():
+            return cls(model, peer.image_size[0], {"timm": peer.module})
+        ours = open_network(model)
+        return cls(model, ours.image_size[0], {"timm": peer.module, "shvit": deployed(ours)})
+
+    def runner(self, side: Side, dtype: str, device: Device) -> Callable[[Tensor], object]:
+        """A copy of its own, since layouts are changed in place."""
+        module = copy.deepcopy(self.modules[side.implementation])
+        module = module.to(device.device, DTYPES[dtype], memory_format=LAYOUTS[side.layout])
+        return module if MODES[side.mode] is None else torch.compile(module, mode=MODES[side.mode])
+
+    def images(self, side: Side, dtype: str, batch: int, device: Device) -> Tensor:
+        images = torch.randn(batch, 3, self.size, self.size, dtype=DTYPES[dtype], device=device.device)
+        return images.to(memory_format=LAYOUTS[side.layout])
 
 
 class Device:
@@ -123,12 +139,14 @@ class Device:
         return [first.elapsed_time(last) for first, last in events]
 
     def peak_memory_mb(self, call: Callable[[], object]) -> float | None:
+        """Beyond what lay there before: weights and inputs, of the other sides too."""
         if not self.on_gpu:
             return None
+        before = torch.cuda.memory_allocated(self.device)
         torch.cuda.reset_peak_memory_stats(self.device)
         call()
         self.synchronize()
-        return torch.cuda.max_memory_allocated(self.device) / 1e6
+        return (torch.cuda.max_memory_allocated(self.device) - before) / 1e6
 
     def release(self) -> None:
         """Forgets what was compiled, and the memory of what has failed."""
@@ -138,26 +156,17 @@ class Device:
 
 
 def measure(
-    model: str, dtype: str, batch: int, sides: Sequence[Side], device: Device, seconds: float, rounds: int
+    subject: Subject, dtype: str, batch: int, sides: Sequence[Side], device: Device, seconds: float, rounds: int
 ) -> list[dict[str, Any]]:
     """Rows of all sides, which take turns; one that fails has ``error``."""
-    side = image_size(model)
-    batches = [torch.randn(batch, 3, side, side, dtype=DTYPES[dtype], device=device.device) for _ in range(INPUTS)]
-    modules = {name: each.to(device.device, DTYPES[dtype]) for name, each in implementations(model).items()}
     calls: dict[Side, Iterator[Callable[[], object]]] = {}
     rows: dict[Side, dict[str, Any]] = {}
     for each in sides:
-        if each.implementation not in modules:
+        if each.implementation not in subject.modules:
             continue
-        rows[each] = {"model": model, "dtype": dtype, "batch_size": batch, **vars(each)}
-        layout = LAYOUTS[each.layout]
+        rows[each] = {"model": subject.model, "dtype": dtype, "batch_size": batch, **vars(each)}
         try:
-            network = copy.deepcopy(modules[each.implementation]).to(memory_format=layout)
-            run = network if MODES[each.mode] is None else torch.compile(network, mode=MODES[each.mode])
-            calls[each] = _calls(run, [one.to(memory_format=layout) for one in batches])
-            for _ in range(WARM_UP):
-                next(calls[each])()
-            device.synchronize()
+            calls[each] = warmed_up(subject, each, dtype, batch, device)
             rows[each]["peak_memory_mb"] = device.peak_memory_mb(next(calls[each]))
         except (RuntimeError, torch._dynamo.exc.TorchDynamoException) as error:  # out of memory, or not compiled
             calls.pop(each, None)
@@ -174,14 +183,20 @@ def measure(
     return list(rows.values())
 
 
-def _calls(run: Callable[[Tensor], object], batches: Sequence[Tensor]) -> Iterator[Callable[[], object]]:
-    def call(batch: Tensor) -> object:
-        with torch.inference_mode():
-            return run(batch)
+def warmed_up(subject: Subject, side: Side, dtype: str, batch: int, device: Device) -> Iterator[Callable[[], object]]:
+    """Calls without end, after those that compile and allocate."""
+    run = subject.runner(side, dtype, device)
+    batches = [subject.images(side, dtype, batch, device) for _ in range(INPUTS)]
 
-    while True:
-        for batch in batches:
-            yield lambda batch=batch: call(batch)  # type: ignore[misc]
+    def call(images: Tensor) -> object:
+        with torch.inference_mode():
+            return run(images)
+
+    calls = (partial(call, images) for images in cycle(batches))
+    for _ in range(WARM_UP):
+        next(calls)()
+    device.synchronize()
+    return calls
 
 
 def peaks(device: Device, dtype: str, seconds: float) -> dict[str, float]:
@@ -190,27 +205,21 @@ def peaks(device: Device, dtype: str, seconds: float) -> dict[str, float]:
     left, right = torch.randn(2, side, side, device=device.device).to(DTYPES[dtype])
     source = torch.randint(0, 255, (count,), dtype=torch.uint8, device=device.device)
     target = torch.empty_like(source)
-    product = min(device.milliseconds(_forever(lambda: left @ right), seconds))
-    copy = min(device.milliseconds(_forever(lambda: target.copy_(source)), seconds))
-    return {"tera_ops_per_second": 2 * side**3 / product / 1e9, "copy_gb_per_second": 2 * count / copy / 1e6}
+    product = min(device.milliseconds(repeat(lambda: left @ right), seconds))
+    copied = min(device.milliseconds(repeat(lambda: target.copy_(source)), seconds))
+    return {"tera_ops_per_second": 2 * side**3 / product / 1e9, "copy_gb_per_second": 2 * count / copied / 1e6}
 
 
-def _forever(call: Callable[[], object]) -> Iterator[Callable[[], object]]:
-    while True:
-        yield call
-
-
-def roofline(model: str, dtype: str, batch: int, reached: dict[str, float]) -> list[dict[str, Any]]:
+def roofline(subject: Subject, dtype: str, batch: int, reached: dict[str, float]) -> list[dict[str, Any]]:
     """A row a stage of ours, and one of the whole network: the least time that a batch can take."""
-    side = image_size(model)
-    cost = count_cost(implementations(model)["shvit"], (side, side))
+    cost = count_cost(subject.modules["shvit"], (subject.size, subject.size))
     width = DTYPES[dtype].itemsize
     rows = [_bound(name, layers, batch, width, reached) for name, layers in by_stage(cost).items()]
     total = {key: sum(row[key] for row in rows) for key in rows[0] if key != "stage"}
     bound = [{"stage": "all", **total}, *rows]
     for row in bound:
         row["images_per_second"] = batch / row["fused_seconds"]
-    return [{"model": model, "dtype": dtype, "batch_size": batch, **row} for row in bound]
+    return [{"model": subject.model, "dtype": dtype, "batch_size": batch, **row} for row in bound]
 
 
 def by_stage(cost: Cost) -> dict[str, list[Layer]]:
@@ -240,17 +249,9 @@ def _bound(stage: str, layers: Sequence[Layer], batch: int, width: int, reached:
     }
 
 
-def kernels(model: str, dtype: str, batch: int, side: Side, device: Device) -> list[dict[str, Any]]:
+def kernels(subject: Subject, dtype: str, batch: int, side: Side, device: Device) -> list[dict[str, Any]]:
     """What runs on the device, by its share of the time."""
-    size = image_size(model)
-    network = implementations(model)[side.implementation].to(device.device, DTYPES[dtype])
-    network = network.to(memory_format=LAYOUTS[side.layout])
-    run = network if MODES[side.mode] is None else torch.compile(network, mode=MODES[side.mode])
-    images = torch.randn(batch, 3, size, size, dtype=DTYPES[dtype], device=device.device)
-    calls = _calls(run, [images.to(memory_format=LAYOUTS[side.layout])])
-    for _ in range(WARM_UP):
-        next(calls)()
-    device.synchronize()
+    calls = warmed_up(subject, side, dtype, batch, device)
     activities = torch.profiler.ProfilerActivity
     activity = activities.CUDA if device.on_gpu else activities.CPU
     with torch.profiler.profile(activities=[activity]) as profiler:
@@ -287,23 +288,24 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     bounds: list[dict[str, Any]] = []
     reached = {dtype: peaks(device, dtype, args.seconds) for dtype in args.dtypes}
-    for model in args.models:
+    subjects = [Subject.open(model) for model in args.models]
+    for subject in subjects:
         for dtype in args.dtypes:
             for batch in args.batch_sizes:
-                print(f"{model} {dtype} {batch}", file=sys.stderr)
-                rows += measure(model, dtype, batch, sides, device, args.seconds, args.rounds)
-                if model in list_models():
-                    bounds += roofline(model, dtype, batch, reached[dtype])
-    profiled = [each for each in args.models if each in list_models()] or args.models
-    side = Side("shvit" if profiled[-1] in list_models() else "timm", args.modes[0], args.layouts[-1])
-    shares = kernels(profiled[-1], args.dtypes[0], args.batch_sizes[-1], side, device)
+                print(f"{subject.model} {dtype} {batch}", file=sys.stderr)
+                rows += measure(subject, dtype, batch, sides, device, args.seconds, args.rounds)
+                if "shvit" in subject.modules:
+                    bounds += roofline(subject, dtype, batch, reached[dtype])
+    profiled = next((each for each in reversed(subjects) if "shvit" in each.modules), subjects[-1])
+    side = Side("shvit" if "shvit" in profiled.modules else "timm", args.modes[0], args.layouts[-1])
+    shares = kernels(profiled, args.dtypes[0], args.batch_sizes[-1], side, device)
     result = {
         "environment": device.describe(),
         "peaks": reached,
         "rows": rows,
         "roofline": bounds,
         "kernels": {
-            "of": {"model": profiled[-1], "dtype": args.dtypes[0], "batch_size": args.batch_sizes[-1], **vars(side)},
+            "of": {"model": profiled.model, "dtype": args.dtypes[0], "batch_size": args.batch_sizes[-1], **vars(side)},
             "shares": shares,
         },
     }

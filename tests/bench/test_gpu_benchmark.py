@@ -27,7 +27,7 @@ def throughput() -> ModuleType:
 
 def test_the_roofline_has_all_that_the_network_does(throughput):
     whole, *stages = throughput.roofline(
-        "shvit_s1", "fp16", 32, {"tera_ops_per_second": 500.0, "copy_gb_per_second": 2000.0}
+        throughput.Subject.open("shvit_s1"), "fp16", 32, {"tera_ops_per_second": 500.0, "copy_gb_per_second": 2000.0}
     )
     network = reparameterize(create_model("shvit_s1")).eval()
     assert whole["operations"] == sum(each["operations"] for each in stages) == 2 * 32 * count_macs(network, (224, 224))
@@ -53,7 +53,7 @@ def test_a_side_that_fails_is_one_row_with_its_error(throughput, monkeypatch):
             ("shvit", "eager", "channels-last"),
         )
     ]
-    rows = throughput.measure("shvit_s1", "fp32", 2, sides, throughput.Device("cpu"), 0.01, 2)
+    rows = throughput.measure(throughput.Subject.open("shvit_s1"), "fp32", 2, sides, throughput.Device("cpu"), 0.01, 2)
     assert [row.get("error") for row in rows] == [None, "no compiler", None]
     for row in (rows[0], rows[2]):
         latency = row["latency_ms"]

@@ -15,6 +15,7 @@ pytest.importorskip("av", reason="needs shvit[video]")
 
 from shvit.media.video import Frame, Video
 from shvit.runtime.card import Preprocessing
+from shvit.runtime.fast import preprocess_fast
 from shvit.runtime.preprocess import decode, preprocess
 from shvit.video.classify import preparation
 
@@ -160,6 +161,7 @@ def test_frames_are_prepared_as_still_images_are():
             usual, fast = (preparation(preprocessing, each)(frame).astype(int) for each in (False, True))
             still = preprocess(decode(frame.image), preprocessing)
             assert usual.shape == fast.shape == still.shape
+            assert np.array_equal(usual, preprocess_fast(frame.image, preprocessing))
             assert np.abs(usual - still).mean() < 0.5
             assert np.abs(fast - still).mean() < 3
 

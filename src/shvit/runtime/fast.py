@@ -13,11 +13,11 @@ import numpy as np
 
 from shvit.errors import MissingDependencyError
 from shvit.runtime.card import Preprocessing
-from shvit.runtime.preprocess import ImageSource, decode
+from shvit.runtime.preprocess import ImageSource, decode, is_long, preprocess, resize_and_crop
 
 try:
     from shvit.runtime.jpeg import decode_fraction, read_header
-    from shvit.runtime.resize import GRID_TOLERANCE, Part, needed_parts, preprocess_pixels, resize_parts
+    from shvit.runtime.resize import GRID_TOLERANCE, MARGINS, Part, needed_parts, preprocess_pixels, resize_parts
 except ImportError as error:
     raise MissingDependencyError(
         "fast decoding needs simplejpeg and kornia-rs, which are not installed; install them with: "
@@ -44,6 +44,8 @@ def preprocess_fast(source: ImageSource, preprocessing: Preprocessing) -> np.nda
     Raises:
         ImageError: exactly when ``decode`` does, and with its message.
     """
+    if preprocessing.interpolation not in MARGINS:
+        return preprocess(decode(source), preprocessing)
     if (reduced := _decode_reduced(source, preprocessing)) is not None:
         return resize_parts(*reduced, preprocessing)
     return preprocess_pixels(np.asarray(decode(source)), preprocessing)
@@ -58,14 +60,15 @@ def _decode_reduced(source: ImageSource, preprocessing: Preprocessing) -> tuple[
     if not isinstance(data, bytes) or not data.startswith(b"\xff\xd8\xff") or (header := read_header(data)) is None:
         return None
     height, width = header.upright_size
+    axes = resize_and_crop(width, height, preprocessing)
+    if is_long(*axes):
+        return None
     for fraction in (8, 4, 2, 1):
-        parts = needed_parts(width, height, fraction, preprocessing)
-        if parts is None:
+        parts = needed_parts(axes, fraction, preprocessing)
+        if _enough(parts):
             break
-        if fraction == 1 or _enough(parts):
-            pixels = decode_fraction(data, header, fraction)
-            return None if pixels is None else (pixels, parts)
-    return None
+    pixels = decode_fraction(data, header, fraction)
+    return None if pixels is None else (pixels, parts)
 
 
 def _enough(parts: tuple[Part, Part]) -> bool:

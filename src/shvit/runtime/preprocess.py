@@ -179,6 +179,11 @@ def resize_and_crop(width: int, height: int, preprocessing: Preprocessing) -> tu
     )
 
 
+def is_long(rows: Axis, columns: Axis) -> bool:
+    """Whether an image is more than ``LONG`` times as long as it is wide."""
+    return max(rows.resized, columns.resized) > LONG * min(rows.resized, columns.resized)
+
+
 def preprocess(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
     """A decoded image to a network's input.
 
@@ -194,7 +199,7 @@ def preprocess(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
     """
     resampling = _RESAMPLING[preprocessing.interpolation]
     rows, columns = resize_and_crop(image.width, image.height, preprocessing)
-    if max(rows.resized, columns.resized) <= LONG * min(rows.resized, columns.resized):
+    if not is_long(rows, columns):
         resized = image.resize((columns.resized, rows.resized), resampling)
         corner = (columns.first + columns.kept, rows.first + rows.kept)
         return np.asarray(resized.crop((columns.first, rows.first, *corner)))

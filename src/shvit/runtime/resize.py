@@ -9,24 +9,17 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
+from kornia_rs.imgproc import resize
 from PIL import Image
 
-from shvit.errors import MissingDependencyError
 from shvit.runtime.card import Preprocessing
-from shvit.runtime.preprocess import LONG, Axis, preprocess, resize_and_crop
-
-try:
-    from kornia_rs.imgproc import resize
-except ImportError as error:
-    raise MissingDependencyError(
-        "video needs kornia-rs to resize, which is not installed; install it with: pip install 'shvit[video]'"
-    ) from error
+from shvit.runtime.preprocess import Axis, is_long, preprocess, resize_and_crop
 
 GRID_TOLERANCE = 1 / 32
 """How far, in pixels of the resized image, the part that is resized may lie from where it belongs."""
 
-_MARGINS = {"bicubic": 2, "lanczos": 3}
-"""How many pixels of the resized image the interpolation's kernel reaches to either side."""
+MARGINS = {"bicubic": 2, "lanczos": 3}
+"""How many pixels of the resized image an interpolation's kernel reaches to either side; others are not done here."""
 
 
 def preprocess_pixels(pixels: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
@@ -39,9 +32,10 @@ def preprocess_pixels(pixels: np.ndarray, preprocessing: Preprocessing) -> np.nd
         ``uint8 (H, W, 3)`` with the H and W of ``preprocessing.image_size``.
     """
     height, width = pixels.shape[:2]
-    if (parts := needed_parts(width, height, 1, preprocessing)) is None:
+    axes = resize_and_crop(width, height, preprocessing)
+    if preprocessing.interpolation not in MARGINS or is_long(*axes):
         return preprocess(Image.fromarray(pixels), preprocessing)
-    return resize_parts(pixels, parts, preprocessing)
+    return resize_parts(pixels, needed_parts(axes, 1, preprocessing), preprocessing)
 
 
 class Part(NamedTuple):
@@ -56,20 +50,15 @@ class Part(NamedTuple):
     """How far its ends are from where they belong, in resized pixels."""
 
 
-def needed_parts(width: int, height: int, fraction: int, preprocessing: Preprocessing) -> tuple[Part, Part] | None:
-    """Of an image of this size, the rows and the columns to resize.
+def needed_parts(axes: tuple[Axis, Axis], fraction: int, preprocessing: Preprocessing) -> tuple[Part, Part]:
+    """The rows and the columns to resize, of an image that is decoded at 1/``fraction`` of its size, rounded up.
 
     Args:
-        fraction: it is decoded at 1/``fraction`` of its size, rounded up.
-
-    Returns:
-        ``None`` where ``preprocess`` is to be asked: for bilinear interpolation, and for an image more than ``LONG``
-        times as long as it is wide.
+        axes: what becomes of its rows and columns, from ``resize_and_crop``.
+        preprocessing: with an interpolation of ``MARGINS``.
     """
-    rows, columns = resize_and_crop(width, height, preprocessing)
-    margin = _MARGINS.get(preprocessing.interpolation)
-    if margin is None or max(rows.resized, columns.resized) > LONG * min(rows.resized, columns.resized):
-        return None
+    rows, columns = axes
+    margin = MARGINS[preprocessing.interpolation]
     return _part(rows, fraction, margin), _part(columns, fraction, margin)
 
 

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from queue import SimpleQueue
 
 import numpy as np
@@ -300,7 +301,9 @@ def _yield_to_others() -> None:
     """
     if sys.platform == "linux":
         thread = threading.get_native_id()
-        os.setpriority(os.PRIO_PROCESS, thread, min(os.getpriority(os.PRIO_PROCESS, thread) + DECODER_NICENESS, 19))
+        niceness = os.getpriority(os.PRIO_PROCESS, thread) + DECODER_NICENESS
+        with suppress(OSError):  # a sandbox may forbid it
+            os.setpriority(os.PRIO_PROCESS, thread, min(niceness, 19))
 
 
 def _from_base64(text: str) -> bytes:

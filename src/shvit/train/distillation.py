@@ -18,7 +18,7 @@ from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_data_config
 from timm.models import load_state_dict
 from torch import Tensor, nn
 
-from shvit.atomic import atomic_path
+from shvit.atomic import write_json
 from shvit.data.datasets import ImageDataset, fingerprint, short_path
 from shvit.data.transforms import Augmentation
 from shvit.errors import CheckpointError, DataError
@@ -56,8 +56,7 @@ class LogitsCard:
     """Images that could not be read; they have no logits."""
 
     def save(self, folder: Path) -> None:
-        with atomic_path(folder / "logits.json") as aside:
-            aside.write_text(json.dumps(asdict(self), indent=2) + "\n")
+        write_json(asdict(self), folder / "logits.json")
 
     @classmethod
     def load(cls, folder: Path) -> LogitsCard:

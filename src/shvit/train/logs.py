@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import subprocess
@@ -25,13 +24,13 @@ from rich.table import Column
 from rich.text import Text
 from torch.utils.tensorboard import SummaryWriter
 
-from shvit.atomic import atomic_path
+from shvit.atomic import atomic_path, write_json
 from shvit.errors import DataError, MissingDependencyError
+from shvit.processor import processor_name
 from shvit.records.curves import plot_run
 from shvit.records.metrics import FILE as METRICS
 from shvit.records.metrics import MetricsFile
 from shvit.records.run_folder import CURVES, ENVIRONMENT, RECIPE, read_run, read_sessions
-from shvit.runtime.processor import processor_name
 
 if TYPE_CHECKING:
     from shvit.train.run import Progress as RunProgress
@@ -162,8 +161,7 @@ class RunLog:
         return progress.epoch * self.run.steps_per_epoch + progress.step
 
     def _write_sessions(self) -> None:
-        with atomic_path(self.run.folder / ENVIRONMENT) as aside:
-            aside.write_text(json.dumps({"sessions": self._sessions}, indent=2) + "\n", encoding="utf-8")
+        write_json({"sessions": self._sessions}, self.run.folder / ENVIRONMENT)
 
     def _start_wandb(self) -> Any:
         earlier = [each["wandb"] for each in self._sessions if "wandb" in each]

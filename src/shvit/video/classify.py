@@ -14,12 +14,18 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from shvit.errors import VideoError
+from shvit.errors import MissingDependencyError, VideoError
 from shvit.media.video import Damage, Frame
 from shvit.runtime.card import Preprocessing
 from shvit.runtime.classifier import Classifier
-from shvit.runtime.preprocess import LONG, resize_and_crop
-from shvit.runtime.resize import preprocess_pixels
+from shvit.runtime.preprocess import is_long, resize_and_crop
+
+try:
+    from shvit.runtime.resize import preprocess_pixels
+except ImportError as error:
+    raise MissingDependencyError(
+        "video needs kornia-rs to resize, which is not installed; install it with: pip install 'shvit[video]'"
+    ) from error
 
 Prepare = Callable[[Frame], np.ndarray]
 """A frame to ``uint8 (H, W, 3)``, the network's input; raises ``VideoError``."""
@@ -55,7 +61,7 @@ def preparation(preprocessing: Preprocessing, fast: bool = False) -> Prepare:
 
     def quick(frame: Frame) -> np.ndarray:
         rows, columns = resize_and_crop(*frame.size, preprocessing)
-        if max(rows.resized, columns.resized) > LONG * min(rows.resized, columns.resized):
+        if is_long(rows, columns):
             return usual(frame)
         resized = frame.resized(columns.resized, rows.resized)
         return resized[rows.first : rows.first + rows.kept, columns.first : columns.first + columns.kept]

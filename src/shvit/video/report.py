@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from shvit.atomic import atomic_path
+from shvit.atomic import write_text
 from shvit.errors import MissingDependencyError
 from shvit.runtime.card import ClassInfo
 from shvit.runtime.classifier import top_predictions
@@ -44,8 +44,7 @@ def write_report(
         settings=settings,
         videos=[_video(place, each, classes) for place, each in enumerate(summaries)],
     )
-    with atomic_path(path) as aside:
-        aside.write_text(page, encoding="utf-8")
+    write_text(page, path)
 
 
 def _video(place: int, summary: Summary, classes: Sequence[ClassInfo]) -> dict[str, Any]:

@@ -20,9 +20,9 @@ import numpy as np
 
 from shvit.atomic import atomic_path
 from shvit.errors import ModelFileError, ShvitError
+from shvit.processor import cpuinfo, processor_name
 from shvit.runtime.engines.base import FILE_ENGINES, Engine
 from shvit.runtime.engines.threads import available_threads
-from shvit.runtime.processor import cpuinfo, processor_name
 
 DEFAULT_ENGINE = "onnxruntime"
 CANDIDATES = (DEFAULT_ENGINE, "openvino")
