@@ -74,7 +74,11 @@ def test_one_thread_is_one_thread():
 @pytest.mark.skipif(machine()["cores"] < 2, reason="needs two processors")
 def test_more_threads_are_used_where_given():
     file = SHIPPED_MODELS[DEFAULT_MODEL]
-    one, two = interleave([configuration(file, threads=count, batch_size=16) for count in (1, 2)], 0.6, rounds=3)
+    for _ in range(10):  # another test may hold the second processor for some seconds
+        one, two = interleave([configuration(file, threads=count, batch_size=16) for count in (1, 2)], 0.6, rounds=3)
+        if max(two.cores_used) > 1.1:
+            break
+    assert max(two.cores_used) > 1.1
     assert max(two.cores_used) > 1.1 * min(one.cores_used)
 
 
