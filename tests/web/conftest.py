@@ -29,6 +29,8 @@ FLAGS = (
 WAIT = 30_000
 """Milliseconds that anything in a browser may take on a busy machine."""
 
+expect.set_options(timeout=WAIT)
+
 
 class _Quiet(SimpleHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
@@ -105,12 +107,16 @@ def problem(page: Page) -> Locator:
 
 def is_ready(page: Page, where: str) -> None:
     """Waits for the model."""
-    expect(page.locator("#where")).to_contain_text(where, timeout=WAIT)
+    expect(page.locator("#where")).to_contain_text(where)
 
 
 def labels(page: Page, source: str) -> dict[str, float]:
     """What the page says of an input, once it does."""
-    expect(page.locator("#source")).to_contain_text(source, timeout=WAIT)
-    expect(page.locator("#labels li").first).to_be_visible(timeout=WAIT)
-    rows = page.locator("#labels li").all()
-    return {each.locator(".name").inner_text(): float(each.locator("data").get_attribute("value")) for each in rows}
+    expect(page.locator("#source")).to_contain_text(source)
+    expect(page.locator("#labels li").first).to_be_visible()
+    return dict(
+        page.locator("#labels li").evaluate_all(
+            "(rows) => rows.map((row) => [row.querySelector('.name').innerText, "
+            "Number(row.querySelector('data').value)])"
+        )
+    )

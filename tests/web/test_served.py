@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -12,7 +13,7 @@ from shvit.runtime.models import DEFAULT_MODEL
 from shvit.web import SAMPLES
 
 from ..serve.conftest import TOKEN, running
-from .conftest import WAIT, is_ready, labels, problem, visiting
+from .conftest import is_ready, labels, problem, visiting
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,7 @@ def test_a_sample(visitor):
 def test_the_camera(visitor):
     visitor.get_by_role("button", name="Start camera").click()
     assert next(iter(labels(visitor, "Camera"))) == "espresso"
-    expect(visitor.locator("#fps")).not_to_have_text("–", timeout=WAIT)
+    expect(visitor.locator("#fps")).not_to_have_text("–")
     assert float(visitor.locator("#fps").inner_text()) > 0
     visitor.get_by_role("button", name="Stop camera").click()
     expect(visitor.locator("#video")).to_be_hidden()
@@ -49,12 +50,45 @@ def test_the_camera(visitor):
 
 def test_another_model(visitor):
     visitor.get_by_role("button", name="astronaut").click()
+    labels(visitor, "astronaut.jpg · ")
     visitor.get_by_label("Model", exact=True).select_option("colours")
     expect(visitor.locator("#where")).to_contain_text("colours, on this server")
     expect(visitor.locator("#labels li")).to_have_count(3)
     assert set(labels(visitor, "astronaut.jpg · ")) == {"red", "green", "blue"}
     visitor.get_by_label("Model", exact=True).select_option(DEFAULT_MODEL)
     expect(visitor.locator("#labels li")).to_have_count(5)
+
+
+def test_what_another_model_answers_late_is_not_shown(browser, address):
+    with visiting(browser) as page:
+        page.goto(address)
+        is_ready(page, "on this server")
+        held = []
+        page.route(f"**/v1/predict*model={DEFAULT_MODEL}*", lambda route: held.append(route))
+        page.get_by_role("button", name="astronaut").click()
+        expect(page.locator("#source")).to_have_text("astronaut.jpg …")
+        page.get_by_label("Model", exact=True).select_option("colours")
+        assert set(labels(page, "astronaut.jpg · ")) == {"red", "green", "blue"}
+        (late,) = held
+        with page.expect_response(late.request.url):
+            late.continue_()
+        page.get_by_role("button", name="coffee").click()
+        assert set(labels(page, "coffee.jpg · ")) == {"red", "green", "blue"}
+        page.locator("#strip").get_by_role("button", name="astronaut.jpg").click()
+        assert set(labels(page, "astronaut.jpg · ")) == {"red", "green", "blue"}
+
+
+def test_another_model_labels_every_picture_of_the_visit(page, address):
+    page.goto(address)
+    is_ready(page, "on this server")
+    page.locator("#file").set_input_files([SAMPLES / "cat.jpg", SAMPLES / "rocket.jpg"])
+    strip = page.locator("#strip")
+    expect(strip.get_by_role("button", name="rocket.jpg")).not_to_contain_text("…")
+    page.get_by_label("Model", exact=True).select_option("colours")
+    assert set(labels(page, "cat.jpg · ")) == {"red", "green", "blue"}
+    expect(strip.get_by_role("button", name="rocket.jpg")).to_contain_text(re.compile("red|green|blue"))
+    strip.get_by_role("button", name="rocket.jpg").click()
+    assert set(labels(page, "rocket.jpg · ")) == {"red", "green", "blue"}
 
 
 def test_what_is_no_picture(visitor):
@@ -89,6 +123,22 @@ def test_a_server_that_asks_for_a_token(page):
     page.locator("#file").set_input_files(SAMPLES / "cat.jpg")
     expect(problem(page)).to_contain_text("The server does not answer. Is it still running?")
     expect(page.get_by_role("button", name="Try again")).to_be_visible()
+
+
+def test_a_camera_that_is_asked_for_twice_is_opened_once(page, address):
+    page.goto(address)
+    is_ready(page, "on this server")
+    asked = page.evaluate(
+        """() => {
+          const open = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+          window.asked = 0;
+          navigator.mediaDevices.getUserMedia = (wanted) => (window.asked++, open(wanted));
+          for (const _ of [1, 2]) document.getElementById("camera").click();
+          return window.asked;
+        }"""
+    )
+    assert asked == 1
+    assert labels(page, "Camera")
 
 
 def test_a_camera_that_may_not_be_used(browser, address):

@@ -15,7 +15,7 @@ from playwright.sync_api import Page, expect
 from shvit import Classifier
 from shvit.web import SAMPLES
 
-from .conftest import WAIT, is_ready, labels, problem, served, visiting
+from .conftest import is_ready, labels, problem, served, visiting
 
 JPEG_TOLERANCE = 0.03
 """Of a probability: browsers decode JPEG to other values by one or two."""
@@ -113,9 +113,7 @@ def test_what_is_no_picture_is_told_and_the_next_one_is_classified(visitor):
             {"name": "cat.jpg", "mimeType": "image/jpeg", "buffer": (SAMPLES / "cat.jpg").read_bytes()},
         ]
     )
-    expect(problem(visitor)).to_have_text(
-        "notes.jpg: not an image, or of a format that this browser does not read", timeout=WAIT
-    )
+    expect(problem(visitor)).to_have_text("notes.jpg: not an image, or of a format that this browser does not read")
     visitor.locator("#strip").get_by_role("button", name="cat.jpg").click()
     assert next(iter(labels(visitor, "cat.jpg · "))) == "teddy, teddy bear"
 
@@ -123,10 +121,10 @@ def test_what_is_no_picture_is_told_and_the_next_one_is_classified(visitor):
 def test_the_camera(visitor, classifier):
     visitor.get_by_role("button", name="Start camera").click()
     assert next(iter(labels(visitor, "Camera"))) == next(iter(expected(classifier, SAMPLES / "coffee.jpg")))
-    expect(visitor.locator("#fps")).not_to_have_text("–", timeout=WAIT)
+    expect(visitor.locator("#fps")).not_to_have_text("–")
     assert float(visitor.locator("#fps").inner_text()) > 0
     assert float(visitor.locator("#latency").inner_text()) > 0
-    expect(visitor.get_by_role("status")).to_contain_text("espresso", timeout=WAIT)
+    expect(visitor.get_by_role("status")).to_contain_text("espresso")
     visitor.get_by_role("button", name="Stop camera").click()
     expect(visitor.locator("#video")).to_be_hidden()
     assert visitor.evaluate("document.getElementById('video').srcObject") is None
@@ -150,7 +148,7 @@ def test_it_works_offline_below_a_path_and_takes_a_new_version(page, site, tmp_p
     (folder / "version.js").write_text(text.replace('VERSION = "', 'VERSION = "new'))
     with served_again(tmp_path, address):
         page.reload()
-        expect(problem(page)).to_contain_text("A new version of this page is there", timeout=WAIT)
+        expect(problem(page)).to_contain_text("A new version of this page is there")
         assert page.evaluate("caches.keys()") != kept
         page.get_by_role("button", name="Load it").click()
         is_ready(page, "in this browser")

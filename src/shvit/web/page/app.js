@@ -107,24 +107,47 @@ async function addPictures(blobs) {
   pictures.push(...added);
   for (const picture of added) addToStrip(picture);
   show(added[0]);
-  for (const picture of added) await classify(picture);
+  await classifyAll(added);
 }
 
+/** Labels pictures one after another, as long as no other model is asked for. */
+async function classifyAll(some) {
+  const model = ready;
+  for (const picture of some) if (model === ready) await classify(picture);
+}
+
+/** Labels a picture with the model that was chosen last; what another one answers meanwhile comes too late. */
 async function classify(picture) {
+  const model = ready;
+  forget(picture);
   try {
-    await ready;
+    await model;
     const started = performance.now();
     const result = await predictor.predict(picture.blob);
+    if (model !== ready) return;
     picture.result = { ...result, milliseconds: performance.now() - started };
     picture.button.querySelector("span").textContent = result.predictions[0].label;
     if (picture === shown) say(`${picture.name}: ${result.predictions[0].label}, ${percent(result.predictions[0].score)}`);
   } catch (error) {
+    if (model !== ready) return;
     picture.error = error;
     picture.button.classList.add("failed");
     picture.button.querySelector("span").textContent = "failed";
-    explainProblem(error, picture.name, () => classify(picture));
+    // That a model cannot be loaded is told once, where it is loaded.
+    if (await succeeds(model)) explainProblem(error, picture.name, () => classify(picture));
   }
-  if (picture === shown && !camera) show(picture);
+  if (picture === shown && !camera) showResult(picture);
+}
+
+function succeeds(promise) {
+  return promise.then(() => true, () => false);
+}
+
+function forget(picture) {
+  picture.result = picture.error = undefined;
+  picture.button.classList.remove("failed");
+  picture.button.querySelector("span").textContent = "…";
+  if (picture === shown && !camera) showResult(picture);
 }
 
 function show(picture) {
@@ -132,9 +155,14 @@ function show(picture) {
   stage("picture");
   part("picture").src = picture.url;
   part("picture").alt = picture.name;
-  part("picture").hidden = picture.error?.kind === "image"; // nothing that a browser could show
   for (const each of pictures) each.button.setAttribute("aria-pressed", String(each === picture));
   part("strip").hidden = pictures.length < 2;
+  showResult(picture);
+}
+
+/** What is known of the picture on the stage. */
+function showResult(picture) {
+  part("picture").hidden = picture.error?.kind === "image"; // nothing that a browser could show
   if (picture.result) {
     const { predictions, milliseconds } = picture.result;
     showLabels(predictions, `${picture.name} · ${milliseconds.toFixed(0)} ms`);
@@ -196,7 +224,14 @@ const REFUSALS = {
   NotReadableError: "The camera is in use by another program.",
 };
 
-async function startCamera() {
+let opening = null; // while a camera is being asked for
+
+function startCamera() {
+  opening ??= openCamera().finally(() => (opening = null));
+  return opening;
+}
+
+async function openCamera() {
   hideProblem();
   if (!navigator.mediaDevices?.getUserMedia) {
     return showProblem("The camera needs a page on localhost or over https.");
@@ -207,7 +242,8 @@ async function startCamera() {
   } catch (error) {
     return showProblem(REFUSALS[error.name] ?? `The camera cannot be started: ${error.message}`, { retry: startCamera });
   }
-  camera = { stream, times: [], latencies: [] };
+  const mine = { stream, times: [], latencies: [] };
+  camera = mine;
   stream.getVideoTracks()[0].onended = () => {
     showProblem("The camera was taken away.", { retry: startCamera });
     stopCamera();
@@ -217,9 +253,10 @@ async function startCamera() {
   part("camera").setAttribute("aria-pressed", "true");
   const video = part("video");
   video.srcObject = stream;
-  await video.play();
+  await video.play().catch(() => {}); // given up where the camera is stopped before its first frame
+  if (camera !== mine) return;
   say("Camera on");
-  run(camera, video);
+  run(mine, video);
 }
 
 async function stopCamera() {
@@ -304,9 +341,15 @@ async function loadModel(name) {
 
 function switchModel(name) {
   hideProblem();
-  for (const picture of pictures) picture.result = picture.error = undefined;
   wait(loadModel(name), () => switchModel(name));
-  if (shown) classify(shown);
+  if (shown && !camera) show(shown); // without the other model's map
+  classifyAgain();
+}
+
+/** Labels all pictures of this visit with the model that is loading, the one on the stage first. */
+function classifyAgain() {
+  pictures.forEach(forget);
+  return classifyAll([...pictures].sort((one, other) => (other === shown) - (one === shown)));
 }
 
 /** Holds pictures and the camera back until a model is there; tells when it cannot be. */
@@ -497,6 +540,7 @@ async function start() {
     predictor.token = part("token").value;
     hideProblem();
     wait(begin(), () => location.reload());
+    classifyAgain();
   };
   await begin();
 }
