@@ -25,6 +25,8 @@ SHIPPED = SHIPPED_MODELS[DEFAULT_MODEL]
 def test_the_folder_has_the_file_as_it_is_and_what_runs_it(site):
     assert (site / "model.onnx").read_bytes() == SHIPPED.read_bytes()
     config = json.loads((site / "config.json").read_text())
+    (model,) = config["models"]
+    assert set(model.pop("explain")["tensors"]) == {"attention", "features", "class_weights"}
     assert config["models"] == [
         {
             "name": DEFAULT_MODEL,

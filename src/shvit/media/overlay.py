@@ -23,6 +23,9 @@ ALPHA = 0.6
 OUTSIDE = 0.35
 """Brightness of what the network does not see."""
 
+MAX_SIDE = 1024
+"""Pixels of the longer side of what a page shows, at most; larger pictures are shrunk to it."""
+
 TILE = 320
 """Longest side of a sheet's pictures, in pixels."""
 

@@ -15,7 +15,7 @@ from shvit.runtime.classifier import check_graph, read_card, softmax, top_predic
 from shvit.runtime.engines import available_threads, check_engine
 from shvit.runtime.engines.base import FILE_ENGINES, as_model_file_error
 from shvit.runtime.models import DEFAULT_MODEL, resolve_model
-from shvit.runtime.onnx_graph import Node, read_nodes
+from shvit.runtime.onnx_graph import read_nodes
 from shvit.runtime.preprocess import ImageSource, Region, decode, describe, kept_region, preprocess
 from shvit.runtime.results import Prediction
 
@@ -160,8 +160,7 @@ class Explainer:
                 "explanations need ONNX Runtime, whichever engine predicts; install it with: pip install onnxruntime"
             ) from None
         with as_model_file_error(path, "onnxruntime"):
-            nodes = read_nodes(path.read_bytes())
-            self._tensors = _find_tensors(path, nodes)
+            self._tensors = find_tensors(path)
             self._engine = ONNXRuntimeEngine(path, threads or available_threads(), self._tensors.names)
         self.card = read_card(self._engine.metadata, path)
         check_graph(path, self._engine, self.card)
@@ -201,23 +200,33 @@ class Explainer:
 
 
 @dataclass(frozen=True)
-class _Tensors:
-    """Names of a graph's tensors."""
+class Tensors:
+    """Names of the tensors in a graph that explanations are made of."""
 
     attention: dict[tuple[int, int], str]
+    """By stage and block, from 1: ``(N, tokens, tokens)``, or ``(N, heads, tokens, tokens)``."""
     features: str
+    """``(N, C, rows, columns)``."""
     class_weights: str
+    """``(classes, C)``."""
 
     @property
     def names(self) -> tuple[str, ...]:
         return (*self.attention.values(), self.features, self.class_weights)
 
 
-def _find_tensors(path: Path, nodes: list[Node]) -> _Tensors:
-    """The export names nodes like the network's modules, and quantising keeps softmax and the head in float32.
+def find_tensors(path: Path) -> Tensors:
+    """Looks for them in an ONNX file.
 
-    What reads a tensor is looked up rather than the tensor itself: in an int8 graph it has rounding in between.
+    The export names nodes like the network's modules, and quantising keeps softmax and the head in float32. What reads
+    a tensor is looked up rather than the tensor itself: in an int8 graph it has rounding in between.
+
+    Raises:
+        ModelFileError: the graph does not name them; ``shvit export`` has not written it.
+        ValueError: it is no ONNX file.
+        OSError: it cannot be read.
     """
+    nodes = read_nodes(path.read_bytes())
     attention: dict[tuple[int, int], str] = {}
     found: dict[str, str] = {}
     for node in nodes:
@@ -233,7 +242,7 @@ def _find_tensors(path: Path, nodes: list[Node]) -> _Tensors:
             f"{path}: the graph does not name what explanations need; this version's export does: write the file again "
             "with: shvit export"
         )
-    return _Tensors(attention, **found)
+    return Tensors(attention, **found)
 
 
 def _on_grid(weights: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:

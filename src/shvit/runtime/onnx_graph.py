@@ -48,10 +48,15 @@ def read_nodes(model: bytes) -> list[Node]:
 
 def with_outputs(model: bytes, names: Sequence[str]) -> bytes:
     """The same model, whose graph returns these ``float32`` tensors after its own outputs."""
+    return model + outputs_message(names)
+
+
+def outputs_message(names: Sequence[str]) -> bytes:
+    """What to append to a model's bytes for that."""
     element = bytes([TENSOR_ELEMENT << 3 | VARINT, FLOAT])
     kind = _bytes_field(VALUE_TYPE, _bytes_field(TYPE_TENSOR, element))
     outputs = (_bytes_field(GRAPH_OUTPUT, _bytes_field(VALUE_NAME, name.encode()) + kind) for name in names)
-    return model + _bytes_field(MODEL_GRAPH, b"".join(outputs))
+    return _bytes_field(MODEL_GRAPH, b"".join(outputs))
 
 
 def pooled_features(model: bytes) -> str | None:

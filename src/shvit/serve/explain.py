@@ -14,9 +14,6 @@ if TYPE_CHECKING:
 
     from shvit.runtime.explain import Explainer, Explanation
 
-MAX_SIDE = 1024
-"""Pixels of an answer's longer side at most; larger pictures are shrunk to it."""
-
 Kind = Literal["attention", "cam", "sheet"]
 
 
@@ -58,7 +55,7 @@ class ModelExplainer:
 
 
 def _draw(explanation: Explanation, wanted: Wanted) -> Image.Image:
-    from shvit.media.overlay import attention_map, class_activation_map, draw_map, draw_sheet, fit
+    from shvit.media.overlay import MAX_SIDE, attention_map, class_activation_map, draw_map, draw_sheet, fit
 
     if wanted.kind == "sheet":
         maps = [attention_map(explanation, stage, point=wanted.point) for stage in explanation.stages]

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 from shvit.atomic import atomic_folder
-from shvit.errors import ExportError
+from shvit.errors import ExportError, ModelFileError
+from shvit.media import overlay
 from shvit.runtime.card import Card
 from shvit.runtime.classifier import Classifier
+from shvit.runtime.explain import find_tensors
 from shvit.runtime.models import resolve_model
+from shvit.runtime.onnx_graph import outputs_message
 from shvit.web import PAGE, SAMPLES
 from shvit.web.onnxruntime_web import VERSION, write_runtime
 
@@ -90,12 +95,38 @@ def complete_site(folder: Path, card: Card) -> None:
                 "card": CARD,
                 "bytes": (folder / MODEL).stat().st_size,
                 "devices": devices,
+                "explain": _explanations(folder / MODEL),
             }
         ],
         "samples": samples,
     }
     (folder / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")
     _write_version(folder)
+
+
+def _explanations(model: Path) -> dict[str, Any] | None:
+    """What a page needs for maps of what the network looked at; ``None`` where the graph does not name the tensors."""
+    try:
+        tensors = find_tensors(model)
+    except ModelFileError:
+        return None
+    if not tensors.attention:
+        return None
+    stage = min(stage for stage, _ in tensors.attention)
+    block = max(block for at, block in tensors.attention if at == stage)
+    names = {
+        "attention": tensors.attention[stage, block],
+        "features": tensors.features,
+        "class_weights": tensors.class_weights,
+    }
+    return {
+        "tensors": names,
+        "appended": base64.b64encode(outputs_message(tuple(names.values()))).decode(),
+        "colours": overlay.colour_table().tobytes().hex(),
+        "alpha": overlay.ALPHA,
+        "outside": overlay.OUTSIDE,
+        "max_side": overlay.MAX_SIDE,
+    }
 
 
 def _is_quantized(model: Path) -> bool:

@@ -119,6 +119,7 @@ class BrowserPredictor {
   #worker;
   #waiting = new Map();
   #asked = 0;
+  #model = null;
 
   constructor(config, parameters) {
     this.#config = config;
@@ -154,6 +155,7 @@ class BrowserPredictor {
       },
       { told },
     );
+    this.#model = model;
     const engine = device === "webgpu" ? "WebGPU" : `WebAssembly, ${threads} thread${threads > 1 ? "s" : ""}`;
     return { card, where: `in this browser, ${engine}. Pictures stay on this device.` };
   }
@@ -168,7 +170,16 @@ class BrowserPredictor {
   }
 
   async explanations() {
-    return [];
+    return this.#model.explain ? ["attention", "cam"] : [];
+  }
+
+  explain(blob, kind, point) {
+    return this.#ask("explain", { image: blob, kind, point });
+  }
+
+  async explainFrame(video, kind) {
+    const image = await createImageBitmap(video);
+    return this.#ask("explain", { image, kind }, { transfer: [image] });
   }
 
   #ask(task, given, { told, transfer = [] } = {}) {

@@ -28,7 +28,7 @@ function sinc(x) {
 }
 
 // To the nearest integer, of two equally near the even one, as Python rounds.
-function roundHalfEven(x) {
+export function roundHalfEven(x) {
   const below = Math.floor(x);
   return x - below === 0.5 ? below + (below % 2) : Math.round(x);
 }

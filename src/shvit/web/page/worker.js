@@ -1,23 +1,29 @@
 // The network in the browser: decodes, prepares and runs, away from the page's thread. Messages are answered by number.
 
+import { attentionMap, classActivation, draw, keptRegion } from "./explain.js";
 import { apply, plan } from "./preprocess.js";
 
 const MAX_PIXELS = 100_000_000;
 const MOST_THREADS = 4; // more gain little on a network of some milliseconds, and phones' further cores are slow ones
 
-let session = null; // what runs: { ort, inference, card }
+let session = null; // what runs: { ort, inference, card, model, explaining }
+let turn = Promise.resolve(); // of the message before: networks run one at a time
 let canvas = null;
 let planned = null; // for the size of the last image: { width, height, preprocessing, todo }
 
-const tasks = { load, predict };
+const tasks = { load, predict, explain };
 
-self.onmessage = async ({ data: { id, task, ...given } }) => {
+self.onmessage = ({ data }) => {
+  turn = turn.then(() => answer(data));
+};
+
+async function answer({ id, task, ...given }) {
   try {
     self.postMessage({ id, value: await tasks[task](given, (progress) => self.postMessage({ id, progress })) });
   } catch (error) {
     self.postMessage({ id, error: { kind: error.kind ?? "failed", message: error.message ?? String(error) } });
   }
-};
+}
 
 function refuse(kind, message) {
   return Object.assign(new Error(message), { kind });
@@ -26,7 +32,7 @@ function refuse(kind, message) {
 /**
  * Loads a model.
  *
- * @param {object} model of config.json: `file`, `card`, `bytes`, `devices`
+ * @param {object} model of config.json: `file`, `card`, `bytes`, `devices`, `explain`
  * @param {?string} device "webgpu" or "wasm"; the model's first that is there when not given
  * @param {?number} threads for WebAssembly; as many as there are processors, at most 4, when not given
  * @returns {Promise<{card: object, device: string, threads: number}>}
@@ -45,15 +51,12 @@ async function load({ model, runtime, device, threads }, onProgress) {
       ort.env.wasm.wasmPaths = runtime;
       ort.env.wasm.numThreads = threads;
       ort.env.logLevel = "error";
-      const inference = await ort.InferenceSession.create(bytes, {
-        executionProviders: [each],
-        // Threads that wait in a loop take the processor from the camera and the page.
-        extra: { session: { intra_op: { allow_spinning: "0" } } },
-      });
-      const next = { ort, inference, card };
+      const inference = await create(ort, bytes, each);
+      const next = { ort, inference, card, model, explaining: null };
       const [height, width] = card.preprocessing.image_size;
       await infer(next, new Uint8Array(height * width * 3)); // the first run prepares kernels
       await session?.inference.release();
+      await session?.explaining?.release();
       session = next;
       return { card, device: each, threads: each === "wasm" ? threads : 1 };
     } catch (error) {
@@ -61,6 +64,14 @@ async function load({ model, runtime, device, threads }, onProgress) {
     }
   }
   throw refuse("failed", `the model cannot be run in this browser: ${reason.message ?? reason}`);
+}
+
+function create(ort, bytes, device) {
+  return ort.InferenceSession.create(bytes, {
+    executionProviders: [device],
+    // Threads that wait in a loop take the processor from the camera and the page.
+    extra: { session: { intra_op: { allow_spinning: "0" } } },
+  });
 }
 
 async function devicesHere(devices) {
@@ -101,21 +112,76 @@ async function readAll(response, total, onProgress) {
  */
 async function predict({ image, topK }) {
   const started = performance.now();
-  const pixels = await prepare(image, session.card.preprocessing);
-  const prepared = performance.now();
-  const output = await infer(session, pixels);
-  const done = performance.now();
-  const scores = session.card.output === "logits" ? softmax(output) : output;
-  return {
-    predictions: top(scores, session.card.classes, topK),
-    milliseconds: { prepare: prepared - started, infer: done - prepared },
-  };
+  const bitmap = await decode(image);
+  try {
+    const pixels = prepare(bitmap, image instanceof Blob, session.card.preprocessing);
+    const prepared = performance.now();
+    const output = await infer(session, pixels);
+    const done = performance.now();
+    const scores = session.card.output === "logits" ? softmax(output) : output;
+    return {
+      predictions: top(scores, session.card.classes, topK),
+      milliseconds: { prepare: prepared - started, infer: done - prepared },
+    };
+  } finally {
+    bitmap.close();
+  }
+}
+
+/**
+ * A picture of what the network looked at.
+ *
+ * @param {Blob|ImageBitmap} image as for `predict`
+ * @param {string} kind "attention", of the first stage that has any, or "cam" for the first label's class activation
+ * @param {?{x: number, y: number}} point in the image's pixels: the attention of the token there
+ * @returns {Promise<Blob>}
+ */
+async function explain({ image, kind, point }) {
+  const { ort, card, model } = session;
+  session.explaining ??= await withOutputs(ort, model);
+  const bitmap = await decode(image);
+  try {
+    const pixels = prepare(bitmap, image instanceof Blob, card.preprocessing);
+    const outputs = await run(ort, session.explaining, card, pixels);
+    const { attention, features, class_weights } = model.explain.tensors;
+    const region = keptRegion(bitmap.width, bitmap.height, card.preprocessing);
+    let map;
+    if (kind === "cam") {
+      const logits = outputs[session.explaining.outputNames[0]].data;
+      map = classActivation(outputs[features], outputs[class_weights], logits.indexOf(Math.max(...logits)));
+    } else {
+      map = attentionMap(outputs[attention], card.preprocessing.image_size, region, point);
+    }
+    if (!map) {
+      const [left, right, top, bottom] = ["left", "right", "top", "bottom"].map((edge) => region[edge].toFixed(1));
+      const seen = `x from ${left} to ${right} and y from ${top} to ${bottom}`;
+      throw refuse("image", `point ${point.x},${point.y}: outside of what the network sees, ${seen}`);
+    }
+    return await draw(bitmap, region, map, model.explain);
+  } finally {
+    bitmap.close();
+  }
+}
+
+// The model once more, with the tensors that explanations are made of as outputs: messages that stand one after the other
+// are merged by whoever parses the file. On the processor, which has all of them.
+async function withOutputs(ort, { file, bytes: size, explain: { appended } }) {
+  const bytes = await readAll(await fetchOrRefuse(file), size, () => {});
+  const more = Uint8Array.from(atob(appended), (each) => each.charCodeAt(0));
+  const joined = new Uint8Array(bytes.length + more.length);
+  joined.set(bytes);
+  joined.set(more, bytes.length);
+  return create(ort, joined, "wasm");
+}
+
+function run(ort, inference, card, pixels) {
+  const [height, width] = card.preprocessing.image_size;
+  const input = new ort.Tensor("uint8", pixels, [1, height, width, 3]);
+  return inference.run({ [inference.inputNames[0]]: input });
 }
 
 async function infer({ ort, inference, card }, pixels) {
-  const [height, width] = card.preprocessing.image_size;
-  const input = new ort.Tensor("uint8", pixels, [1, height, width, 3]);
-  const outputs = await inference.run({ [inference.inputNames[0]]: input });
+  const outputs = await run(ort, inference, card, pixels);
   const output = outputs[inference.outputNames[0]];
   const values = Float64Array.from(await output.getData());
   output.dispose();
@@ -123,36 +189,35 @@ async function infer({ ort, inference, card }, pixels) {
 }
 
 /** An image to the network's input, `Uint8Array` (height, width, 3), RGB. */
-async function prepare(image, preprocessing) {
-  const isFile = image instanceof Blob;
-  const bitmap = isFile ? await decode(image) : image;
+function prepare(bitmap, isFile, preprocessing) {
   const { width, height } = bitmap;
-  try {
-    if (width * height > MAX_PIXELS) {
-      throw refuse("image", `${width}×${height} pixels, at most ${MAX_PIXELS / 1e6} megapixels are accepted`);
-    }
-    if (planned?.width !== width || planned.height !== height || planned.preprocessing !== preprocessing) {
-      planned = { width, height, preprocessing, todo: plan(width, height, preprocessing) };
-    }
-    const { todo } = planned;
-    const pixels = read(bitmap, todo);
-    return apply((isFile && hasTransparency(pixels) && readUnderTransparency(bitmap, todo)) || pixels, todo);
-  } finally {
-    bitmap.close();
+  if (planned?.width !== width || planned.height !== height || planned.preprocessing !== preprocessing) {
+    planned = { width, height, preprocessing, todo: plan(width, height, preprocessing) };
   }
+  const { todo } = planned;
+  const pixels = read(bitmap, todo);
+  return apply((isFile && hasTransparency(pixels) && readUnderTransparency(bitmap, todo)) || pixels, todo);
 }
 
-async function decode(blob) {
-  try {
-    // Upright, as EXIF says, and otherwise the values that the file holds, as the runtime takes them.
-    return await createImageBitmap(blob, {
-      imageOrientation: "from-image",
-      premultiplyAlpha: "none",
-      colorSpaceConversion: "none",
-    });
-  } catch {
-    throw refuse("image", "not an image, or of a format that this browser does not read");
+/** A file's content, or a camera's frame as it is, to a bitmap. */
+async function decode(image) {
+  let bitmap = image;
+  if (image instanceof Blob) {
+    try {
+      // Upright, as EXIF says, and otherwise the values that the file holds, as the runtime takes them.
+      bitmap = await createImageBitmap(image, {
+        imageOrientation: "from-image",
+        premultiplyAlpha: "none",
+        colorSpaceConversion: "none",
+      });
+    } catch {
+      throw refuse("image", "not an image, or of a format that this browser does not read");
+    }
   }
+  const { width, height } = bitmap;
+  if (width * height <= MAX_PIXELS) return bitmap;
+  bitmap.close();
+  throw refuse("image", `${width}×${height} pixels, at most ${MAX_PIXELS / 1e6} megapixels are accepted`);
 }
 
 function read(bitmap, { left, top, width, height }) {
