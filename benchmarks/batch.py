@@ -18,7 +18,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -32,40 +31,13 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from common import record, summary
+from processes import PeakMemory
 from shvit.bench.pipeline import write_photographs
 from shvit.bench.summary import ratios
 
 ROOT = Path(__file__).parent.parent
 ADDRESSES = {"plain": None, "ray": "local", "ray_running": "auto"}
 SIDES = (*ADDRESSES, "ray_data")
-SAMPLE_SECONDS = 0.25
-
-
-def processes_of(root: int) -> Iterator[int]:
-    """A process and all that it started, and they."""
-    parents: dict[int, list[int]] = {}
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            try:
-                parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            except OSError:
-                continue
-            parents.setdefault(parent, []).append(int(folder.name))
-    found = [root]
-    for each in found:
-        yield each
-        found += parents.get(each, ())
-
-
-def memory_mb(root: int) -> float:
-    total = 0
-    for pid in processes_of(root):
-        try:
-            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-        except OSError:
-            continue
-        total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
-    return total / 1024
 
 
 def small_images(data: str | None, count: int, samples: list[Path]) -> Iterator[bytes]:
@@ -120,22 +92,12 @@ def run_side(side: str, source: Path, output: Path, workers: int) -> dict[str, f
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=log, env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}
         )
-    peak, ended = 0.0, threading.Event()
-
-    def watch() -> None:
-        nonlocal peak
-        while not ended.wait(SAMPLE_SECONDS):
-            peak = max(peak, memory_mb(process.pid))
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    text, _ = process.communicate()
-    ended.set()
-    watcher.join()
+    with PeakMemory(process.pid) as memory:
+        text, _ = process.communicate()
     if process.returncode:
         raise SystemExit(f"{' '.join(command)}: exit status {process.returncode}\n{errors.read_text()}")
     done = json.loads(text.splitlines()[-1])
-    return {**done, "process_seconds": time.perf_counter() - started, "peak_mb": peak}
+    return {**done, "process_seconds": time.perf_counter() - started, "peak_mb": memory.bytes / 2**20}
 
 
 def one(side: str, source: str, output: str, workers: int) -> None:

@@ -14,330 +14,43 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import heapq
 import json
 import os
-import random
-import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from common import S1_INT8, record, s1_int8, summary
-from shvit.bench.summary import percentiles, ratios
+from http_load import (
+    CLIENTS,
+    at_random,
+    closed_loop,
+    form_request,
+    from_steady_clients,
+    open_loop,
+    raw_request,
+)
+from processes import free_port, started
+from shvit.bench.summary import ratios
 from shvit.bench.tables import figure, print_table, spread
 from shvit.runtime.models import DEFAULT_MODEL
 
 ROOT = Path(__file__).parent.parent
 PEERS = Path(__file__).parent / "serving_peers"
 PEER_SERVERS = ("with_litserve", "with_fastapi")
-CLIENTS = 32
 BATCH = 16
 DELAY = 0.005
 """Seconds that ours and LitServe let an image wait for others."""
-BOUNDARY = b"benchmark-boundary"
-CONNECTIONS = 1000
-"""Of an open loop at most; a request that finds none free is not sent, and counted."""
-
-
-# --- the client: as little Python for a request as can be ---
-
-
-class Connection(asyncio.Protocol):
-    """One keep-alive connection with at most one request on it."""
-
-    def __init__(self) -> None:
-        self.transport: asyncio.Transport | None = None
-        self._answer: asyncio.Future[int] | None = None
-        self._received = b""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport  # type: ignore[assignment]
-
-    def post(self, request: bytes) -> asyncio.Future[int]:
-        """Sends; gives the status, 0 if the connection ends instead."""
-        assert self.transport is not None
-        self._answer = asyncio.get_running_loop().create_future()
-        self._received = b""
-        self.transport.write(request)
-        return self._answer
-
-    def data_received(self, data: bytes) -> None:
-        self._received += data
-        end = self._received.find(b"\r\n\r\n")
-        if end < 0:
-            return
-        header = self._received[:end].lower()
-        place = header.find(b"content-length:")
-        length = int(header[place + 15 : header.find(b"\r\n", place) % (end + 1)].split()[0])
-        if len(self._received) >= end + 4 + length and self._answer is not None:
-            answer, self._answer = self._answer, None
-            if not answer.done():
-                answer.set_result(int(header[9:12]))
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self.transport = None
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_result(0)
-
-
-async def connect(port: int) -> Connection:
-    return (await asyncio.get_running_loop().create_connection(Connection, "127.0.0.1", port))[1]
-
-
-async def closed_loop(port: int, requests: Sequence[bytes], seconds: float) -> dict[str, Any]:
-    """``CLIENTS`` that each send the next when the last is answered."""
-    statuses: Counter[int] = Counter()
-    latencies: list[float] = []
-    until = time.perf_counter() + seconds
-
-    async def client(number: int) -> None:
-        connection = await connect(port)
-        place = number
-        while (began := time.perf_counter()) < until:
-            status = await connection.post(requests[place % len(requests)])
-            latencies.append(1000 * (time.perf_counter() - began))
-            statuses[status] += 1
-            place += 1
-            if connection.transport is None:
-                connection = await connect(port)
-        if connection.transport is not None:
-            connection.transport.close()
-
-    began, used = time.perf_counter(), time.process_time()
-    await asyncio.gather(*(client(number) for number in range(CLIENTS)))
-    used, taken = time.process_time() - used, time.perf_counter() - began
-    count = statuses.total()
-    return {
-        "images_per_second": statuses[200] / taken,
-        "statuses": dict(statuses),
-        "latency_ms": percentiles(latencies),
-        "client_cpu_ms": 1000 * used / count,
-    }
-
-
-Arrivals = Callable[[float, random.Random], Iterator[float]]
-"""From requests a second to when each is due, in seconds from the start."""
-
-
-def at_random(rate: float, rng: random.Random) -> Iterator[float]:
-    """A Poisson process: very many clients that know nothing of each other."""
-    due = 0.0
-    while True:
-        due += rng.expovariate(rate)
-        yield due
-
-
-def from_steady_clients(rate: float, rng: random.Random) -> Iterator[float]:
-    """``CLIENTS`` that each send at the same rate, a tenth of it early or late, as cameras do."""
-    period = CLIENTS / rate
-    due = [rng.uniform(0, period) for _ in range(CLIENTS)]
-    heapq.heapify(due)
-    while True:
-        yield heapq.heapreplace(due, due[0] + period * rng.uniform(0.9, 1.1))
-
-
-async def open_loop(
-    port: int,
-    requests: Sequence[bytes],
-    rate: float,
-    seconds: float,
-    watch: Callable[[], float] | None = None,
-    arrivals: Arrivals = at_random,
-    seed: int = 0,
-) -> dict[str, Any]:
-    """So many requests a second on average, whatever becomes of those before.
-
-    Args:
-        watch: asked once a second, such as for the server's memory.
-    """
-    times = arrivals(rate, random.Random(seed))
-    statuses: Counter[int] = Counter()
-    latencies: list[float] = []
-    refused: list[float] = []
-    watched: list[float] = []
-    idle: list[Connection] = []
-    opened = 0
-    late = 0
-    tasks: set[asyncio.Task[None]] = set()
-
-    async def one(due: float, request: bytes) -> None:
-        nonlocal opened
-        connection = None
-        while idle and connection is None:
-            connection = idle.pop()
-            if connection.transport is None:
-                connection, opened = None, opened - 1
-        if connection is None:
-            opened += 1
-            try:
-                connection = await connect(port)
-            except OSError:
-                statuses[0] += 1
-                opened -= 1
-                return
-        status = await connection.post(request)
-        (latencies if status == 200 else refused).append(1000 * (time.perf_counter() - due))
-        statuses[status] += 1
-        if connection.transport is None:
-            opened -= 1
-        else:
-            idle.append(connection)
-
-    began = due = time.perf_counter()
-    looked = began
-    place = 0
-    while due < began + seconds:
-        due = began + next(times)
-        if (wait := due - time.perf_counter()) > 0:
-            await asyncio.sleep(wait)
-        elif place % 8 == 0:
-            await asyncio.sleep(0)
-        if watch is not None and time.perf_counter() > looked + 1:
-            looked = time.perf_counter()
-            watched.append(watch())
-        place += 1
-        if opened - len(idle) >= CONNECTIONS:
-            late += 1
-            continue
-        task = asyncio.ensure_future(one(due, requests[place % len(requests)]))
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
-    taken = time.perf_counter() - began
-    unanswered = 0
-    if tasks:
-        _, waiting = await asyncio.wait(tasks, timeout=30)
-        unanswered = len(waiting)
-    for connection in idle:
-        if connection.transport is not None:
-            connection.transport.close()
-    result: dict[str, Any] = {
-        "offered_per_second": place / taken,
-        "answered_200_per_second": statuses[200] / taken,
-        "statuses": dict(statuses),
-        "unanswered": unanswered,
-        "not_sent_for_want_of_connections": late,
-        "latency_ms": percentiles(latencies) if latencies else None,
-        "refusal_ms": percentiles(refused) if refused else None,
-    }
-    if watched:
-        result["memory_mb"] = watched
-    return result
-
-
-def raw_request(image: bytes, path: str) -> bytes:
-    header = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: {len(image)}\r\n\r\n"
-    return header.encode() + image
-
-
-def form_request(image: bytes, path: str) -> bytes:
-    part = b'--%b\r\nContent-Disposition: form-data; name="images"; filename="a.jpg"\r\n' % BOUNDARY
-    body = part + b"Content-Type: image/jpeg\r\n\r\n" + image + b"\r\n--%b--\r\n" % BOUNDARY
-    header = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary={BOUNDARY.decode()}\r\n"
-    return f"{header}Content-Length: {len(body)}\r\n\r\n".encode() + body
-
-
-# --- processes ---
-
-
-class Process:
-    """A process and all that it started."""
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self.process = process
-
-    def _pids(self) -> list[int]:
-        parents = {}
-        for folder in Path("/proc").glob("[0-9]*"):
-            try:
-                parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            except OSError:
-                continue
-        found = [self.process.pid]
-        for pid in found:
-            found += [child for child, parent in parents.items() if parent == pid]
-        return found
-
-    def cpu_seconds(self) -> float:
-        total = 0
-        for pid in self._pids():
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            total += int(fields[11]) + int(fields[12])
-        return total / os.sysconf("SC_CLK_TCK")
-
-    def memory_mb(self) -> float:
-        """Resident, what processes share counted once."""
-        kilobytes = 0
-        for pid in self._pids():
-            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-            kilobytes += int(next(line for line in lines if line.startswith("Pss:")).split()[1])
-        return kilobytes / 1024
-
-
-@contextmanager
-def started(command: Sequence[str], cores: set[int], port: int | None) -> Iterator[Process]:
-    """A process on some cores; with a port, once ``/healthz`` or the like answers there."""
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE if port is None else subprocess.DEVNULL,
-        text=True,
-        preexec_fn=lambda: os.sched_setaffinity(0, cores),
-    )
-    server = Process(process)
-    try:
-        if port is not None:
-            wait_for(port, process)
-        yield server
-    finally:
-        for pid in reversed(server._pids()):
-            if pid != process.pid:
-                os.kill(pid, 15)
-        process.terminate()
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def wait_for(port: int, process: subprocess.Popen[str], limit: float = 60) -> None:
-    """Until something answers 200 to any of the usual health checks."""
-    until = time.perf_counter() + limit
-    while time.perf_counter() < until:
-        if process.poll() is not None:
-            raise RuntimeError(f"{process.args}: ended with status {process.returncode}")
-        for path in ("readyz", "health", "openapi.json"):
-            try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=1) as answer:
-                    if answer.status == 200:
-                        return
-            except OSError:
-                continue
-        time.sleep(0.01)
-    raise RuntimeError(f"{process.args}: not ready after {limit} s")
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
 
 
 def serve_command(model: str, port: int) -> list[str]:
     options = ["--engine", "onnxruntime", "--batch-size", str(BATCH), "--max-delay-ms", str(1000 * DELAY)]
     return [sys.executable, "-m", "shvit", "serve", "--model", model, "--port", str(port), *options, "--no-access-log"]
-
-
-# --- the measurements ---
 
 
 def compare(

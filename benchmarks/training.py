@@ -15,7 +15,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from typing import Any
 import torch
 
 from common import record, summary, write_class_folders
+from processes import PeakMemory
 from shvit.data import Augmentation, open_dataset
 
 SIZE, CLASSES, WARM_UP = 128, 200, 4
@@ -107,27 +107,6 @@ def timm_steps(folder: Path, precision: str, batch: int, workers: int, steps: in
                 return seconds[WARM_UP:]
 
 
-class PeakMemory(threading.Thread):
-    """Peak of the memory of this process and its children, each shared page counted once."""
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self.bytes = 0
-
-    def run(self) -> None:
-        while True:
-            children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-            total = 0
-            for process in ("self", *children):
-                with contextlib.suppress(OSError):
-                    rollup = Path(f"/proc/{process}/smaps_rollup").read_text()
-                    total += (
-                        next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:")) * 1024
-                    )
-            self.bytes = max(self.bytes, total)
-            time.sleep(0.3)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", required=True, help="Tiny-ImageNet, as for shvit train")
@@ -139,10 +118,9 @@ def main() -> None:
     parser.add_argument("--precision", choices=("32-true", "bf16-mixed"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
-        memory = PeakMemory()
-        memory.start()
         steps = {"shvit": shvit_steps, "timm": timm_steps}[args.one]
-        seconds = steps(Path(args.data), args.precision, args.batch_size, args.workers, args.steps)
+        with PeakMemory(os.getpid()) as memory:
+            seconds = steps(Path(args.data), args.precision, args.batch_size, args.workers, args.steps)
         speed = args.batch_size / statistics.median(seconds)
         sys.stdout.write(json.dumps({"speed": speed, "memory": memory.bytes}) + "\n")
         return

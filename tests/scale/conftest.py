@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -18,6 +19,8 @@ from PIL import Image
 
 from shvit.scale.plan import Settings
 from shvit.scale.run import Summary, run_batch
+
+from ..conftest import PATIENCE
 
 DAMAGED = b"\xff\xd8\xff\xe0 no more of a picture than this"
 
@@ -95,7 +98,7 @@ def command(model: Path, output: object, *arguments: object) -> list[str]:
     return [sys.executable, "-m", "shvit", "batch", *map(str, (*arguments, *fixed))]
 
 
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 60) -> None:
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = PATIENCE) -> None:
     """Until something is so, while a process runs."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -110,17 +113,11 @@ def parts(output: Path) -> int:
 
 def children(parent: int) -> list[tuple[int, str]]:
     """Processes that a process started, with their command lines."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            try:
-                fields = (folder / "stat").read_text().rpartition(")")[2].split()
-                line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            except OSError:
-                continue
-            if int(fields[1]) == parent:
-                found.append((int(folder.name), line))
-    return found
+    return [
+        (process.pid, " ".join(process.info["cmdline"] or ()))
+        for process in psutil.process_iter(["ppid", "cmdline"])
+        if process.info["ppid"] == parent
+    ]
 
 
 @pytest.fixture
