@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+import socket
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,8 @@ ROOT = Path(__file__).parent.parent
 SAMPLES = ROOT / "samples"
 AS_ANYBODY = ("setpriv", "--bounding-set=-dac_override,-dac_read_search") if os.geteuid() == 0 else ()
 """Before a command: takes away root's right to read every file."""
+PATIENCE = 300
+"""Seconds after which a process counts as hung, on a busy machine too."""
 TINY_IMAGENET = ROOT.parent / "shared" / "data" / "tiny-imagenet"
 
 
@@ -45,6 +48,12 @@ def program(in_ci) -> Callable[[str], str]:
         return path
 
     return find
+
+
+def free_port() -> int:
+    """A port of the loopback interface that nothing listens at."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
 
 
 def make_debian(debootstrap: str, suite: str, packages: str, root: Path) -> Path:

@@ -20,6 +20,8 @@ from shvit.cli.main import main
 from shvit.models import SHViT, save_checkpoint
 from shvit.models.shvit import SHViTConfig
 
+from ..conftest import PATIENCE
+
 COLOURS = {"red": (200, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 200)}
 
 
@@ -281,7 +283,7 @@ def test_a_terminal_sees_progress(data, colour_model):
     ]
     parent, child = pty.openpty()
     done = subprocess.run(
-        command, stdout=subprocess.PIPE, stderr=child, timeout=120, env={**os.environ, "TERM": "xterm"}
+        command, stdout=subprocess.PIPE, stderr=child, timeout=PATIENCE, env={**os.environ, "TERM": "xterm"}
     )
     os.close(child)
     assert b"evaluating" in os.read(parent, 65536)
@@ -294,7 +296,7 @@ def test_help_comes_without_the_lab():
         "import sys; sys.modules['torch'] = sys.modules['scipy'] = sys.modules['matplotlib'] = None\n"
         "from shvit.cli.main import main; main(['eval', '--help'])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     assert "--corruptions" in done.stdout
 

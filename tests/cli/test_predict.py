@@ -17,7 +17,7 @@ from PIL import Image
 from shvit import __version__
 from shvit.cli.main import COMMANDS, main
 
-from ..conftest import AS_ANYBODY, SAMPLES, write_colour_model
+from ..conftest import AS_ANYBODY, PATIENCE, SAMPLES, write_colour_model
 
 
 def shvit(
@@ -28,7 +28,9 @@ def shvit(
     environment: dict[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
     command = [*before, sys.executable, "-m", "shvit", *map(str, arguments)]
-    return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=120, cwd=cwd, env=environment)
+    return subprocess.run(
+        command, input=stdin, capture_output=True, text=True, timeout=PATIENCE, cwd=cwd, env=environment
+    )
 
 
 @pytest.fixture
@@ -154,7 +156,7 @@ def test_a_terminal_sees_colour_and_progress(pictures, colour_model):
         if not chunk:
             break
         seen += chunk
-    assert process.wait(timeout=60) == 0
+    assert process.wait(timeout=PATIENCE) == 0
     assert b"\033[1m" in seen
     assert b"classifying" in seen
 
@@ -213,7 +215,7 @@ def test_info_and_models(colour_model):
 def test_a_reader_that_goes_away_is_no_error(pictures, colour_model):
     many = " ".join([str(pictures / "blue.jpg")] * 200)
     command = f"{sys.executable} -m shvit predict {many} --model {colour_model} | head -n 1"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=PATIENCE)
     assert done.stdout.strip() == str(pictures / "blue.jpg")
     assert done.stderr == ""
 
@@ -221,7 +223,7 @@ def test_a_reader_that_goes_away_is_no_error(pictures, colour_model):
 @pytest.mark.parametrize("command", [("train", "data"), ("eval", "--model", "m.pth", "--data", "data")])
 def test_the_lab_without_pytorch_says_what_installs_it(command):
     code = "import sys; sys.modules['torch'] = None; from shvit.cli.main import main; sys.exit(main(sys.argv[1:]))"
-    done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 2
     assert "torch" in done.stderr
     assert "pip install 'shvit[torch]'" in done.stderr

@@ -15,7 +15,7 @@ from PIL import Image
 from shvit.cli import runs
 from shvit.errors import DataError
 
-from ..conftest import AS_ANYBODY
+from ..conftest import AS_ANYBODY, PATIENCE
 
 
 def write_run(
@@ -159,7 +159,7 @@ from shvit.cli import runs
 parser = argparse.ArgumentParser(); runs.add_arguments(parser)
 raise SystemExit(runs.run(parser.parse_args([{str(folder)!r}])))
 """
-    done = subprocess.run([*AS_ANYBODY, sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([*AS_ANYBODY, sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
     (folder / "b").chmod(0o700)
     assert done.returncode == 0, done.stderr
     assert "damaged: recipe.yaml: cannot be read: Permission denied" in done.stdout
@@ -195,6 +195,6 @@ from shvit.cli import runs
 parser = argparse.ArgumentParser(); runs.add_arguments(parser)
 raise SystemExit(runs.run(parser.parse_args([{str(folder)!r}, "--plot", {str(folder / "all.png")!r}])))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     assert "30.0%" in done.stdout

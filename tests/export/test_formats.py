@@ -19,7 +19,7 @@ from shvit.export.formats import check_combination
 from shvit.models import save_checkpoint
 from shvit.runtime.card import Card, ClassInfo, Preprocessing, Verification
 
-from ..conftest import AS_ANYBODY
+from ..conftest import AS_ANYBODY, PATIENCE
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_a_folder_that_is_not_writable(tmp_path, tiny):
     (tmp_path / "closed").mkdir(mode=0o500)
     command = [*AS_ANYBODY, sys.executable, "-m", "shvit", "export", "--model", str(tmp_path / "tiny.safetensors")]
     command += ["--image-size", "64", "--output", str(tmp_path / "closed" / "a.onnx")]
-    answer = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     assert answer.returncode == 2
     assert answer.stderr.strip().endswith("closed/a.onnx: cannot be written: Permission denied")
 
@@ -77,7 +77,7 @@ def test_a_disk_that_is_full(tmp_path, tiny, tiny_card):
     (tmp_path / "out").mkdir()
     outputs = {format: str(tmp_path / "out" / f"a{FORMATS[format].suffix}") for format in ("onnx", "openvino", "torch")}
     command = [sys.executable, "-c", code, str(tmp_path / "tiny.safetensors"), *sum(outputs.items(), ())]
-    answer = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     assert answer.stdout.split() == ["2", "2", "2"], answer.stderr
     for output in outputs.values():
         assert f"error: {output}: " in answer.stderr

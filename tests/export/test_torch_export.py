@@ -11,6 +11,8 @@ from shvit.errors import MissingDependencyError
 from shvit.export import export_model
 from shvit.runtime.card import Card
 
+from ..conftest import PATIENCE
+
 
 def test_a_program_for_pytorch_alone(tmp_path, tiny, tiny_card):
     file = tmp_path / "tiny.pt2"
@@ -25,7 +27,7 @@ def test_a_program_for_pytorch_alone(tmp_path, tiny, tiny_card):
         "print(tuple(module(torch.zeros(5, 128, 192, 3, dtype=torch.uint8)).shape))\n"
         "print(found['shvit.card'])\n"
     )
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
     shape, card = answer.stdout.splitlines()
     assert shape == "(5, 4)"
     assert Card.from_json(card) == report.card

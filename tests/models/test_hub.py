@@ -17,6 +17,8 @@ import torch
 
 from shvit.models import SHViT, create_model, save_checkpoint
 
+from ..conftest import PATIENCE
+
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -132,7 +134,7 @@ def fetch(endpoint: str, cache: Path, code: str = FETCH, **environment: str) -> 
         **environment,
     }
     return subprocess.run(
-        [sys.executable, "-c", code], env={**os.environ, **variables}, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", code], env={**os.environ, **variables}, capture_output=True, text=True, timeout=PATIENCE
     )
 
 

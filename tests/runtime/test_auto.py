@@ -18,7 +18,7 @@ from shvit.runtime.engines import auto, load_engine
 from shvit.runtime.engines.auto import Timing, cache_file, choose, measure
 from shvit.runtime.engines.base import check_version
 
-from ..conftest import AS_ANYBODY
+from ..conftest import AS_ANYBODY, PATIENCE
 
 
 @pytest.fixture(autouse=True)
@@ -129,7 +129,7 @@ def test_a_cache_that_cannot_be_written_costs_only_the_memory(colour_model, tmp_
     )
     command = [*AS_ANYBODY, sys.executable, "-c", code]
     environment = {**os.environ, auto.CACHE_VARIABLE: str(tmp_path / "closed" / "cache")}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, env=environment)
     assert done.returncode == 0, done.stderr
     assert "not remembered" in done.stdout
     assert "Permission denied" in done.stdout
@@ -155,7 +155,7 @@ def test_with_one_engine_nothing_is_measured_or_written(colour_model, cache):
         f"classifier = __import__('shvit').Classifier({str(colour_model)!r})\n"
         "classifier.calibrate(); print(classifier.engine, classifier.engine_choice.reason)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
     assert done.stdout == "onnxruntime the only one installed\n", done.stderr
     assert not cache.exists()
 
@@ -206,6 +206,6 @@ def test_an_old_engine_is_refused_with_the_command_that_updates_it(colour_model)
         f"try: load_engine('openvino', {str(colour_model)!r})\n"
         "except ImportError as error: print(error)\n"
     )
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60).stdout
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE).stdout
     assert "openvino 2023.1.0 is too old" in answer
     assert "pip install --upgrade 'shvit[openvino]'" in answer

@@ -12,7 +12,7 @@ from shvit.errors import ModelFileError
 from shvit.runtime.card import ClassInfo, Preprocessing
 from shvit.runtime.engines import load_engine
 
-from ..conftest import SAMPLES, colour_card, write_colour_model
+from ..conftest import PATIENCE, SAMPLES, colour_card, write_colour_model
 
 RED, BLUE = (220, 30, 10), (10, 30, 220)
 
@@ -146,7 +146,7 @@ def test_an_engine_that_is_not_installed_says_how_to_get_it(colour_model):
         f"try: load_engine('openvino', {str(colour_model)!r})\n"
         "except ShvitError as error: print(error)\n"
     )
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60).stdout
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE).stdout
     assert "pip install 'shvit[openvino]'" in answer
 
 
@@ -157,7 +157,7 @@ def test_importing_the_package_loads_no_pytorch_and_no_engine():
         "assert not heavy, heavy\n"
         "shvit.Classifier(); assert 'torch' not in sys.modules\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=PATIENCE)
 
 
 def test_a_lab_feature_without_pytorch_says_how_to_get_it():
@@ -167,7 +167,7 @@ def test_a_lab_feature_without_pytorch_says_how_to_get_it():
         "try: shvit.create_model('shvit_s1')\n"
         "except ImportError as error: print(error)\n"
     )
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60).stdout
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE).stdout
     assert "pip install 'shvit[torch]'" in answer
 
 

@@ -27,7 +27,7 @@ from shvit.runtime.card import IMAGENET_MEAN, IMAGENET_STD, Card, ClassInfo, Pre
 from shvit.runtime.models import verification_images
 from shvit.runtime.preprocess import decode, kept_region, preprocess
 
-from ..conftest import ROOT, SAMPLES
+from ..conftest import PATIENCE, ROOT, SAMPLES
 from ..models.test_reparam import randomized
 
 SMALL = SHViTConfig(widths=(32, 48, 64), depths=(1, 2, 2), partial_dims=(8, 16, 32), num_classes=4)
@@ -279,7 +279,7 @@ def test_it_needs_neither_pytorch_nor_onnx():
         f"shvit.Explainer().explain({str(PICTURE)!r}).class_activation()\n"
         "assert not {'torch', 'onnx', 'shvit.models'} & set(sys.modules), sorted(sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=PATIENCE)
 
 
 def test_without_onnx_runtime_the_error_says_what_to_install():
@@ -292,4 +292,4 @@ def test_without_onnx_runtime_the_error_says_what_to_install():
         "except MissingDependencyError as error:\n    assert 'pip install onnxruntime' in str(error)\n"
         "else:\n    raise SystemExit('no error')"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=PATIENCE)

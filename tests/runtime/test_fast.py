@@ -18,7 +18,7 @@ from shvit.errors import ImageError
 from shvit.runtime.card import Preprocessing
 from shvit.runtime.preprocess import ImageSource, decode, preprocess
 
-from ..conftest import SAMPLES
+from ..conftest import PATIENCE, SAMPLES
 from .test_preprocess import PICTURES, asymmetric, bad_files, encoded, noise
 
 pytest.importorskip("kornia_rs", reason="needs shvit[fast]")
@@ -210,7 +210,7 @@ def test_what_is_missing_is_named_with_the_command_that_installs_it():
             "try: shvit.Classifier(decoding='fast')\n"
             "except ImportError as error: print(error)\n"
         )
-        answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60).stdout
+        answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE).stdout
         assert "pip install 'shvit[fast]'" in answer
 
 

@@ -11,6 +11,8 @@ import pytest
 
 from shvit.runtime.engines.threads import available_threads, cpu_limit
 
+from ..conftest import PATIENCE
+
 CGROUPS = Path(__file__).parent / "cgroups"
 
 
@@ -58,4 +60,6 @@ def test_affinity_is_respected():
         "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
         "from shvit.runtime.engines import available_threads; print(available_threads())"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60).stdout == "1\n"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE).stdout == "1\n"
+    )

@@ -15,6 +15,7 @@ from shvit.scale.listing import Item, Unit
 from shvit.scale.plan import Settings, make_plan
 from shvit.scale.stores import Output
 
+from ..conftest import PATIENCE
 from .conftest import batch, children, command, parts, rows_of, wait_for, write_folder
 
 pytest.importorskip("ray", reason="needs shvit[ray]")
@@ -59,7 +60,7 @@ def test_a_worker_and_a_node_die_and_the_output_is_that_of_an_undisturbed_run(
     wait_for(lambda: any("ray::Actor.run" in line for _, line in children(raylet)), process)
     cluster.remove_node(nodes[0], allow_graceful=False)
     assert parts(tmp_path / "out") < 20, "the node outlived the run"
-    out, err = process.communicate(timeout=90)
+    out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, err
     assert out.startswith(f"{tmp_path / 'out'}: 160 inputs, 0 failed")
     assert err.endswith("2 workers died and were replaced\n")
@@ -75,9 +76,9 @@ def test_a_killed_driver_leaves_the_cluster_usable_and_the_run_goes_on(
     process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     wait_for(lambda: parts(tmp_path / "out") >= 2, process)
     process.kill()
-    process.communicate(timeout=10)
+    process.communicate(timeout=PATIENCE)
     assert 2 <= parts(tmp_path / "out") < 20
-    done = subprocess.run(arguments, capture_output=True, text=True, timeout=90)
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     assert "inputs are done already" in done.stderr
     assert rows_of(tmp_path / "out") == slow_rows

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,7 +15,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from ..conftest import ROOT
+from ..conftest import PATIENCE, ROOT, free_port
 from .conftest import children, jpeg
 
 pytest.importorskip("ray", reason="needs shvit[ray]")
@@ -39,7 +38,7 @@ def predict(port: int) -> dict[str, object]:
         return json.load(response)
 
 
-def eventually(condition, seconds: float = 60):
+def eventually(condition, seconds: float = PATIENCE):
     deadline = time.monotonic() + seconds
     while True:
         try:
@@ -53,9 +52,7 @@ def eventually(condition, seconds: float = 60):
 
 @pytest.mark.slow
 def test_two_replicas_serve_and_one_that_is_killed_is_replaced(colour_model, tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     configuration = yaml.safe_load((ROOT / "deploy/ray_serve.yaml").read_text())
     configuration["http_options"] = {"host": "127.0.0.1", "port": port}
     (application,) = configuration["applications"]

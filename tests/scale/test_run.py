@@ -24,7 +24,7 @@ from shvit.scale.inputs import read_items
 from shvit.scale.listing import Item, list_items
 from shvit.scale.plan import PLAN
 
-from ..conftest import AS_ANYBODY
+from ..conftest import AS_ANYBODY, PATIENCE
 from .conftest import (
     DAMAGED,
     batch,
@@ -221,13 +221,19 @@ def test_failed_inputs_are_tried_again_if_asked(colour_model, tmp_path):
 
 def test_the_command_tells_and_exits_as_the_others_do(colour_model, tmp_path):
     folder = write_folder(tmp_path / "in", 20)
-    done = subprocess.run(command(colour_model, tmp_path / "out", folder), capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        command(colour_model, tmp_path / "out", folder), capture_output=True, text=True, timeout=PATIENCE
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(f"{tmp_path / 'out'}: 20 inputs, 0 failed, 20 of them now at ")
     (folder / "bad.jpg").write_bytes(DAMAGED)
-    done = subprocess.run(command(colour_model, tmp_path / "b", folder), capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        command(colour_model, tmp_path / "b", folder), capture_output=True, text=True, timeout=PATIENCE
+    )
     assert (done.returncode, done.stderr) == (1, "")
-    done = subprocess.run(command(colour_model, tmp_path / "b", "nothing"), capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        command(colour_model, tmp_path / "b", "nothing"), capture_output=True, text=True, timeout=PATIENCE
+    )
     assert done.returncode == 2
     assert done.stderr.startswith("shvit batch: error: ")
     assert len(done.stderr.splitlines()) == 1
@@ -243,7 +249,7 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost(colour_model, slow_pict
     wait_for(lambda: parts(tmp_path / "out") >= 2, process)
     victim = next(pid for pid, line in children(process.pid) if "spawn_main" in line)
     os.kill(victim, signal.SIGKILL)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=PATIENCE)
     assert (process.returncode, err) == (0, "1 workers died and were replaced\n"), out
     assert rows_of(tmp_path / "out") == slow_rows
 
@@ -254,9 +260,9 @@ def test_a_killed_run_leaves_no_process_and_goes_on(colour_model, slow_pictures,
     wait_for(lambda: parts(tmp_path / "out") >= 2, process)
     workers = [pid for pid, line in children(process.pid) if "spawn_main" in line]
     process.kill()
-    process.communicate(timeout=10)
+    process.communicate(timeout=PATIENCE)
     assert 2 <= parts(tmp_path / "out") < 20
-    done = subprocess.run(arguments, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     assert "inputs are done already" in done.stderr
     assert rows_of(tmp_path / "out") == slow_rows
@@ -285,7 +291,7 @@ def test_an_input_that_kills_its_worker_is_one_failed_row(colour_model, tmp_path
         command(colour_model, tmp_path / "out", folder, "--workers", 2),
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=PATIENCE,
         env={**os.environ, "PYTHONPATH": paths},
     )
     assert (done.returncode, done.stderr) == (1, "4 workers died and were replaced\n")
@@ -310,12 +316,14 @@ def test_an_output_that_may_not_be_written_is_exit_2(colour_model, tmp_path):
     folder = write_folder(tmp_path / "in", 3)
     (tmp_path / "closed").mkdir(mode=0o555)
     arguments = command(colour_model, tmp_path / "closed/out", folder)
-    done = subprocess.run([*AS_ANYBODY, *arguments], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([*AS_ANYBODY, *arguments], capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 2
     assert "Permission denied" in done.stderr
     assert len(done.stderr.splitlines()) == 1
     (tmp_path / "file").write_bytes(b"")
-    done = subprocess.run(command(colour_model, tmp_path / "file", folder), capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        command(colour_model, tmp_path / "file", folder), capture_output=True, text=True, timeout=PATIENCE
+    )
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
 
 
@@ -324,13 +332,15 @@ def test_it_needs_neither_ray_nor_fsspec_nor_pytorch_for_folders(colour_model, t
     block = "import sys\nfor name in ('ray', 'fsspec', 'torch', 's3fs'): sys.modules[name] = None\n"
     code = f"{block}from shvit.cli.main import main; sys.exit(main(sys.argv[1:]))"
     arguments = command(colour_model, tmp_path / "out", folder)[3:]
-    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=PATIENCE)
     assert (done.returncode, done.stderr) == (0, "")
     for more, wanted in ((("--ray-address", "local"), "ray"), (("s3://bucket/a",), "s3://bucket/a")):
         arguments = command(
             colour_model, tmp_path / f"out {wanted[:2]}", *(more if more[0][0] == "s" else (folder, *more))
         )[3:]
-        done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60)
+        done = subprocess.run(
+            [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=PATIENCE
+        )
         assert done.returncode == 2
         assert wanted in done.stderr.lower()
         assert "pip install 'shvit[ray]'" in done.stderr
@@ -360,7 +370,7 @@ def test_workers_that_die_at_once_end_the_run(colour_model, tmp_path):
         command(colour_model, tmp_path / "out", folder, "--workers", 2),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         env={**os.environ, "PYTHONPATH": paths},
     )
     assert done.returncode == 2

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from ..conftest import PATIENCE
 from .conftest import DAMAGED, batch, command, jpeg, write_tar
 
 boto3 = pytest.importorskip("boto3", reason="needs moto[server]")
@@ -60,7 +61,7 @@ def test_objects_to_objects_in_two_processes(colour_model, client):
     client.put_object(Bucket="photos", Key="in/1/014.jpg", Body=b"")
     client.put_object(Bucket="photos", Key="in/notes.txt", Body=b"x")
     arguments = command(colour_model, "s3://photos/out", "s3://photos/in", "--workers", 2)
-    done = subprocess.run(arguments, capture_output=True, text=True, timeout=90)
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=PATIENCE)
     assert (done.returncode, done.stderr) == (1, "")
     rows = rows_in(client, "out")
     assert [row["source"] for row in rows] == [f"s3://photos/in/{n // 10}/{n:03d}.jpg" for n in range(40)]
@@ -102,13 +103,13 @@ def test_shards_and_tables_stream_from_a_store(colour_model, client, tmp_path):
 
 def test_a_bucket_that_is_not_there_is_a_line(colour_model, client, tmp_path):
     done = subprocess.run(
-        command(colour_model, tmp_path / "out", "s3://nobody/in"), capture_output=True, text=True, timeout=60
+        command(colour_model, tmp_path / "out", "s3://nobody/in"), capture_output=True, text=True, timeout=PATIENCE
     )
     assert done.returncode == 2
     assert done.stderr == "shvit batch: error: s3://nobody/in: The specified bucket does not exist\n"
     arguments = command(colour_model, "s3://nobody/out", str(tmp_path))
     (tmp_path / "a.jpg").write_bytes(jpeg(0))
-    done = subprocess.run(arguments, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 2
     assert done.stderr.startswith("shvit batch: error: s3://nobody/out")
     assert len(done.stderr.splitlines()) == 1

@@ -47,7 +47,7 @@ class RunningServer:
         found = re.search(pattern, text, re.MULTILINE)
         return float(found[1]) if found else 0.0
 
-    def wait_for_metric(self, name: str, value: float, limit: float = 10, **labels: str) -> None:
+    def wait_for_metric(self, name: str, value: float, limit: float = 60, **labels: str) -> None:
         until = time.monotonic() + limit
         while (found := self.metric(name, **labels)) != value:
             assert time.monotonic() < until, f"{name} {labels} is {found}, expected {value}"

@@ -21,7 +21,7 @@ from PIL import Image
 
 import shvit
 
-from ..conftest import COLOURS, SAMPLES, colour_card, write_colour_model
+from ..conftest import COLOURS, PATIENCE, SAMPLES, colour_card, write_colour_model
 from .conftest import BLUE, GREEN, RED, TOKEN, RunningServer, encoded, running
 
 
@@ -392,7 +392,7 @@ def test_wrong_usage_is_one_line(arguments, environment, says):
     import os
 
     command = [sys.executable, "-m", "shvit", "serve", "--port", "0", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env={**os.environ, **environment})
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, env={**os.environ, **environment})
     assert done.returncode == 2, done.stderr
     assert says in done.stderr
     assert done.stderr.count("\n") == 1, done.stderr

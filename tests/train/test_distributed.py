@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import signal
-import socket
 import time
 
 import pytest
 
 from shvit.train.checkpoint import checkpoints
 
+from ..conftest import PATIENCE, free_port
 from .conftest import drive, losses
 
 OPTIONS = {
@@ -21,12 +21,6 @@ OPTIONS = {
     "sync_norm": True,
     "optimizer": {"lr": 2e-3, "warmup_epochs": 0.2},
 }
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def torchrun(processes: int, restarts: int = 0) -> tuple[str, ...]:
@@ -56,7 +50,7 @@ def alone(colours, tmp_path_factory):
 def test_several_processes_follow_the_curve_of_one(colours, alone, tmp_path, processes):
     options = {**OPTIONS, "execution": {"devices": processes}}
     process = drive(colours, tmp_path, options, torchrun(processes))
-    _, errors = process.communicate(timeout=180)
+    _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, errors
     one, several = losses(alone), losses(tmp_path)
     assert one.keys() == several.keys() == set(range(1, 13))
@@ -80,7 +74,7 @@ def test_when_one_process_is_killed_the_others_stop_and_say_so(colours, tmp_path
     ]  # fmt: skip
     assert both[1].wait(120) == -signal.SIGKILL
     died = time.monotonic()
-    _, errors = both[0].communicate(timeout=60)
+    _, errors = both[0].communicate(timeout=PATIENCE)
     assert time.monotonic() - died < 30
     assert both[0].returncode == 1
     assert "process 0 of 2 lost the others at epoch 1, step 4" in errors
@@ -90,7 +84,7 @@ def test_when_one_process_is_killed_the_others_stop_and_say_so(colours, tmp_path
 def test_a_restart_by_torchrun_goes_on_from_the_checkpoint(colours, alone, tmp_path):
     options = {**OPTIONS, "kill_at": 9, "kill_rank": 1, "execution": {"devices": 2, "checkpoint_every_steps": 2}}
     process = drive(colours, tmp_path, options, torchrun(2, restarts=1))
-    _, errors = process.communicate(timeout=240)
+    _, errors = process.communicate(timeout=PATIENCE)
     # The second time the killer strikes at step 9 again, having begun at 8; that is one restart too many.
     assert process.returncode != 0, errors
     started = [json.loads(line) for line in (tmp_path / "losses.jsonl").read_text().splitlines() if "started" in line]
@@ -98,7 +92,7 @@ def test_a_restart_by_torchrun_goes_on_from_the_checkpoint(colours, alone, tmp_p
     assert checkpoints(tmp_path)[-1].name == "step-00000008.pt"
     del options["kill_at"]
     process = drive(colours, tmp_path, options, torchrun(2))
-    _, errors = process.communicate(timeout=180)
+    _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, errors
     one, several = losses(alone), losses(tmp_path)
     assert [several[step] for step in sorted(several)] == pytest.approx([one[step] for step in sorted(one)], rel=2e-3)

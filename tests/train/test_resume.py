@@ -19,6 +19,7 @@ from shvit.errors import CheckpointError
 from shvit.train import Execution, Optimizer, Recipe, fit, resume, setup
 from shvit.train.checkpoint import checkpoints
 
+from ..conftest import PATIENCE
 from .conftest import drive, losses
 from .driver import small_shvit
 
@@ -149,6 +150,6 @@ def test_a_full_disk_leaves_the_earlier_checkpoint_whole(colours, tmp_path):
 def test_a_folder_that_holds_a_run_is_not_overwritten(colours, tmp_path):
     fit(prepare(colours, tmp_path))
     command = [sys.executable, "-m", "shvit", "train", str(colours), "--output", str(tmp_path), "--device", "cpu"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 2
     assert "holds a run already; add --resume auto" in done.stderr

@@ -19,14 +19,14 @@ from shvit.runtime.fast import preprocess_fast
 from shvit.runtime.preprocess import decode, preprocess
 from shvit.video.classify import preparation
 
-from ..conftest import SAMPLES
+from ..conftest import PATIENCE, SAMPLES
 from .clips import coloured, write_clip
 from .test_frames import cut_short
 
 
 def shvit_video(*arguments: object, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "shvit", "video", *map(str, arguments)]
-    return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=PATIENCE)
 
 
 def lines(text: str) -> list[dict]:
@@ -210,10 +210,10 @@ def test_no_pytorch_in_the_process_and_what_installs_pyav(clip, colour_model):
         f"status = main(['video', {str(clip)!r}, '--model', {str(colour_model)!r}, '--format', 'jsonl']);"
         "assert 'torch' not in sys.modules; sys.exit(status)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     code = "import sys; sys.modules['av'] = None; from shvit.cli.main import main; sys.exit(main(['video', 'a.mp4']))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 2
     assert "pip install 'shvit[video]'" in done.stderr
     assert "Traceback" not in done.stderr

@@ -15,7 +15,7 @@ av = pytest.importorskip("av", reason="needs shvit[video]")
 from shvit.errors import VideoError  # noqa: E402
 from shvit.media.video import Damage, Frame, Video, frames  # noqa: E402
 
-from ..conftest import SAMPLES  # noqa: E402
+from ..conftest import PATIENCE, SAMPLES  # noqa: E402
 from .clips import coloured, plain, quarters, write_clip  # noqa: E402
 
 
@@ -108,7 +108,7 @@ def test_the_rotation_that_ffmpeg_writes_is_the_one_that_it_shows(tmp_path, prog
         ["-i", stored, "-c", "copy", "-metadata:s:v", "rotate=90", turned],
         ["-i", turned, "-frames:v", "1", shown],
     ):
-        subprocess.run([program("ffmpeg"), "-v", "error", "-y", *map(str, arguments)], check=True, timeout=60)
+        subprocess.run([program("ffmpeg"), "-v", "error", "-y", *map(str, arguments)], check=True, timeout=PATIENCE)
     from PIL import Image
 
     expected = np.asarray(Image.open(shown).convert("RGB"))
@@ -178,7 +178,7 @@ def test_a_cover_is_no_video(tmp_path, program):
         SAMPLES / "coffee.jpg",
     ]
     more = ["-map", "0", "-map", "1", "-c:v", "mjpeg", "-disposition:v", "attached_pic", song]
-    subprocess.run(list(map(str, command + more)), check=True, timeout=60)
+    subprocess.run(list(map(str, command + more)), check=True, timeout=PATIENCE)
     with pytest.raises(VideoError, match="no video in it, only audio and a cover"):
         Video(song)
 

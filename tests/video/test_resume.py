@@ -14,6 +14,7 @@ import pytest
 
 pytest.importorskip("av", reason="needs shvit[video]")
 
+from ..conftest import PATIENCE
 from .clips import coloured, write_clip
 from .test_command import lines, shvit_video
 from .test_frames import corrupted
@@ -57,7 +58,7 @@ def kill_when(run: list[str], journal: Path, seen: int) -> None:
         process.send_signal(signal.SIGKILL)
     finally:
         process.kill()
-        process.wait(timeout=60)
+        process.wait(timeout=PATIENCE)
 
 
 @pytest.mark.parametrize(
@@ -70,7 +71,9 @@ def kill_when(run: list[str], journal: Path, seen: int) -> None:
 def test_a_killed_run_goes_on_where_it_stood(videos, colour_model, tmp_path, monkeypatch, suffix, more):
     monkeypatch.chdir(tmp_path)
     whole, parts = tmp_path / f"whole{suffix}", tmp_path / f"parts{suffix}"
-    expected = subprocess.run(command(videos, colour_model, whole, *more), capture_output=True, text=True, timeout=120)
+    expected = subprocess.run(
+        command(videos, colour_model, whole, *more), capture_output=True, text=True, timeout=PATIENCE
+    )
     assert expected.returncode == 1  # one is damaged
     expected_page = Path("page.html").read_text() if more else ""
     journal = tmp_path / f"parts{suffix}.journal"
@@ -83,7 +86,7 @@ def test_a_killed_run_goes_on_where_it_stood(videos, colour_model, tmp_path, mon
     with partial.open("ab") as file:
         file.write(b'{"source": "half a li')
     kill_when([*run, "--resume"], journal, 3)
-    done = subprocess.run([*run, "--resume"], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*run, "--resume"], capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 1
     assert done.stdout == expected.stdout
     if suffix == ".jsonl":
@@ -105,7 +108,7 @@ def test_a_video_that_changed_meanwhile_is_done_anew(videos, colour_model, tmp_p
     run = command([clip], colour_model, frames)
     kill_when(run, tmp_path / "frames.jsonl.journal", 2)
     clip.write_bytes(videos[0].read_bytes())
-    done = subprocess.run([*run, "--resume"], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*run, "--resume"], capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     assert [each["index"] for each in lines(frames.read_text())] == list(range(50))
 
@@ -114,13 +117,16 @@ def test_another_run_is_not_gone_on_with(videos, colour_model, tmp_path):
     frames = tmp_path / "frames.jsonl"
     kill_when(command(videos[1:2], colour_model, frames), tmp_path / "frames.jsonl.journal", 2)
     done = subprocess.run(
-        command(videos[1:2], colour_model, frames, "--top-k", 1, "--resume"), capture_output=True, text=True, timeout=60
+        command(videos[1:2], colour_model, frames, "--top-k", 1, "--resume"),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
     )
     assert done.returncode == 2
     assert "the earlier run had top_k 5, this one has 1" in done.stderr
     (tmp_path / "frames.jsonl.journal").write_text("{")
     done = subprocess.run(
-        command(videos[1:2], colour_model, frames, "--resume"), capture_output=True, text=True, timeout=60
+        command(videos[1:2], colour_model, frames, "--resume"), capture_output=True, text=True, timeout=PATIENCE
     )
     assert done.returncode == 2
     assert "cannot be read" in done.stderr

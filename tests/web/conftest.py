@@ -16,6 +16,8 @@ from shvit.cli.main import main
 from shvit.runtime.models import DEFAULT_MODEL
 from shvit.web import SAMPLES
 
+from ..conftest import PATIENCE
+
 FLAGS = (
     "--no-sandbox",
     "--disable-gpu",
@@ -57,7 +59,7 @@ def camera_film(tmp_path_factory, program) -> Path:
     film = tmp_path_factory.mktemp("camera") / "coffee.y4m"
     command = [program("ffmpeg"), "-loglevel", "error", "-loop", "1", "-i", str(SAMPLES / "coffee.jpg"), "-t", "0.5"]
     command += ["-r", "30", "-vf", "scale=320:240,setsar=1", "-pix_fmt", "yuv420p", str(film)]
-    subprocess.run(command, check=True, timeout=60)
+    subprocess.run(command, check=True, timeout=PATIENCE)
     return film
 
 

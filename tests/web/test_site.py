@@ -17,6 +17,7 @@ from shvit.runtime.models import DEFAULT_MODEL, SHIPPED_MODELS
 from shvit.web import PAGE, SAMPLES, onnxruntime_web
 from shvit.web.site import write_site
 
+from ..conftest import PATIENCE
 from ..export.conftest import tiny, tiny_card  # noqa: F401
 
 SHIPPED = SHIPPED_MODELS[DEFAULT_MODEL]
@@ -66,7 +67,7 @@ def test_packing_needs_no_pytorch(tmp_path, program):
         "print('torch' in sys.modules)\n"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "site")]
-    answer = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     assert answer.stdout.split()[-2:] == ["0", "False"], answer.stderr
 
 
