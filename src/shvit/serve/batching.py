@@ -10,12 +10,9 @@ import asyncio
 import base64
 import binascii
 import logging
-import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from queue import SimpleQueue
 
 import numpy as np
@@ -26,9 +23,6 @@ from shvit.runtime.preprocess import describe
 from shvit.serve.metrics import Metrics, ModelMetrics
 
 logger = logging.getLogger("shvit.serve")
-
-DECODER_NICENESS = 10
-"""Added to that of the process; a tenth of the others' share of a processor that all want."""
 
 Encoded = bytes | str
 """An image as it came: its bytes, or their base64."""
@@ -246,7 +240,6 @@ class Batcher:
         return task
 
     def _decode(self) -> None:
-        _yield_to_others()
         while (image := self._encoded.get()) is not None:
             if isinstance(image, Task):
                 image.run()
@@ -292,18 +285,6 @@ class Batcher:
                     self._loop.call_soon_threadsafe(image.job.fail, EngineFailure(str(error)))
                 continue
             self._loop.call_soon_threadsafe(_settle, served, wanted, probabilities, began, time.perf_counter())
-
-
-def _yield_to_others() -> None:
-    """This thread runs when those that finish what was begun, the event loop's and the engine's, leave it a processor.
-
-    With all alike, p50 and p99 are 10 % longer, at the same throughput. Only Linux has priorities of threads.
-    """
-    if sys.platform == "linux":
-        thread = threading.get_native_id()
-        niceness = os.getpriority(os.PRIO_PROCESS, thread) + DECODER_NICENESS
-        with suppress(OSError):  # a sandbox may forbid it
-            os.setpriority(os.PRIO_PROCESS, thread, min(niceness, 19))
 
 
 def _from_base64(text: str) -> bytes:
