@@ -16,6 +16,7 @@ import argparse
 import asyncio
 import json
 import os
+import shlex
 import statistics
 import sys
 import tempfile
@@ -223,7 +224,7 @@ def main() -> None:
     if args.no_record:
         print(json.dumps(result, indent=2))
     else:
-        record("serving", "python benchmarks/serving.py" + (f" --soak {args.soak:g}" if args.soak else ""), result)
+        record("serving", shlex.join(["python", "benchmarks/serving.py", *sys.argv[1:]]), result)
     for name, figures in result["models"].items():
         print_figures(name, figures)
 

@@ -191,6 +191,14 @@ def test_a_full_queue_answers_at_once(server, slow_image):
             answer = client.recv(1000)
         assert answer.startswith(b"HTTP/1.1 503")
         assert b"retry-after: 1" in answer.lower()
+        # What is no request for labels is answered as ever, and what would be too large at any time is told so.
+        statuses = [httpx2.get(f"{server.url}{path}").status_code for path in ("/readyz", "/v1/models", "/v1/predict")]
+        assert statuses == [200, 200, 405]
+        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
+            client.sendall(
+                b"POST /v1/predict HTTP/1.1\r\nContent-Type: image/png\r\nContent-Length: 1000000000000\r\n\r\n"
+            )
+            assert client.recv(1000).startswith(b"HTTP/1.1 413")
         assert not all(each.done() for each in accepted)
         assert [each.result().status_code for each in accepted] == [200] * 3
     assert server.metric("shvit_rejections_total", reason="queue_full") == refused_before + 1

@@ -57,6 +57,8 @@ RETRY_AFTER = "1"
 LINGER_SECONDS, LINGER_BYTES = 2.0, 64 * 2**20
 """How long, and how much, of a body that was refused is still read, so that the client gets to read why."""
 
+IMAGE_ROUTES = ("/v1/predict", "/v1/explain")
+
 GUARDED = ("/v1", "/metrics")
 """What a token is asked for; health, the reference and the page say nothing of anybody's images."""
 
@@ -174,10 +176,6 @@ class Service:
         """The images of a request's body, for which there is room; their bytes count as held until the block ends."""
         content_type = request.headers.get("content-type", "")
         kind = media_type(content_type)
-        if self.waiting >= self.settings.queue:
-            declared = _content_length(request.headers)
-            if declared is None or declared <= self.settings.max_body:
-                raise self._full()
         body = await read_body(
             request.receive,
             _content_length(request.headers),
@@ -194,12 +192,13 @@ class Service:
                     413, "too_many", f"{len(uploads)} images; at most {self.settings.queue} are accepted in a request"
                 )
             if self.waiting + len(uploads) > self.settings.queue:
-                raise self._full()
+                raise self.full()
             yield uploads
         finally:
             self.held.bytes -= size
 
-    def _full(self) -> RefusedError:
+    def full(self) -> RefusedError:
+        """That there is no room for more images."""
         return RefusedError(
             503, "queue_full", f"the queue is full ({self.settings.queue} images); try again in {RETRY_AFTER} s"
         )
@@ -280,6 +279,31 @@ class TokenRequired:
         await self._app(scope, receive, send)
 
 
+class RefusedWhenFull:
+    """Answers 503 to images that there is no room for, before anything else is done for them.
+
+    A server at three times its load refuses two of three requests: what each of them costs is what the others lose.
+    """
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self._app, self._service = app, service
+        self._refusal = JSONResponse({"error": str(service.full())}, 503, {"Retry-After": RETRY_AFTER})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        service = self._service
+        if (
+            service.waiting >= service.settings.queue
+            and scope["type"] == "http"
+            and scope["method"] == "POST"
+            and scope["path"].removeprefix(scope.get("root_path", "")) in IMAGE_ROUTES
+        ):
+            declared = _content_length(Headers(scope=scope))
+            if declared is None or declared <= service.settings.max_body:
+                service.metrics.refused("queue_full", 503)
+                return await self._refusal(scope, receive, send)
+        await self._app(scope, receive, send)
+
+
 class ClosingResponse(JSONResponse):
     """An answer to a request whose body is not wanted: the rest is read for a while, then the connection is closed.
 
@@ -333,6 +357,7 @@ def create_app(models: dict[str, Classifier], settings: Settings) -> FastAPI:
         app.mount("/samples", StaticFiles(directory=SAMPLES), name="samples")
     # Not a mount, which would take other methods on the routes above for paths of its own.
     app.router.default = StaticFiles(directory=settings.pages or PAGE, html=True)
+    app.add_middleware(RefusedWhenFull, service=service)
     if settings.token is not None:
         app.add_middleware(TokenRequired, token=settings.token)
     if settings.cors_origins:
@@ -506,8 +531,7 @@ def _add_errors(app: FastAPI, service: Service) -> None:
 
     @app.exception_handler(RefusedError)
     async def refused(request: Request, error: RefusedError) -> Response:
-        service.metrics.rejected.labels(error.reason).inc()
-        service.metrics.requests.labels(error.status).inc()
+        service.metrics.refused(error.reason, error.status)
         if error.status in (408, 413):
             return ClosingResponse({"error": str(error)}, error.status)
         return answer(error.status, str(error), {"Retry-After": RETRY_AFTER} if error.status == 503 else None)

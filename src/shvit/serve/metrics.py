@@ -70,6 +70,11 @@ class Metrics:
         )
         ProcessCollector(registry=self.registry)
 
+    def refused(self, reason: str, status: int) -> None:
+        """Counts a request that was not done."""
+        self.rejected.labels(reason).inc()
+        self.requests.labels(status).inc()
+
     def text(self) -> bytes:
         """In Prometheus' text format."""
         return generate_latest(self.registry)
