@@ -17,7 +17,7 @@ import httpx2
 import pytest
 from PIL import Image
 
-from ..conftest import SAMPLES
+from ..conftest import PATIENCE, SAMPLES
 from .conftest import BLUE, RunningServer, encoded, running
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF")
@@ -144,7 +144,7 @@ def schemathesis(server: RunningServer, folder: Path, *options: str, limit: int)
 
 
 def test_requests_made_from_the_schema(fuzzed, tmp_path):
-    assert schemathesis(fuzzed, tmp_path, "--max-examples", "15", limit=60) > 100
+    assert schemathesis(fuzzed, tmp_path, "--max-examples", "15", limit=PATIENCE) > 100
 
 
 @pytest.mark.slow
