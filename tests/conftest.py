@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from hypothesis import HealthCheck, settings
 from onnx import TensorProto, helper, numpy_helper
 
 from shvit.runtime.card import METADATA_KEY, Card, ClassInfo, Preprocessing
@@ -22,6 +23,10 @@ AS_ANYBODY = ("setpriv", "--bounding-set=-dac_override,-dac_read_search") if os.
 PATIENCE = 300
 """Seconds after which a process counts as hung, on a busy machine too."""
 TINY_IMAGENET = ROOT.parent / "shared" / "data" / "tiny-imagenet"
+
+# Hypothesis's limits on time tell of a busy machine, not of a fault.
+settings.register_profile("patient", parent=settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session")

@@ -457,7 +457,7 @@ brace_parts = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(brace_parts, min_size=1, max_size=3).map("".join))
 def test_braces_stand_for_what_they_do_in_a_shell(pattern):
     if shutil.which("bash") is None:
@@ -548,7 +548,7 @@ def test_csv_labels_are_held_against_the_list_of_classes(tmp_path):
 field = st.text(string.printable + "é字", min_size=1, max_size=12)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(rows=st.lists(st.tuples(field, field.filter(str.strip)), min_size=1, max_size=5))
 def test_csv_fields_come_back_as_they_were_written(tmp_path_factory, rows):
     file = write_csv(tmp_path_factory.mktemp("csv") / "list.csv", [("label", "path"), *[(b, a) for a, b in rows]])
@@ -576,7 +576,6 @@ class Named:
         return f"{self.name}/{self._names[index]}"
 
 
-@settings(deadline=None)
 @given(
     counts=st.lists(st.integers(0, 30), min_size=1, max_size=5).filter(lambda counts: max(counts) >= 2),
     share=st.floats(0.01, 0.99),

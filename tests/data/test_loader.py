@@ -10,7 +10,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from timm.data.distributed_sampler import RepeatAugSampler
@@ -86,7 +86,6 @@ SIZES = {
 }
 
 
-@settings(deadline=None)
 @given(**SIZES)
 def test_processes_together_see_the_batches_that_one_would(world_size, **sizes):
     alone = EpochSampler(**sizes, seed=1, epoch=2)
@@ -98,7 +97,6 @@ def test_processes_together_see_the_batches_that_one_would(world_size, **sizes):
         assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
-@settings(deadline=None)
 @given(st.integers(1, 60), st.integers(1, 20), st.integers(1, 4))
 def test_an_epoch_takes_each_image_once_or_repeats_times(count, batch_size, repeats):
     keys = [key for batch in EpochSampler(count, batch_size, 1, 0, drop_last=False, repeats=repeats) for key in batch]
@@ -133,7 +131,6 @@ def test_the_order_follows_seed_and_epoch():
     assert list(EpochSampler(50, 10, 0, 0, start=3)) == orders[0][3:]
 
 
-@settings(deadline=None)
 @given(st.integers(0, 60), st.integers(1, 20), st.integers(1, 7))
 def test_evaluation_takes_every_image_exactly_once_over_all_processes(count, batch_size, world_size):
     samplers = [ShardSampler(count, batch_size, rank, world_size) for rank in range(world_size)]

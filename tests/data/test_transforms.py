@@ -6,7 +6,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 from timm.data import create_transform
@@ -96,7 +96,6 @@ RATIOS = st.tuples(st.floats(0.2, 5), st.floats(0.2, 5)).map(sorted).map(tuple)
 SHARES = st.tuples(st.floats(0.01, 1), st.floats(0.01, 1)).map(sorted).map(tuple)
 
 
-@settings(deadline=None)
 @given(st.tuples(st.integers(8, 500), st.integers(8, 500)), SHARES, RATIOS, st.integers(0, 2**62))
 def test_crops_are_those_that_torchvision_draws(size, scale, aspect, seed):
     ours = random_box(size, scale, aspect, torch.Generator().manual_seed(seed))
@@ -106,7 +105,6 @@ def test_crops_are_those_that_torchvision_draws(size, scale, aspect, seed):
     assert ours == (theirs["top"], theirs["left"], theirs["height"], theirs["width"])
 
 
-@settings(deadline=None)
 @given(st.tuples(st.integers(1, 4000), st.integers(1, 4000)), SHARES, RATIOS, st.integers(0, 2**62))
 def test_crops_lie_inside_images_of_any_shape(size, scale, aspect, seed):
     top, left, height, width = random_box(size, scale, aspect, torch.Generator().manual_seed(seed))

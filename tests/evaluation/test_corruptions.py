@@ -49,7 +49,7 @@ def test_randomness_is_the_seeds(photograph, name):
     assert difference(corrupt(photograph, name, 4, seed=1), corrupt(photograph, name, 4, seed=2)) > 0
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     name=st.sampled_from(list(CORRUPTIONS)),
     width=st.integers(1, 40),

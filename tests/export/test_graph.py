@@ -64,7 +64,7 @@ def small() -> SHViT:
     return folded(SMALL)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(height=st.integers(16, 150), width=st.integers(16, 150))
 def test_it_is_the_network_at_any_size(small, height, width):
     assert_same(small, (height, width))
@@ -75,7 +75,7 @@ def dynamic(small) -> onnxruntime.InferenceSession:
     return session_of(deployment_graph(small, (64, 64), dynamic_size=True))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(height=st.integers(1, 150), width=st.integers(1, 150))
 def test_one_graph_is_the_network_at_any_size(small, dynamic, height, width):
     assert_same(small, (height, width), dynamic)

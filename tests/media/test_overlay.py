@@ -50,7 +50,7 @@ def test_equal_differences_look_equal_and_the_order_shows_in_lightness_alone():
         assert np.linalg.norm(np.diff(seen, axis=0), axis=1).min() > 0.3 * steps.mean()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data(), width=st.integers(80, 400), height=st.integers(80, 400))
 def test_a_maps_peak_lies_on_its_part_of_the_image_and_the_rest_is_dark(data, width, height):
     left, top = data.draw(st.floats(0, width / 2)), data.draw(st.floats(0, height / 2))

@@ -18,7 +18,7 @@ def small(**changes) -> SHViT:
     return SHViT(replace(SMALL, **changes))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(height=st.integers(1, 200), width=st.integers(1, 200))
 @torch.no_grad()
 def test_any_resolution(height, width):
@@ -208,7 +208,7 @@ def test_a_bad_configuration_is_refused_with_the_fields_name(changes, field):
         replace(SMALL, **changes)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(ratio=st.floats(0.01, 1), heads=st.sampled_from([1, 2, 4]))
 def test_partial_ratio_always_gives_a_network(ratio, heads):
     config = replace(SMALL, num_heads=heads).with_partial_ratio(ratio)

@@ -159,7 +159,7 @@ def test_an_int8_file_attends_nearly_as_its_network_does():
             assert np.abs(found - expected).sum(1).mean() / 2 < 0.1, place
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     width=st.integers(20, 600),
     height=st.integers(20, 600),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -46,7 +46,7 @@ def photograph(path: Path, width: int, height: int, **options) -> bytes:
     return encoded(image, "JPEG", quality=92, **options)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     path=st.sampled_from(PHOTOGRAPHS),
     width=st.integers(40, 900),
@@ -102,7 +102,7 @@ def test_a_large_photograph_is_decoded_at_a_fraction_of_its_size(size, fraction,
     assert most <= 20
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     width=st.integers(1, 300),
     height=st.integers(1, 300),
@@ -165,7 +165,7 @@ def test_a_jpeg_cut_anywhere_is_refused_or_taken_alike(progressive):
         assert outcome(preprocess_fast, data[:length]) == outcome(exact, data[:length]), length
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150)
 @given(
     changes=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), min_size=1, max_size=6),
     mode=st.sampled_from(["RGB", "L", "CMYK"]),

@@ -37,7 +37,7 @@ def decode_threads() -> list[threading.Thread]:
     return [each for each in threading.enumerate() if each.name.startswith("shvit-decode")]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(count=st.integers(0, 70), batch_size=st.integers(1, 20), workers=st.integers(1, 5))
 def test_order_and_errors_are_kept(count, batch_size, workers):
     seen, failed = [], {}

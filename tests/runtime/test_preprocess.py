@@ -30,7 +30,7 @@ def timm_pixels(image: Image.Image, size: int, crop_ratio: float) -> np.ndarray:
     return np.rint(transform(image).numpy() * 255).astype(np.uint8).transpose(1, 2, 0)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     width=st.integers(5, 500),
     height=st.integers(5, 500),
@@ -208,7 +208,7 @@ def test_a_bad_file_is_one_line_with_its_name_and_the_reason(tmp_path, kind):
     assert "\n" not in str(caught.value)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     kind=st.sampled_from(["JPEG", "PNG", "WEBP", "GIF", "TIFF"]),
     changes=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), min_size=1, max_size=12),

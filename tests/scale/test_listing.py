@@ -37,7 +37,7 @@ def test_units_are_as_large_as_they_may_be_and_no_larger(items, size):
         assert unit.items[0].rows is None or first is None or rows + first > size
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     st.lists(st.binary(min_size=1, max_size=8).filter(lambda name: b"/" not in name and b"\0" not in name), max_size=9)
 )

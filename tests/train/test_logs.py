@@ -139,7 +139,7 @@ def test_figures_that_come_later_get_a_column(tmp_path):
     assert [row.get("loss", -1) for row in rows] == pytest.approx([2, math.nan, -1], nan_ok=True)
 
 
-@settings(deadline=None, max_examples=50)  # each row may be a file written anew
+@settings(max_examples=50)  # each row may be a file written anew
 @given(
     st.lists(
         st.dictionaries(

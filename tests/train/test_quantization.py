@@ -130,7 +130,7 @@ def test_it_is_the_folded_network_when_nothing_is_rounded(network, images):
     np.testing.assert_allclose(simulated_logits(simulated, images), expected, atol=1e-4 * np.abs(expected).max())
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(arrays.arrays(np.float32, (4, 3, 1, 2), elements=st.floats(-1e3, 1e3, width=32, allow_subnormal=False)))
 def test_weights_take_at_most_129_levels_half_a_step_off(values):
     weight = torch.from_numpy(values)

@@ -64,7 +64,7 @@ def in_browser(script: Page, pixels: np.ndarray, preprocessing: Preprocessing) -
 @example(size=(5000, 3), preprocessing=Preprocessing((128, 128)), seed=0)
 @example(size=(300, 900), preprocessing=Preprocessing((128, 128)), seed=0)  # Pillow begins with the columns
 @example(size=(128, 128), preprocessing=Preprocessing((128, 128), 1.0), seed=0)  # nothing to do
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60, derandomize=True)
 def test_noise_comes_out_the_same(script, size, preprocessing, seed):
     width, height = size
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
