@@ -58,6 +58,7 @@ LINGER_SECONDS, LINGER_BYTES = 2.0, 64 * 2**20
 """How long, and how much, of a body that was refused is still read, so that the client gets to read why."""
 
 IMAGE_ROUTES = ("/v1/predict", "/v1/explain")
+"""What takes a place in the queue."""
 
 GUARDED = ("/v1", "/metrics")
 """What a token is asked for; health, the reference and the page say nothing of anybody's images."""
@@ -287,7 +288,8 @@ class RefusedWhenFull:
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self._app, self._service = app, service
-        self._refusal = JSONResponse({"error": str(service.full())}, 503, {"Retry-After": RETRY_AFTER})
+        self._error = service.full()
+        self._answer = _refusal(self._error)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         service = self._service
@@ -299,8 +301,8 @@ class RefusedWhenFull:
         ):
             declared = _content_length(Headers(scope=scope))
             if declared is None or declared <= service.settings.max_body:
-                service.metrics.refused("queue_full", 503)
-                return await self._refusal(scope, receive, send)
+                service.metrics.refused(self._error.reason, self._error.status)
+                return await self._answer(scope, receive, send)
         await self._app(scope, receive, send)
 
 
@@ -322,6 +324,14 @@ class ClosingResponse(JSONResponse):
                 if not message.get("more_body", False):
                     break
         await send({"type": "http.response.body", "body": b""})
+
+
+def _refusal(error: RefusedError) -> Response:
+    if error.status in (408, 413):
+        return ClosingResponse({"error": str(error)}, error.status)
+    return JSONResponse(
+        {"error": str(error)}, error.status, {"Retry-After": RETRY_AFTER} if error.status == 503 else None
+    )
 
 
 def create_app(models: dict[str, Classifier], settings: Settings) -> FastAPI:
@@ -532,9 +542,7 @@ def _add_errors(app: FastAPI, service: Service) -> None:
     @app.exception_handler(RefusedError)
     async def refused(request: Request, error: RefusedError) -> Response:
         service.metrics.refused(error.reason, error.status)
-        if error.status in (408, 413):
-            return ClosingResponse({"error": str(error)}, error.status)
-        return answer(error.status, str(error), {"Retry-After": RETRY_AFTER} if error.status == 503 else None)
+        return _refusal(error)
 
     @app.exception_handler(GoneError)
     async def gone(request: Request, error: GoneError) -> Response:
