@@ -65,23 +65,23 @@ class PeakMemory(threading.Thread):
         self.join()
 
 
-class Started:
+class Started(Tree):
     """A process that runs within ``started``."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
+        super().__init__(process.pid)
         self.process = process
-        self._tree = Tree(process.pid)
-        self.cpu_seconds = self._tree.cpu_seconds
 
     def memory_mb(self) -> float:
         """Of it and all that it started, in units of 2**20 bytes."""
-        return self._tree.memory_bytes() / 2**20
+        return self.memory_bytes() / 2**20
 
     def end(self) -> None:
-        others = self._tree.processes()[1:]
-        for each in (*reversed(others), self.process):
-            with suppress(psutil.NoSuchProcess):
-                each.terminate()
+        with suppress(psutil.NoSuchProcess):  # it has ended, and what it started belongs to nobody
+            for each in reversed(self.processes()[1:]):
+                with suppress(psutil.NoSuchProcess):
+                    each.terminate()
+        self.process.terminate()
         try:
             self.process.wait(20)
         except subprocess.TimeoutExpired:

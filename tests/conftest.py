@@ -6,10 +6,12 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import onnx
+import psutil
 import pytest
 from hypothesis import HealthCheck, settings
 from onnx import TensorProto, helper, numpy_helper
@@ -59,6 +61,16 @@ def free_port() -> int:
     """A port of the loopback interface that nothing listens at."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         return server.getsockname()[1]
+
+
+def children(parent: int, recursive: bool = False) -> list[tuple[int, str]]:
+    """Processes that a process started, with ``recursive`` those that they started too, and their command lines."""
+    found = []
+    with suppress(psutil.NoSuchProcess):
+        for process in psutil.Process(parent).children(recursive):
+            with suppress(psutil.NoSuchProcess):  # it ended meanwhile
+                found.append((process.pid, " ".join(process.cmdline())))
+    return found
 
 
 def make_debian(debootstrap: str, suite: str, packages: str, root: Path) -> Path:

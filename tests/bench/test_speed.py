@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,8 @@ from shvit.bench.networks import calibration_crops, model_files, precision_of
 from shvit.cli.main import main
 from shvit.models import SHViT, SHViTConfig, save_checkpoint
 from shvit.runtime.models import DEFAULT_MODEL, SHIPPED_MODELS
+
+from ..conftest import children
 
 SMALL = SHViTConfig(widths=(32, 48, 64), depths=(1, 1, 1), partial_dims=(8, 16, 16), num_classes=4, image_size=64)
 
@@ -76,9 +79,9 @@ def test_as_many_threads_are_started_as_are_asked_for():
     threads: dict[int, int] = {}
 
     def count(_) -> None:
-        for process in psutil.Process().children():
-            if "shvit.bench.worker" in process.cmdline():
-                threads[process.pid] = process.num_threads()
+        for pid, line in children(os.getpid()):
+            if "shvit.bench.worker" in line:
+                threads[pid] = psutil.Process(pid).num_threads()
 
     file = SHIPPED_MODELS[DEFAULT_MODEL]
     interleave([configuration(file, threads=each, batch_size=16) for each in (1, 2, 4)], 0.03, 1, count)

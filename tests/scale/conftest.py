@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -109,15 +108,6 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], seco
 
 def parts(output: Path) -> int:
     return len(list(output.glob("part-*.parquet")))
-
-
-def children(parent: int) -> list[tuple[int, str]]:
-    """Processes that a process started, with their command lines."""
-    return [
-        (process.pid, " ".join(process.info["cmdline"] or ()))
-        for process in psutil.process_iter(["ppid", "cmdline"])
-        if process.info["ppid"] == parent
-    ]
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from shvit.scale.listing import Item, Unit
 from shvit.scale.plan import Settings, make_plan
 from shvit.scale.stores import Output
 
-from ..conftest import PATIENCE
-from .conftest import batch, children, command, parts, rows_of, wait_for, write_folder
+from ..conftest import PATIENCE, children
+from .conftest import batch, command, parts, rows_of, wait_for, write_folder
 
 pytest.importorskip("ray", reason="needs shvit[ray]")
 

@@ -8,28 +8,23 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.error import URLError
 from urllib.request import Request, urlopen
 
 import pytest
 
-from ..conftest import PATIENCE, ROOT, free_port
-from .conftest import children, jpeg
+from ..conftest import PATIENCE, ROOT, children, free_port
+from .conftest import jpeg
 
 pytest.importorskip("ray", reason="needs shvit[ray]")
 yaml = pytest.importorskip("yaml", reason="needs PyYAML, as Ray does")
 
 
-def descendants(parent: int) -> Iterator[tuple[int, str]]:
-    for pid, line in children(parent):
-        yield pid, line
-        yield from descendants(pid)
-
-
 def replicas(parent: int) -> set[int]:
-    return {pid for pid, line in descendants(parent) if line.startswith("ray::ServeReplica:shvit:Predictor")}
+    return {
+        pid for pid, line in children(parent, recursive=True) if line.startswith("ray::ServeReplica:shvit:Predictor")
+    }
 
 
 def predict(port: int) -> dict[str, object]:

@@ -24,11 +24,10 @@ from shvit.scale.inputs import read_items
 from shvit.scale.listing import Item, list_items
 from shvit.scale.plan import PLAN
 
-from ..conftest import AS_ANYBODY, PATIENCE
+from ..conftest import AS_ANYBODY, PATIENCE, children
 from .conftest import (
     DAMAGED,
     batch,
-    children,
     command,
     jpeg,
     parts,
