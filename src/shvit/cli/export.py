@@ -158,7 +158,7 @@ def run(args: argparse.Namespace) -> int:
 def _class_names(path: Path) -> list[str]:
     """Raises: ValueError: the file is not text."""
     try:
-        return path.read_text(encoding="utf-8").splitlines()
+        return path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError:
         raise ValueError(f"--classes {path}: expected text in UTF-8, one name a line") from None
 

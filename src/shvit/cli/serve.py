@@ -145,7 +145,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _token(file: Path | None) -> str | None:
     """Raises: ValueError: there is meant to be one, and it is empty."""
-    token = os.environ.get(TOKEN_VARIABLE) if file is None else file.read_text(encoding="utf-8").strip()
+    token = os.environ.get(TOKEN_VARIABLE) if file is None else file.read_text(encoding="utf-8-sig").strip()
     if token == "":
         raise ValueError(f"{file or TOKEN_VARIABLE}: expected a token, found nothing")
     return token

@@ -106,7 +106,7 @@ def _classes_json(root: Path) -> list[dict[str, Any]]:
     try:
         return [
             {"label": entry["label"], "wnid": entry["wnid"], "name": entry["name"]}
-            for entry in json.loads(file.read_text(encoding="utf-8"))
+            for entry in json.loads(file.read_text(encoding="utf-8-sig"))
         ]
     except (ValueError, TypeError, KeyError) as error:
         raise DataError(f"{file}: expected a list of label, wnid and name: {error!r}") from None

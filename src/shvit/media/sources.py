@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Set
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Set
 from glob import glob, has_magic
 from pathlib import Path
 from typing import TextIO
 
 from shvit.errors import ImageError
+
+HEIF_EXTENSIONS = frozenset({".heic", ".heif", ".hif", ".heics", ".heifs"})
 
 IMAGE_EXTENSIONS = frozenset(
     {
@@ -82,7 +86,11 @@ def too_large(source: str, size: int) -> str:
 
 
 def expand_sources(
-    sources: Iterable[str], stdin: TextIO, extensions: Set[str] = IMAGE_EXTENSIONS, kind: str = "images"
+    sources: Iterable[str],
+    stdin: TextIO,
+    extensions: Set[str] = IMAGE_EXTENSIONS,
+    kind: str = "images",
+    notice: Callable[[str], None] = lambda line: None,
 ) -> Iterator[str | SourceError]:
     """Files, folders (all levels), globs, and ``-`` for paths on ``stdin``, one a line.
 
@@ -92,24 +100,33 @@ def expand_sources(
     Args:
         extensions: which files of a folder are taken; in lower case, with the dot.
         kind: what those are, for messages.
+        notice: told, a line for each folder, of the files in it that are not taken.
     """
     for source in sources:
         if source == "-":
-            for line in stdin:
-                if path := line.rstrip("\r\n"):
-                    yield from _expand(path, extensions, kind)
+            for path in listed(stdin):
+                yield from _expand(path, extensions, kind, notice)
         else:
-            yield from _expand(source, extensions, kind)
+            yield from _expand(source, extensions, kind, notice)
 
 
-def _expand(source: str, extensions: Set[str], kind: str) -> Iterator[str | SourceError]:
+def listed(lines: Iterable[str]) -> Iterator[str]:
+    """The paths of a list, one a line; empty lines and a byte order mark, which Windows' editors write, are no part."""
+    for number, line in enumerate(lines):
+        if path := (line.removeprefix("\ufeff") if number == 0 else line).rstrip("\r\n"):
+            yield path
+
+
+def _expand(source: str, extensions: Set[str], kind: str, notice: Callable[[str], None]) -> Iterator[str | SourceError]:
     if Path(source).is_dir():
-        found = False
-        for path in walk_files(Path(source), extensions):
+        found, others = False, Counter[str]()
+        for path in walk_files(Path(source), extensions, others):
             found = True
             yield str(path)
         if not found:
-            yield SourceError(source, f"no {kind} in this folder")
+            yield SourceError(source, f"no {kind} in this folder{'; ' if others else ''}{describe_left_out(others)}")
+        elif others:
+            notice(f"{source}: {describe_left_out(others)}")
     elif not os.path.lexists(source) and has_magic(source):
         matches = sorted(glob(source, recursive=True))  # noqa: PTH207 - keeps the pattern relative as typed
         if not matches:
@@ -126,10 +143,60 @@ def walk_images(folder: Path) -> Iterator[Path]:
     return walk_files(folder, IMAGE_EXTENSIONS)
 
 
-def walk_files(folder: Path, extensions: Set[str]) -> Iterator[Path]:
-    """Files with these extensions, as ``walk_images`` gives images."""
+def walk_files(folder: Path, extensions: Set[str], others: Counter[str] | None = None) -> Iterator[Path]:
+    """Files with these extensions, as ``walk_images`` gives images.
+
+    Args:
+        others: counts, on the way, what is not given, as ``left_out`` does.
+    """
     for current, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
+        if others is not None:
+            others.update(LINKED_FOLDER for name in folders if Path(current, name).is_symlink())
         for name in sorted(files):
-            if not name.startswith(".") and Path(name).suffix.lower() in extensions:
-                yield Path(current, name)
+            if name.startswith("."):
+                continue
+            path = Path(current, name)
+            if path.suffix.lower() in extensions:
+                yield path
+            elif others is not None:
+                others[_kind_of_other(path)] += 1
+
+
+LINKED_FOLDER, BROKEN_LINK, OTHER_NAME = "link to a folder", "broken link", "other name"
+"""What ``left_out`` counts beside suffixes."""
+
+
+def left_out(folder: Path, extensions: Set[str] = IMAGE_EXTENSIONS) -> Counter[str]:
+    """What a folder and all below it hold that is not read, by suffix in lower case; hidden files are not counted.
+
+    Links to folders, which are not followed, and links to nothing are counted under names of their own, and so are
+    files without a suffix or with one that looks like none. Broken links with one of the extensions are not among
+    them: they are given like files, and fail when they are opened.
+    """
+    others = Counter[str]()
+    for _ in walk_files(folder, extensions, others):
+        pass
+    return others
+
+
+def describe_left_out(others: Counter[str]) -> str:
+    """What was not read, and what to do about it, in a line; empty when there is nothing."""
+    counts = others.most_common()
+    if not counts:
+        return ""
+    named = [f"{count:,} {name}" for name, count in counts[:8]]
+    if rest := sum(count for _, count in counts[8:]):
+        named.append(f"{rest:,} of other kinds")
+    advice = "what is named by itself, or by a pattern such as '**/*.SUFFIX', is tried whatever its name"
+    if any(name in HEIF_EXTENSIONS for name, _ in counts):
+        advice = f"HEIC needs: pip install 'shvit[heif]'; {advice}"
+    return f"not read: {', '.join(named)} ({advice})"
+
+
+def _kind_of_other(path: Path) -> str:
+    if path.is_symlink() and not path.exists():
+        return BROKEN_LINK
+    suffix = path.suffix.lower()
+    # A name comes from anybody: what is counted is short and can be printed.
+    return suffix if re.fullmatch(r"\.[a-z0-9_-]{1,12}", suffix) else OTHER_NAME
