@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -97,3 +98,20 @@ def test_only_heic_asks_for_its_package(tree):
     many = describe_left_out(Counter({f".{number}": number for number in range(1, 12)}))
     assert many.startswith("not read: 11 .11, 10 .10, ") and "6 of other kinds" in many
     assert describe_left_out(Counter()) == ""
+
+
+@pytest.mark.timeout(30)
+def test_what_a_folder_or_a_pattern_gives_is_a_file(tree):
+    os.mkfifo(tree / "deep" / "pipe.jpg")
+    (tree / "deep" / "zero.jpg").symlink_to("/dev/zero")
+    (tree / "deep" / "gone.jpg").symlink_to("nothing")
+    (tree / "deep" / "whole.jpg").symlink_to("../a.jpg")
+    found = [
+        "deep/gone.jpg",
+        "deep/pipe.jpg! is a pipe",
+        "deep/whole.jpg",
+        "deep/zero.jpg! is a device; expected a regular file",
+    ]
+    assert expand("deep") == [*found, "deep/er/c.webp"]
+    assert expand("deep/*.jpg") == found
+    assert expand("deep/pipe.jpg") == ["deep/pipe.jpg"]  # who opens it tells

@@ -10,7 +10,8 @@ from glob import glob, has_magic
 from pathlib import Path
 from typing import TextIO
 
-from shvit.errors import ImageError
+from shvit.reading import why_irregular
+from shvit.runtime.encoded import HEIF_INSTALLED
 
 HEIF_EXTENSIONS = frozenset({".heic", ".heif", ".hif", ".heics", ".heifs"})
 
@@ -29,6 +30,7 @@ IMAGE_EXTENSIONS = frozenset(
         ".pgm",
         ".avif",
         ".jp2",
+        *(HEIF_EXTENSIONS if HEIF_INSTALLED else ()),
     }
 )
 """Which files of a folder are taken for images. A file named by itself is tried whatever it is called."""
@@ -41,9 +43,6 @@ VIDEO_EXTENSIONS = frozenset(
     }
 )
 """Which files of a folder are taken for videos. A file named by itself is tried whatever it is called."""
-
-MAX_IMAGE_BYTES = 256 * 2**20
-"""Encoded images of more bytes are refused before they are read."""
 
 
 class SourceError(Exception):
@@ -59,32 +58,6 @@ def is_image(name: str) -> bool:
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS  # noqa: PTH122 - 4× faster
 
 
-def read_encoded(file: str | Path, source: str, offset: int = 0, size: int | None = None) -> bytes:
-    """The bytes of one encoded image: a whole file, or part of one.
-
-    Raises:
-        ImageError: they cannot be read, are not all there, or are more than ``MAX_IMAGE_BYTES``.
-    """
-    try:
-        with open(file, "rb") as stream:  # noqa: PTH123 - the path is a string where there are many
-            if size is None:
-                size = os.fstat(stream.fileno()).st_size
-            if size > MAX_IMAGE_BYTES:
-                raise ImageError(too_large(source, size))
-            stream.seek(offset)
-            data = stream.read(size)
-    except OSError as error:
-        raise ImageError(f"{source}: {error.strerror or error}") from None
-    if len(data) != size:
-        raise ImageError(f"{source}: {len(data):,} of {size:,} bytes are there; the file was cut short")
-    return data
-
-
-def too_large(source: str, size: int) -> str:
-    """Why an encoded image of more than ``MAX_IMAGE_BYTES`` is refused."""
-    return f"{source}: {size:,} bytes, at most {MAX_IMAGE_BYTES:,} are accepted"
-
-
 def expand_sources(
     sources: Iterable[str],
     stdin: TextIO,
@@ -95,7 +68,8 @@ def expand_sources(
     """Files, folders (all levels), globs, and ``-`` for paths on ``stdin``, one a line.
 
     Yields a path for each image, in a settled order within a folder, and a ``SourceError`` for each source
-    that gives none. Paths that are files, or nothing, are passed on as they are: opening them tells.
+    that gives none, and for each pipe, device or socket in a folder or among a pattern's. Paths that are files, or
+    nothing, are passed on as they are: opening them tells.
 
     Args:
         extensions: which files of a folder are taken; in lower case, with the dot.
@@ -122,7 +96,7 @@ def _expand(source: str, extensions: Set[str], kind: str, notice: Callable[[str]
         found, others = False, Counter[str]()
         for path in walk_files(Path(source), extensions, others):
             found = True
-            yield str(path)
+            yield _found(str(path))
         if not found:
             yield SourceError(source, f"no {kind} in this folder{'; ' if others else ''}{describe_left_out(others)}")
         elif others:
@@ -133,9 +107,15 @@ def _expand(source: str, extensions: Set[str], kind: str, notice: Callable[[str]
             yield SourceError(source, "no file matches")
         for match in matches:
             if not Path(match).is_dir():
-                yield match
+                yield _found(match)
     else:
         yield source
+
+
+def _found(path: str) -> str | SourceError:
+    """What a folder or a pattern gave: nobody named it, so it is a file or nothing."""
+    reason = why_irregular(path)
+    return SourceError(path, reason) if reason else path
 
 
 def walk_images(folder: Path) -> Iterator[Path]:
