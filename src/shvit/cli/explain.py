@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shvit.atomic import atomic_path
-from shvit.cli.predict import free_name, positive
+from shvit.cli.predict import free_name, notice, positive
 from shvit.media.sources import SourceError, expand_sources
 from shvit.runtime.models import DEFAULT_MODEL
 
@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
     class_id = None if args.label is None else find_class(args.label, explainer.card.classes)
     _check_place(explainer.blocks, args)
     args.output.mkdir(parents=True, exist_ok=True)
-    sources = list(expand_sources(args.sources, sys.stdin))
+    sources = list(expand_sources(args.sources, sys.stdin, notice=notice))
     failed = 0
     for source in sources:
         try:

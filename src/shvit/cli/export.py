@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shvit.cli.predict import positive
+from shvit.reading import read_text
 from shvit.runtime.models import SHIPPED_MODELS
 
 if TYPE_CHECKING:
@@ -158,7 +159,7 @@ def run(args: argparse.Namespace) -> int:
 def _class_names(path: Path) -> list[str]:
     """Raises: ValueError: the file is not text."""
     try:
-        return path.read_text(encoding="utf-8").splitlines()
+        return read_text(path).splitlines()
     except UnicodeDecodeError:
         raise ValueError(f"--classes {path}: expected text in UTF-8, one name a line") from None
 

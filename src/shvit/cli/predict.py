@@ -76,8 +76,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--save-images", type=Path, metavar="DIR", help="write copies with the labels drawn in")
 
 
+def notice(line: str) -> None:
+    """Tells of what was left out, where it is in nobody's way."""
+    print(f"note: {line}", file=sys.stderr)
+
+
 def run(args: argparse.Namespace) -> int:
-    sources = list(expand_sources(args.sources, sys.stdin))
+    sources = list(expand_sources(args.sources, sys.stdin, notice=notice))
     decoding: Decoding = "fast" if args.fast_decode else "exact"
     classifier = Classifier(
         args.model, args.engine, args.threads, args.batch_size, decoding, len(sources), args.image_size

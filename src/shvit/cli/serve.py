@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from shvit.cli.predict import positive
+from shvit.reading import read_text
 from shvit.runtime.engines import ENGINES
 from shvit.runtime.models import DEFAULT_MODEL
 from shvit.serve.settings import Settings
@@ -145,7 +146,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _token(file: Path | None) -> str | None:
     """Raises: ValueError: there is meant to be one, and it is empty."""
-    token = os.environ.get(TOKEN_VARIABLE) if file is None else file.read_text(encoding="utf-8").strip()
+    token = os.environ.get(TOKEN_VARIABLE) if file is None else read_text(file, 2**20).strip()
     if token == "":
         raise ValueError(f"{file or TOKEN_VARIABLE}: expected a token, found nothing")
     return token

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from shvit.atomic import atomic_path
-from shvit.cli.predict import positive
+from shvit.cli.predict import notice, positive
 from shvit.media.sources import SourceError, expand_sources
 from shvit.runtime.classifier import Classifier
 from shvit.runtime.engines import BATCH_SIZE, ENGINES
@@ -135,7 +135,7 @@ def run(args: argparse.Namespace) -> int:
     from shvit.video.output import check_frames_path
 
     settings = EventSettings(args.smoothing, args.enter, args.leave, args.minimum, args.gap)
-    sources = list(expand_sources(args.sources, sys.stdin, VIDEO_EXTENSIONS, "videos"))
+    sources = list(expand_sources(args.sources, sys.stdin, VIDEO_EXTENSIONS, "videos", notice))
     live = args.live or (any(isinstance(each, str) and is_live(each) for each in sources) and not args.complete)
     _check(args, live, sources)
     options = Options(

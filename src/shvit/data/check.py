@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import signal
 import warnings
 from collections import Counter, defaultdict
@@ -14,10 +13,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from shvit.data.datasets import ImageDataset
 from shvit.errors import DataError, ImageError
+from shvit.runtime.encoded import open_image
 from shvit.runtime.preprocess import decode, describe
 
 NEAR_CONSTANT = 8
@@ -272,7 +271,7 @@ def _examine(index: int) -> _Facts:
         return _Facts((0, 0), "", "", b"", False, str(error).removeprefix(f"{name}: "))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with Image.open(io.BytesIO(encoded)) as header:
+        with open_image(encoded, name) as header:
             kind, mode = header.format or "unknown", header.mode
     digest = hashlib.sha256(repr(image.size).encode() + image.tobytes()).digest()
     extrema = image.getextrema()

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from shvit.errors import DataError
+from shvit.reading import read_text
 from shvit.runtime.card import ClassInfo
 
 MAX_CLASSES = 1_000_000
@@ -90,7 +91,7 @@ def _classes_txt(root: Path) -> list[str] | None:
     if file is None:
         return None
     try:
-        names = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        names = [line.strip() for line in read_text(file).splitlines() if line.strip()]
     except UnicodeDecodeError:
         raise DataError(f"{file}: is not UTF-8 text; expected one class name a line") from None
     name, times = Counter(names).most_common(1)[0] if names else ("", 0)
@@ -106,7 +107,7 @@ def _classes_json(root: Path) -> list[dict[str, Any]]:
     try:
         return [
             {"label": entry["label"], "wnid": entry["wnid"], "name": entry["name"]}
-            for entry in json.loads(file.read_text(encoding="utf-8"))
+            for entry in json.loads(read_text(file))
         ]
     except (ValueError, TypeError, KeyError) as error:
         raise DataError(f"{file}: expected a list of label, wnid and name: {error!r}") from None

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import io
 import math
 import os
 import threading
 import warnings
 from contextlib import suppress
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from shvit.errors import ImageError
 from shvit.runtime.card import Preprocessing
+from shvit.runtime.encoded import open_image, read_encoded
 
 MAX_PIXELS = 100_000_000
 """Images of more pixels are refused before they are decoded: 100 megapixels are 300 MB of RGB."""
@@ -75,7 +74,7 @@ def describe(source: ImageSource) -> str:
     return f"<array {getattr(source, 'shape', '')}>"
 
 
-def decode(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def decode(source: ImageSource, max_pixels: int = MAX_PIXELS, name: str = "") -> Image.Image:
     """Reads an image as RGB, the right way up.
 
     The pixels are those of ``PIL.ImageOps.exif_transpose(image).convert("RGB")``: EXIF orientation applied,
@@ -86,26 +85,24 @@ def decode(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image:
     Args:
         source: a path, the encoded bytes, a PIL image, or an array ``uint8 (H, W, 3)`` in RGB or ``(H, W)``.
         max_pixels: refuse larger images; nothing of their size is allocated.
+        name: what messages call it, if not what ``describe`` does.
 
     Raises:
-        ImageError: it is missing, unreadable, not an image, damaged or too large.
+        ImageError: it is missing, unreadable, not an image of one of ``shvit.runtime.encoded.FORMATS``, damaged or too
+            large.
     """
-    name = describe(source)
+    name = name or describe(source)
     if isinstance(source, np.ndarray):
         return _from_array(source, name)
     try:
         if isinstance(source, Image.Image):
             return _to_rgb(source, name, max_pixels)
         if not isinstance(source, bytes):
-            source = Path(source).read_bytes()
-        if not source:
-            raise ImageError(f"{name}: the file is empty")
-        with warnings_ignored, Image.open(io.BytesIO(source)) as image:
+            source = read_encoded(source, name)
+        with warnings_ignored, open_image(source, name) as image:
             return _to_rgb(image, name, max_pixels, ours=True)
     except ImageError:
         raise
-    except UnidentifiedImageError:
-        raise ImageError(f"{name}: not an image, or of a format that is not known") from None
     except Image.DecompressionBombError:
         raise ImageError(f"{name}: larger than the {max_pixels / 1e6:.0f} megapixels accepted") from None
     except OSError as error:

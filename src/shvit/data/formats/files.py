@@ -11,8 +11,9 @@ import pyarrow as pa
 
 from shvit.data.classes import name_classes
 from shvit.errors import DataError
-from shvit.media.sources import is_image, read_encoded
+from shvit.media.sources import is_image
 from shvit.runtime.card import ClassInfo
+from shvit.runtime.encoded import read_encoded
 
 
 class ImageFiles:

@@ -21,7 +21,8 @@ from shvit.atomic import atomic_path
 from shvit.data.cache import cache_folder, download, files_key
 from shvit.data.classes import encode_labels
 from shvit.errors import DataError
-from shvit.media.sources import is_image, read_encoded
+from shvit.media.sources import is_image
+from shvit.runtime.encoded import read_encoded
 
 MAX_SHARDS = 100_000
 """A pattern that stands for more is a slip of the finger."""
