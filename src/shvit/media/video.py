@@ -53,6 +53,9 @@ _ENDS_EARLY = 1.0
 _STATING_FORMATS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "flv", "asf", "mxf"}
 """Those whose duration is written in the file; of others libav guesses it from what there is."""
 
+_STILLS = Disposition.attached_pic | Disposition.timed_thumbnails
+"""Marks of streams that are no moving pictures."""
+
 _thread = threading.local()
 
 logging.getLogger("libav").addHandler(logging.NullHandler())  # what is logged by others at the same time
@@ -357,10 +360,12 @@ class Video:
                 yield packet
                 continue
             now = time.monotonic()
-            if packet.stream_index != self._stream.index:
+            # An empty one would end the decoder, wherever it stands. PyAV adds one for each stream at the end of the
+            # file, whose stream_index is 0 in all of them.
+            if packet.size == 0 or packet.stream_index != self._stream.index:
                 continue
-            self._packets_seen += packet.size > 0
-            if self._keyframes and packet.size and not packet.is_keyframe:
+            self._packets_seen += 1
+            if self._keyframes and not packet.is_keyframe:
                 continue
             if packet.is_corrupt:
                 yield "data is missing within a frame"
@@ -368,19 +373,23 @@ class Video:
                     continue
             if packet.pts is not None and self._low_delay:
                 arrivals[packet.pts] = now
-            try:
-                decoded = packet.decode()
-            except (av.error.FFmpegError, MemoryError) as error:
-                if not isinstance(error, av.error.EOFError):
-                    yield f"cannot be decoded: {_reason(error)}"
-                continue
-            for each in decoded:
-                yield each, arrivals.pop(each.pts, now)
+            yield from self._decode(packet, arrivals, now)
             if len(arrivals) > 256:  # of frames that never came
                 arrivals.clear()
+        yield from self._decode(None, arrivals, time.monotonic())
+
+    def _decode(self, packet: Any, arrivals: dict[int, float], now: float) -> Iterator[tuple[Any, float] | str]:
+        """The frames that a packet brings or, with ``None``, those that the decoder still holds."""
+        try:
+            decoded = self._stream.codec_context.decode(packet)
+        except (av.error.FFmpegError, MemoryError) as error:
+            yield f"cannot be decoded: {_reason(error)}"
+            return
+        for each in decoded:
+            yield each, arrivals.pop(each.pts, now)
 
     def _packets(self) -> Iterator[Any]:
-        """Packets of all streams, the last an empty one that empties the decoder; a reason for what cannot be read."""
+        """Packets of all streams; a reason for what cannot be read."""
         errors = 0
         while errors < _DEMUX_ERRORS:
             packets = self._container.demux()
@@ -459,16 +468,16 @@ def _open(source: str, low_delay: bool, timeout: float) -> Any:
 
 
 def _picture_stream(container: Any, source: str) -> Any:
-    """The first stream of moving pictures; a cover is none."""
-    streams = [each for each in container.streams.video if not each.disposition & Disposition.attached_pic]
+    """The first stream of moving pictures; a cover is none, whether it is marked as one or is one picture beside more."""
+    streams = [each for each in container.streams.video if not each.disposition & _STILLS]
     if not streams:
         audio = "only audio" if container.streams.audio else "no pictures"
         cover = " and a cover" if container.streams.video else ""
         raise VideoError(f"{source}: no video in it, {audio}{cover}")
-    stream = next((each for each in streams if each.codec_context is not None), None)
-    if stream is None:
+    known = [each for each in streams if each.codec_context is not None]
+    if not known:
         raise VideoError(f"{source}: its pictures are of a codec that this libav cannot decode")
-    return stream
+    return next((each for each in known if each.frames != 1), known[0])
 
 
 def _orientation(decoded: Any) -> Orientation:
