@@ -129,8 +129,8 @@ def _not_negative(text: str) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
+    from shvit.media.containers import is_live
     from shvit.media.sources import VIDEO_EXTENSIONS
-    from shvit.media.video import is_live
     from shvit.video.complete import Options
     from shvit.video.output import check_frames_path
 
@@ -165,11 +165,15 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace, live: bool, sources: list[str | SourceError]) -> None:
-    """Raises: ValueError: options that do not go together."""
+    """Raises: ValueError: options that do not go together; VideoError: there is no such live source."""
+    from shvit.media.containers import check_source
+
     if live and len(sources) != 1:
         raise ValueError(f"live: expected one source, got {len(sources)}; start one process for each")
     if live and isinstance(sources[0], SourceError):
         raise ValueError(str(sources[0]))
+    if live:
+        check_source(str(sources[0]))
     if live and args.resume:
         raise ValueError("--resume: what a live source showed is gone; it is for files")
     if live and args.keyframes:
@@ -282,6 +286,8 @@ def _run_live(
         )
         write.summary(summary)
         if rows is not None:
+            if summary.error is not None:
+                rows.write({"source": source, "error": summary.error})
             rows.finish()
     return summary
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from PIL import Image
 
 from shvit.atomic import atomic_path
 from shvit.errors import VideoError
-from shvit.media.video import av
+from shvit.media.containers import av
 
 _TIME_BASE = Fraction(1, 90_000)
 _ENCODERS = ("libx264", "libopenh264", "mpeg4")
@@ -53,9 +53,18 @@ class VideoEncoder:
         self._stream.time_base = self._stream.codec_context.time_base = _TIME_BASE
         self._stream.codec_context.thread_count = self._threads
 
+    @property
+    def empty(self) -> bool:
+        """Whether it was given no picture."""
+        return self._stream is None
+
     def finish(self) -> None:
         if self._stream is not None:
             self._container.mux(self._stream.encode(None))
+
+
+class _EmptyError(Exception):
+    """There is nothing to give the file's name to."""
 
 
 @contextmanager
@@ -66,9 +75,12 @@ def open_encoder(path: Path, threads: int = 1) -> Iterator[VideoEncoder]:
         VideoError: it cannot be written.
     """
     try:
-        with atomic_path(path) as aside, av.open(str(aside), "w", format="mp4") as container:
-            encoder = VideoEncoder(container, threads)
-            yield encoder
-            encoder.finish()
+        with suppress(_EmptyError), atomic_path(path) as aside:
+            with av.open(str(aside), "w", format="mp4") as container:
+                encoder = VideoEncoder(container, threads)
+                yield encoder
+                encoder.finish()
+            if encoder.empty:
+                raise _EmptyError
     except av.error.FFmpegError as error:
         raise VideoError(f"{path}: cannot be written: {error.strerror}") from None

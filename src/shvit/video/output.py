@@ -29,13 +29,20 @@ class FrameRows:
     Raises:
         ValueError: another suffix.
         MissingDependencyError: Parquet needs pyarrow.
-        VideoError: what an earlier run left is shorter than it was.
+        VideoError: what an earlier run left is gone, or shorter than it was.
     """
 
     def __init__(self, path: Path, keep: int = 0) -> None:
         check_frames_path(path)
         self.path, self._aside = path, working_file(path)
-        self._file: IO[bytes] = self._aside.open("rb+" if keep else "wb")
+        try:
+            self._file: IO[bytes] = self._aside.open("rb+" if keep else "wb")
+        except FileNotFoundError:
+            if not keep:
+                raise
+            raise VideoError(
+                f"{self._aside}: the earlier run's rows are not there any more; begin anew without --resume"
+            ) from None
         if keep > self._file.seek(0, os.SEEK_END):
             self._file.close()
             raise VideoError(f"{self._aside}: shorter than when the earlier run wrote it; begin anew without --resume")
@@ -56,8 +63,7 @@ class FrameRows:
 
     def rewind(self, size: int) -> None:
         """Forgets what was written after the first ``size`` bytes."""
-        self._file.seek(size)
-        self._file.truncate()
+        _cut(self._file, size)
 
     def finish(self) -> None:
         """Gives the file its name."""
@@ -72,6 +78,12 @@ class FrameRows:
 
     def close(self) -> None:
         self._file.close()
+
+
+def _cut(file: IO[bytes], size: int) -> None:
+    """Ends a file after ``size`` bytes and goes on writing there: ``truncate`` alone leaves the position behind it."""
+    file.seek(size)
+    file.truncate()
 
 
 def check_frames_path(path: Path) -> None:
@@ -140,15 +152,19 @@ class Journal:
         self.earlier = self._read() if resume else None
         if self.earlier is None:
             self.remove()
-        self._finished = self._finished_path.open("ab")
-        self._finished.truncate(self.earlier["finished_bytes"] if self.earlier else 0)
+        kept = self.earlier["finished_bytes"] if self.earlier else 0
+        self._finished: IO[bytes] = self._finished_path.open("rb+" if kept else "wb")
+        _cut(self._finished, kept)
 
     def _read(self) -> dict[str, Any] | None:
         try:
             state = json.loads(self._path.read_text(encoding="utf-8"))
-            lines = self._finished_path.read_bytes()[: state["finished_bytes"]].splitlines()
-            state["finished"] = [json.loads(line) for line in lines]
-            settings = dict(state["settings"])
+            settings, rows, kept = dict(state["settings"]), state["rows"], state["finished_bytes"]
+            finished = self._finished_path.read_bytes()
+            if not (type(rows) is type(kept) is int and rows >= 0 and 0 <= kept <= len(finished)):
+                raise ValueError(f"{rows} bytes of rows, {kept} of {len(finished)} bytes of finished videos")
+            state["finished"] = [json.loads(line) for line in finished[:kept].splitlines()]
+            state["current"]  # that it is there
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
