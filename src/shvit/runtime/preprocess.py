@@ -15,6 +15,7 @@ from PIL import Image, ImageOps
 from shvit.errors import ImageError
 from shvit.runtime.card import Preprocessing
 from shvit.runtime.encoded import open_image, read_encoded
+from shvit.runtime.greyscale import no_data_value, scaled_to_eight_bits
 
 MAX_PIXELS = 100_000_000
 """Images of more pixels are refused before they are decoded: 100 megapixels are 300 MB of RGB."""
@@ -79,8 +80,7 @@ def decode(source: ImageSource, max_pixels: int = MAX_PIXELS, name: str = "") ->
 
     The pixels are those of ``PIL.ImageOps.exif_transpose(image).convert("RGB")``: EXIF orientation applied,
     palettes and CMYK converted, transparency dropped, the first frame of an animation. 16-bit, 32-bit and
-    floating-point greyscale, which that would clip to white, is scaled: 16-bit by 1/257, other integers from
-    [0, 2³²) or, like floats, from the image's own range.
+    floating-point greyscale, which that would clip to white, is scaled, as ``scaled_to_eight_bits`` does.
 
     Args:
         source: a path, the encoded bytes, a PIL image, or an array ``uint8 (H, W, 3)`` in RGB or ``(H, W)``.
@@ -118,27 +118,17 @@ def _to_rgb(image: Image.Image, name: str, max_pixels: int, ours: bool = False) 
         raise ImageError(
             f"{name}: {image.width}×{image.height} pixels, at most {max_pixels / 1e6:.0f} megapixels are accepted"
         )
+    no_data = no_data_value(image)
     if ours:
         ImageOps.exif_transpose(image, in_place=True)
     else:
         image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":
-        return _scaled_to_eight_bits(image)
+        return scaled_to_eight_bits(image, name, no_data)
     if image.mode != "RGB":
         return image.convert("RGB")
     image.load()
     return image
-
-
-def _scaled_to_eight_bits(image: Image.Image) -> Image.Image:
-    values = np.asarray(image).astype(np.float64)
-    if image.mode.startswith("I;16") or (image.mode == "I" and values.min() >= 0 and 255 < values.max() < 65536):
-        values = values / 257
-    elif not (image.mode == "I" and values.min() >= 0 and values.max() <= 255):
-        values = np.nan_to_num(values)
-        low, high = values.min(), values.max()
-        values = (values - low) * (255 / (high - low) if high > low else 0)
-    return Image.fromarray(np.rint(values).astype(np.uint8)).convert("RGB")
 
 
 def _from_array(array: np.ndarray, name: str) -> Image.Image:
