@@ -14,6 +14,7 @@ from PIL import Image
 from shvit.atomic import atomic_path
 from shvit.errors import VideoError
 from shvit.media.containers import av
+from shvit.media.video import MATRICES, colour_matrix
 
 _TIME_BASE = Fraction(1, 90_000)
 _ENCODERS = ("libx264", "libopenh264", "mpeg4")
@@ -42,6 +43,7 @@ class VideoEncoder:
             near = abs(picture.width - size[0]) <= 1 and abs(picture.height - size[1]) <= 1
             picture = picture.crop((0, 0, *size)) if near else picture.resize(size)
         frame = av.VideoFrame.from_ndarray(np.asarray(picture), format="rgb24")
+        frame = frame.reformat(format="yuv420p", dst_colorspace=self._matrix)
         self._last = max(round(time / _TIME_BASE), self._last + 1)
         frame.pts, frame.time_base = self._last, _TIME_BASE
         self._container.mux(self._stream.encode(frame))
@@ -50,6 +52,8 @@ class VideoEncoder:
         name = next(each for each in _ENCODERS if each in av.codecs_available)
         self._stream = self._container.add_stream(name, rate=30, options={"preset": "veryfast", "crf": "23"})
         self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, "yuv420p"
+        self._matrix = colour_matrix(width, height)  # what players take where they do not look at what is stated
+        self._stream.codec_context.colorspace = next(tag for tag, each in MATRICES.items() if each == self._matrix)
         self._stream.time_base = self._stream.codec_context.time_base = _TIME_BASE
         self._stream.codec_context.thread_count = self._threads
 

@@ -42,7 +42,21 @@ _ENDS_EARLY = 1.0
 _STATING_FORMATS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "flv", "asf", "mxf"}
 """Those whose duration is written in the file; of others libav guesses it from what there is."""
 
-_SCALING = av.video.reformatter.Interpolation
+MAX_ASPECT = 16
+"""A pixel's longer side divided by its shorter one, at most."""
+
+_SCALING, _COLOURS = av.video.reformatter.Interpolation, av.video.reformatter.Colorspace
+
+MATRICES = {
+    1: _COLOURS.ITU709,
+    4: _COLOURS.FCC,
+    5: _COLOURS.ITU601,
+    6: _COLOURS.ITU601,
+    7: _COLOURS.SMPTE240M,
+    9: _COLOURS.BT2020,
+    10: _COLOURS.BT2020,  # with constant luminance: nearly the same
+}
+"""libswscale's numbers to those of H.273."""
 
 _thread = threading.local()
 
@@ -111,21 +125,25 @@ class Frame:
     decoded: Any = field(repr=False)
     """PyAV's frame."""
     orientation: Orientation = Orientation()
+    aspect: Fraction = Fraction(1)
+    """Width of a stored pixel, before it is turned, divided by its height."""
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height, the right way up."""
-        width, height = self.decoded.width, self.decoded.height
+        """Width and height as shown: of square pixels, the right way up."""
+        width, height = shown_size(self.decoded.width, self.decoded.height, self.aspect)
         return (height, width) if self.orientation.transpose else (width, height)
 
     @property
     def image(self) -> np.ndarray:
-        """``uint8 (H, W, 3)``, RGB, the right way up.
+        """``uint8 (H, W, 3)``, RGB, as shown: of square pixels, the right way up.
 
         Raises:
             VideoError: it is of a kind that cannot be converted.
         """
-        return self._convert(self.decoded.width, self.decoded.height, None)
+        stored = self.decoded.width, self.decoded.height
+        shown = shown_size(*stored, self.aspect)
+        return self._convert(*shown, None if shown == stored else _SCALING.BICUBIC)
 
     def resized(self, width: int, height: int) -> np.ndarray:
         """The picture at another size, ``uint8 (height, width, 3)``, resized by libav in the video's own colours.
@@ -136,10 +154,9 @@ class Frame:
         Raises:
             VideoError: it is of a kind that cannot be converted.
         """
-        own_width, own_height = self.size
-        shrinks = width <= own_width and height <= own_height
         if self.orientation.transpose:
             width, height = height, width
+        shrinks = width <= self.decoded.width and height <= self.decoded.height
         return self._convert(width, height, _SCALING.AREA if shrinks else _SCALING.BICUBIC)
 
     def _convert(self, width: int, height: int, interpolation: int | None) -> np.ndarray:
@@ -147,12 +164,45 @@ class Frame:
             reformatter = _thread.__dict__.setdefault(
                 "reformatter", av.video.reformatter.VideoReformatter()
             )  # keeps its tables
+            matrix = colour_matrix(self.decoded.width, self.decoded.height, self.decoded.colorspace)
             converted = reformatter.reformat(
-                self.decoded, width, height, "rgb24", interpolation=interpolation, threads=1
+                self.decoded, width, height, "rgb24", matrix, matrix, interpolation=interpolation, threads=1
             )
             return np.ascontiguousarray(self.orientation.apply(converted.to_ndarray()))
         except (av.error.FFmpegError, ValueError, MemoryError) as error:
             raise VideoError(f"frame at {self.time:.3f} s: cannot be converted to RGB: {reason(error)}") from None
+
+
+def shown_size(width: int, height: int, aspect: Fraction) -> tuple[int, int]:
+    """The size of a picture once its pixels are square: one side grows, so that nothing of the other is lost.
+
+    Args:
+        width: of the stored picture.
+        aspect: a pixel's width divided by its height; beyond ``MAX_ASPECT`` it is taken for damage, and for square.
+    """
+    if not 1 / MAX_ASPECT <= aspect <= MAX_ASPECT:
+        return width, height
+    wider, higher = max(aspect, Fraction(1)), max(1 / aspect, Fraction(1))
+    wide, high = round(width * wider), round(height * higher)
+    if wide * high > MAX_PIXELS:  # then the other side shrinks
+        wide, high = max(round(width / higher), 1), max(round(height / wider), 1)
+    return wide, high
+
+
+def colour_matrix(width: int, height: int, tag: int = 2) -> int:
+    """What a stored picture's YCbCr is taken for, as libswscale numbers it.
+
+    Where the video does not say, or says what libswscale does not know, that is what players take: BT.709 from high
+    definition on (1280 columns or more than 576 rows), else BT.601.
+
+    Args:
+        width: of the stored picture.
+        tag: what it says, as H.273 numbers matrix coefficients; 2 is none.
+    """
+    known = MATRICES.get(tag)
+    if known is not None:
+        return int(known)
+    return int(_COLOURS.ITU709 if width >= 1280 or height > 576 else _COLOURS.ITU601)
 
 
 def frames(path: str | Path, fps: float | None = None, keyframes: bool = False, threads: int = 1) -> Iterator[Frame]:
@@ -198,7 +248,7 @@ class Video:
     """
 
     width: int
-    """In pixels, the right way up only as far as known before the first frame: each ``Frame`` has its own."""
+    """In square pixels, the right way up only as far as known before the first frame: each ``Frame`` has its own."""
     height: int
     duration: float | None
     """Seconds, as the file states it."""
@@ -233,7 +283,11 @@ class Video:
             context.options = {"max_pixels": str(MAX_PIXELS), **({"skip_loop_filter": "noref"} if fast else {})}
             if keyframes:
                 context.skip_frame = "NONKEY"
-            self.width, self.height, self.codec = context.width, context.height, context.codec.name
+            self.codec = context.codec.name
+            stated = self._stream.sample_aspect_ratio
+            # What the container states holds; what the pictures themselves state may change from one to the next.
+            self._stated_aspect = stated if stated != context.sample_aspect_ratio else None
+            self.width, self.height = shown_size(context.width, context.height, self._aspect())
             self._time_base: Fraction = self._stream.time_base or Fraction(1, 90_000)
             rate = self._stream.average_rate or self._stream.guessed_rate
             self.rate = float(rate) if rate else None
@@ -315,7 +369,9 @@ class Video:
             position = Position(max(index, 0), pts, self._origin, at)
             if decoded.is_corrupt:
                 yield Damage(at, "damaged data; parts of the picture are made up")
-            yield Frame(at, max(index, 0), duration, position, arrival, decoded, self._orientation_of(decoded))
+            yield Frame(
+                at, max(index, 0), duration, position, arrival, decoded, self._orientation_of(decoded), self._aspect()
+            )
             last, seen_until = at, at + duration
             index += index >= 0
         if last < 0 and not self._start:
@@ -328,6 +384,10 @@ class Video:
         if decoded.rotation != self._rotation:
             self._rotation, self._orientation = decoded.rotation, _orientation(decoded)
         return self._orientation
+
+    def _aspect(self) -> Fraction:
+        """Of the pixels of the frame that was decoded last."""
+        return self._stated_aspect or self._stream.codec_context.sample_aspect_ratio or Fraction(1)
 
     def _cut_off(self) -> bool:
         """Whether all streams end before the time that the file states."""
