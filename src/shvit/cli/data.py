@@ -36,15 +36,15 @@ a CSV file with the columns path and label, or a folder with train.csv and val.c
 split, the one that training would make with this seed is checked.
 
 Every image is decoded. Reported are counts, sizes, formats and class balance; images that are broken or next to
-empty; and pictures that are there more than once, pixel for pixel: within a split, in both (so that the accuracy
-measured is too high), or with different labels.
+empty; pictures that are there more than once, pixel for pixel: within a split, in both (so that the accuracy
+measured is too high), or with different labels; and files among the images that are not read, by suffix.
 
 examples:
   shvit data check photos/
   shvit data check photos/ --output report/ --workers 8
   shvit data check labels.csv --format json | jq .problems
 
-exit status: 0 clean, 1 images are broken, leaked into validation, or labelled in two ways, 2 wrong usage
+exit status: 0 clean, 1 images are broken, not read, leaked into validation or labelled in two ways, 2 wrong usage
 """
 
 LISTED = 10
@@ -156,6 +156,8 @@ def _print_classes(report: DataReport, console: Console) -> None:
 
 
 def _print_findings(report: DataReport, console: Console) -> None:
+    from shvit.data.unread import unread_lines
+
     leaked: list[str] = []
     conflicting: list[str] = []
     repeated: list[str] = []
@@ -169,6 +171,10 @@ def _print_findings(report: DataReport, console: Console) -> None:
         ("in one split more than once, with the same label", "yellow", repeated),
         ("with next to nothing on them", "yellow", [_describe(place) for place in report.near_constant]),
     )
+    if report.left_out:
+        console.print(Text(f"\nfiles not read: {sum(report.left_out.values()):,}", style="yellow"))
+        for line in unread_lines(report.left_out):
+            console.print(f"  {line}")
     for title, style, lines in findings:
         if lines:
             console.print(Text(f"\nimages {title}: {len(lines):,}", style=style))

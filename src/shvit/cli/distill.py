@@ -66,11 +66,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from shvit.data import Augmentation, open_dataset
+    from shvit.data.classes import check_class_count
     from shvit.train.distillation import load_teacher
     from shvit.train.precompute import TeacherExecution, precompute_logits
 
     augmentation = Augmentation(crop_scale=tuple(args.crop_scale))
     images = open_dataset(args.data, "train")
+    check_class_count(images.classes, images.name)
     teacher = load_teacher(args.teacher, args.teacher_weights, images.classes, args.teacher_size)
     with _reported(args.views * len(images), args.report_every) as report:
         card = precompute_logits(

@@ -144,7 +144,8 @@ def _joined(execution: Execution) -> Execution:
 
 
 def run(args: argparse.Namespace) -> int:
-    from shvit.data.datasets import open_datasets
+    from shvit.data.datasets import open_datasets, short_path
+    from shvit.data.unread import describe_unread, left_out
     from shvit.train import Recipe, fit, resume, setup
     from shvit.train.checkpoint import checkpoints
     from shvit.train.logs import RunLog
@@ -159,7 +160,8 @@ def run(args: argparse.Namespace) -> int:
     resumed = args.resume == "auto" and resume(job)
     if job.fabric.is_global_zero:
         for line in (
-            note,
+            note or f"validation: {short_path(val.name)}",
+            describe_unread(left_out(train, val)),
             f"{recipe.model}: {len(train):,} training and {len(val):,} validation images, "
             f"{len(train.classes)} classes; {job.fabric.world_size} x {job.fabric.device.type}",
             f"going on from epoch {job.progress.epoch + 1} of {recipe.epochs}, step {job.progress.step + 1}"

@@ -13,14 +13,14 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from shvit.data.classes import name_classes
+from shvit.data.classes import check_class_count, name_classes
 from shvit.data.formats.files import ImageFiles, image_folder, subfolders
 from shvit.data.formats.listing import listed_splits, lists_images
 from shvit.data.formats.shards import expand_pattern, is_url, shard_images
 from shvit.data.formats.tables import hub_splits, parquet_images, saved_images
+from shvit.data.layout import check_class_folders, split_folders
 from shvit.data.splits import SPLIT_NAMES, by_split, split_dataset
 from shvit.errors import DataError, ImageError
-from shvit.media.sources import is_image
 from shvit.runtime.card import ClassInfo
 
 __all__ = [
@@ -106,6 +106,7 @@ def open_datasets(path: str | Path, seed: int = 0, val_share: float = 0.1) -> Op
         splits = _find_splits(path)
         train = _open(path, splits, "train")
         val = splits["val"]() if "val" in splits else None
+    check_class_count(train.classes, train.name)
     empty = np.flatnonzero(np.bincount(train.labels, minlength=len(train.classes)) == 0)
     if len(empty):
         raise DataError(
@@ -185,27 +186,22 @@ def _in_folder(root: Path) -> Splits:
         return {"": partial(saved_images, root)}
     if (root / "dataset_dict.json").is_file():
         return _known({name: partial(saved_images, root / name) for name in subfolders(root)}, str(root))
-    folders = subfolders(root)
-    splits = by_split(folders)
-    if splits and not _are_classes(root, folders, splits):
-        return {split: partial(_open_split, root / names[0]) for split, names in splits.items()}
+    if splits := split_folders(root, subfolders(root)):
+        return {split: partial(_open_split, root / name) for split, name in splits.items()}
     for folder in (root, root / "data"):
         if folder.is_dir() and (files := _table_files(folder)):
             return _of_files(files)
-    return {"": partial(image_folder, root)}
+    return {"": partial(_class_folders, root)}
 
 
-def _are_classes(root: Path, folders: list[str], splits: dict[str, list[str]]) -> bool:
-    """Whether folders called like splits are classes among others: a train is also a vehicle."""
-    called = [name for names in splits.values() for name in names]
-    return len(folders) > len(called) and all(
-        not subfolders(root / name) and any(is_image(file.name) for file in (root / name).iterdir()) for name in called
-    )
+def _class_folders(root: Path, split: bool = False) -> ImageFiles:
+    check_class_folders(root, split)
+    return image_folder(root)
 
 
 def _open_split(folder: Path) -> ImageDataset:
     files = _table_files(folder)
-    return _of_files(files, chosen_by_user=True)[""]() if files else image_folder(folder)
+    return _of_files(files, chosen_by_user=True)[""]() if files else _class_folders(folder, split=True)
 
 
 def _table_files(folder: Path) -> list[str]:
