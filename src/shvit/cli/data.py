@@ -47,6 +47,9 @@ examples:
 exit status: 0 clean, 1 images are broken, not read, leaked into validation or labelled in two ways, 2 wrong usage
 """
 
+IMAGE_KEY_HELP = "of tar shards with several images under one key, the one that is meant, such as jpg or left.jpg"
+"""Of the option that all commands have which read datasets."""
+
 LISTED = 10
 """How many of a list's entries the terminal shows; the JSON has all."""
 
@@ -65,6 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     check.add_argument("path", metavar="PATH", help="dataset: a folder, a file, a pattern, a URL or hf://NAME")
     check.add_argument("--output", type=Path, metavar="DIR", help="write report.json and report.png here")
+    check.add_argument("--image-key", metavar="EXTENSION", help=IMAGE_KEY_HELP)
     check.add_argument("--seed", type=int, default=0, metavar="N", help="of the split to be made, if any (default: 0)")
     check.add_argument("--format", choices=("text", "json"), default="text", help="default: text")
     check.add_argument(
@@ -76,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     from shvit.data.check import check_datasets
     from shvit.data.datasets import open_datasets
 
-    train, val, note = open_datasets(args.path, args.seed)
+    train, val, note = open_datasets(args.path, args.seed, image_key=args.image_key)
     splits = {"train": train, "val": val}
     if args.output is not None:
         from shvit.data.check_picture import draw_report

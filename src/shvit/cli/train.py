@@ -150,8 +150,8 @@ def run(args: argparse.Namespace) -> int:
     from shvit.train.checkpoint import checkpoints
     from shvit.train.logs import RunLog
 
-    seed_and_share = parse_recipe(args.more_arguments)[0]
-    train, val, note = open_datasets(args.data, seed_and_share.seed, seed_and_share.val_share)
+    wanted = parse_recipe(args.more_arguments)[0]
+    train, val, note = open_datasets(args.data, wanted.seed, wanted.val_share, wanted.image_key)
     recipe, execution = parse_recipe(args.more_arguments, len(train))
     first = os.environ.get("LOCAL_RANK", "0") == "0"
     if args.resume == "never" and first and checkpoints(args.output):

@@ -18,6 +18,9 @@ REPEATED_LINK = "link to a folder that is read already"
 
 OUTSIDE = "image outside the class folders"
 
+LINKED_MEMBER, LABEL_ALONE = "link in a tar file", "label without an image"
+"""Of shards; only their plain members are read."""
+
 COMPANIONS = frozenset(
     {".txt", ".md", ".rst", ".html", ".log", ".json", ".jsonl", ".xml", ".csv", ".tsv", ".yaml", ".yml", ".ini"}
     | {".cls", ".db", ".py", ".ipynb", ".sha1", ".sha256", ".md5", REPEATED_LINK}
