@@ -36,16 +36,19 @@ a CSV file with the columns path and label, or a folder with train.csv and val.c
 split, the one that training would make with this seed is checked.
 
 Every image is decoded. Reported are counts, sizes, formats and class balance; images that are broken or next to
-empty; and pictures that are there more than once, pixel for pixel: within a split, in both (so that the accuracy
-measured is too high), or with different labels.
+empty; pictures that are there more than once, pixel for pixel: within a split, in both (so that the accuracy
+measured is too high), or with different labels; and files among the images that are not read, by suffix.
 
 examples:
   shvit data check photos/
   shvit data check photos/ --output report/ --workers 8
   shvit data check labels.csv --format json | jq .problems
 
-exit status: 0 clean, 1 images are broken, leaked into validation, or labelled in two ways, 2 wrong usage
+exit status: 0 clean, 1 images are broken, not read, leaked into validation or labelled in two ways, 2 wrong usage
 """
+
+IMAGE_KEY_HELP = "of tar shards with several images under one key, the one that is meant, such as jpg or left.jpg"
+"""Of the option that all commands have which read datasets."""
 
 LISTED = 10
 """How many of a list's entries the terminal shows; the JSON has all."""
@@ -65,6 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     check.add_argument("path", metavar="PATH", help="dataset: a folder, a file, a pattern, a URL or hf://NAME")
     check.add_argument("--output", type=Path, metavar="DIR", help="write report.json and report.png here")
+    check.add_argument("--image-key", metavar="EXTENSION", help=IMAGE_KEY_HELP)
     check.add_argument("--seed", type=int, default=0, metavar="N", help="of the split to be made, if any (default: 0)")
     check.add_argument("--format", choices=("text", "json"), default="text", help="default: text")
     check.add_argument(
@@ -76,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     from shvit.data.check import check_datasets
     from shvit.data.datasets import open_datasets
 
-    train, val, note = open_datasets(args.path, args.seed)
+    train, val, note = open_datasets(args.path, args.seed, image_key=args.image_key)
     splits = {"train": train, "val": val}
     if args.output is not None:
         from shvit.data.check_picture import draw_report
@@ -156,6 +160,8 @@ def _print_classes(report: DataReport, console: Console) -> None:
 
 
 def _print_findings(report: DataReport, console: Console) -> None:
+    from shvit.data.unread import unread_lines
+
     leaked: list[str] = []
     conflicting: list[str] = []
     repeated: list[str] = []
@@ -169,6 +175,10 @@ def _print_findings(report: DataReport, console: Console) -> None:
         ("in one split more than once, with the same label", "yellow", repeated),
         ("with next to nothing on them", "yellow", [_describe(place) for place in report.near_constant]),
     )
+    if report.left_out:
+        console.print(Text(f"\nfiles not read: {sum(report.left_out.values()):,}", style="yellow"))
+        for line in unread_lines(report.left_out):
+            console.print(f"  {line}")
     for title, style, lines in findings:
         if lines:
             console.print(Text(f"\nimages {title}: {len(lines):,}", style=style))

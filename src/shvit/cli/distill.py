@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
+from shvit.cli.data import IMAGE_KEY_HELP
 from shvit.cli.predict import positive
 
 EPILOG = """\
@@ -43,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add = precompute.add_argument
     add("data", metavar="DATA", help="dataset; the training split is used")
+    add("--image-key", metavar="EXTENSION", help=IMAGE_KEY_HELP)
     add("--teacher", required=True, metavar="NAME", help="a timm model, shvit_s1 to _s4, or a SHViT checkpoint's file")
     add("--teacher-weights", type=Path, metavar="FILE", help="a timm model's state dict (default: timm's own)")
     add("--teacher-size", type=positive, metavar="N", help="side of its images (default: its own)")
@@ -66,11 +68,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from shvit.data import Augmentation, open_dataset
+    from shvit.data.classes import check_class_count
     from shvit.train.distillation import load_teacher
     from shvit.train.precompute import TeacherExecution, precompute_logits
 
     augmentation = Augmentation(crop_scale=tuple(args.crop_scale))
-    images = open_dataset(args.data, "train")
+    images = open_dataset(args.data, "train", args.image_key)
+    check_class_count(images.classes, images.name)
     teacher = load_teacher(args.teacher, args.teacher_weights, images.classes, args.teacher_size)
     with _reported(args.views * len(images), args.report_every) as report:
         card = precompute_logits(
@@ -92,7 +96,8 @@ def run(args: argparse.Namespace) -> int:
     if card.broken:
         print(f"{card.broken} images are broken and have no logits")
     scale = "" if augmentation == Augmentation() else f" --augmentation.crop_scale '{list(augmentation.crop_scale)}'"
-    print(f"next: shvit train {args.data} --distillation.logits {args.output} --seed {card.seed}{scale}")
+    image_key = "" if args.image_key is None else f" --image-key {args.image_key}"
+    print(f"next: shvit train {args.data}{image_key} --distillation.logits {args.output} --seed {card.seed}{scale}")
     return 0
 
 

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from shvit.cli.data import IMAGE_KEY_HELP
 from shvit.cli.predict import positive
 from shvit.cli.progress import progress
 from shvit.runtime.engines import ENGINES
@@ -37,6 +38,7 @@ BROKEN_SHOWN = 20
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, metavar="NAME|FILE", help="shipped model, model file or checkpoint")
     parser.add_argument("--data", required=True, metavar="DATA", help="dataset folder or file")
+    parser.add_argument("--image-key", metavar="EXTENSION", help=IMAGE_KEY_HELP)
     parser.add_argument("--split", choices=("val", "train"), default="val", help="default: val")
     parser.add_argument(
         "--held-out",
@@ -79,8 +81,8 @@ def open_images(args: argparse.Namespace) -> tuple[ImageDataset, str | None]:
     from shvit.data.datasets import open_dataset, open_datasets
 
     if args.held_out is None:
-        return open_dataset(args.data, args.split), None
-    train, val, note = open_datasets(args.data, args.held_out, args.val_share)
+        return open_dataset(args.data, args.split, args.image_key), None
+    train, val, note = open_datasets(args.data, args.held_out, args.val_share, args.image_key)
     if note is None:
         raise ValueError(f"--held-out: {args.data} is divided into splits already; leave it out")
     return (val if args.split == "val" else train), note

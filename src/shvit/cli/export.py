@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from shvit.cli.data import IMAGE_KEY_HELP
 from shvit.cli.predict import positive
 from shvit.reading import read_text
 from shvit.runtime.models import SHIPPED_MODELS
@@ -72,6 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="for int8: labelled images, as for shvit train; the training split is calibrated on, the validation split "
         "measured",
     )
+    parser.add_argument("--image-key", metavar="EXTENSION", help=f"of these data: {IMAGE_KEY_HELP}")
     parser.add_argument(
         "--max-loss",
         type=float,
@@ -119,12 +121,12 @@ def run(args: argparse.Namespace) -> int:
     if args.verify is not None:
         from shvit.evaluation.samples import verification_pixels
 
-        images = verification_pixels(args.verify, card.preprocessing)
+        images = verification_pixels(args.verify, card.preprocessing, args.image_key)
     if precision == "int8":
         from shvit.data.datasets import open_datasets
         from shvit.evaluation.int8 import export_int8
 
-        train, val, _ = open_datasets(args.calibration)
+        train, val, _ = open_datasets(args.calibration, image_key=args.image_key)
         report, top1, whole, count, kept = export_int8(
             model,
             args.output,

@@ -144,13 +144,14 @@ def _joined(execution: Execution) -> Execution:
 
 
 def run(args: argparse.Namespace) -> int:
-    from shvit.data.datasets import open_datasets
+    from shvit.data.datasets import open_datasets, short_path
+    from shvit.data.unread import describe_unread, left_out
     from shvit.train import Recipe, fit, resume, setup
     from shvit.train.checkpoint import checkpoints
     from shvit.train.logs import RunLog
 
-    seed_and_share = parse_recipe(args.more_arguments)[0]
-    train, val, note = open_datasets(args.data, seed_and_share.seed, seed_and_share.val_share)
+    wanted = parse_recipe(args.more_arguments)[0]
+    train, val, note = open_datasets(args.data, wanted.seed, wanted.val_share, wanted.image_key)
     recipe, execution = parse_recipe(args.more_arguments, len(train))
     first = os.environ.get("LOCAL_RANK", "0") == "0"
     if args.resume == "never" and first and checkpoints(args.output):
@@ -159,7 +160,8 @@ def run(args: argparse.Namespace) -> int:
     resumed = args.resume == "auto" and resume(job)
     if job.fabric.is_global_zero:
         for line in (
-            note,
+            note or f"validation: {short_path(val.name)}",
+            describe_unread(left_out(train, val)),
             f"{recipe.model}: {len(train):,} training and {len(val):,} validation images, "
             f"{len(train.classes)} classes; {job.fabric.world_size} x {job.fabric.device.type}",
             f"going on from epoch {job.progress.epoch + 1} of {recipe.epochs}, step {job.progress.step + 1}"

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from shvit.data.datasets import ImageDataset
+from shvit.data.unread import left_out, missing_pictures
 from shvit.errors import DataError, ImageError
 from shvit.runtime.encoded import open_image
 from shvit.runtime.preprocess import decode, describe
@@ -85,6 +86,8 @@ class DataReport:
     broken: tuple[UnreadableImage, ...]
     duplicates: tuple[Duplicates, ...]
     near_constant: tuple[Place, ...]
+    left_out: Mapping[str, int]
+    """Files among the images that are not read, by suffix or by what they are."""
 
     @property
     def problems(self) -> list[str]:
@@ -92,10 +95,12 @@ class DataReport:
         leaked = [group for group in self.duplicates if group.leaked]
         contradictory = sum(group.conflicting for group in leaked)
         conflicting = sum(group.conflicting for group in self.duplicates) - contradictory
+        missing = missing_pictures(self.left_out)
         return [
             line
             for count, line in (
                 (len(self.broken), f"{len(self.broken):,} images cannot be decoded"),
+                (missing, f"{missing:,} files among the images are not read"),
                 (
                     len(leaked),
                     f"{len(leaked):,} images are both in training and in validation, "
@@ -141,6 +146,7 @@ class DataReport:
                 }
                 for group in self.duplicates
             ],
+            "left_out": dict(self.left_out),
             "near_constant": [place._asdict() for place in self.near_constant],
         }
 
@@ -237,7 +243,9 @@ def check_datasets(
     ]
     # The worst first: a list of thousands is read from the top.
     duplicates.sort(key=lambda group: (not group.leaked, not group.conflicting))
-    return DataReport(names, summaries, tuple(broken), tuple(duplicates), tuple(near_constant))
+    return DataReport(
+        names, summaries, tuple(broken), tuple(duplicates), tuple(near_constant), left_out(*splits.values())
+    )
 
 
 def _examine_all(images: ImageDataset, workers: int) -> Iterator[_Facts]:

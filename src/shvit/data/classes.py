@@ -78,6 +78,19 @@ def encode_labels(
     return np.array([ids[value] for value in values], dtype=np.int64), name_classes(names, root)
 
 
+def are_listed(root: Path, names: Sequence[str]) -> bool:
+    """Whether ``classes.txt`` beside the data lists just these: then they are the classes, whatever they look like."""
+    return sorted(_classes_txt(root) or ()) == sorted(names)
+
+
+def check_class_count(classes: Sequence[ClassInfo], name: str) -> None:
+    """Raises ``DataError`` where there is nothing to tell apart."""
+    if len(classes) < 2:
+        raise DataError(
+            f"{name}: all images are of one class, {classes[0].label!r}; a classifier needs two or more to tell apart"
+        )
+
+
 def _listed_names(root: Path) -> list[str] | None:
     if names := _classes_txt(root):
         return names

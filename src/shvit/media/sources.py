@@ -140,7 +140,7 @@ def walk_files(folder: Path, extensions: Set[str], others: Counter[str] | None =
             if path.suffix.lower() in extensions:
                 yield path
             elif others is not None:
-                others[_kind_of_other(path)] += 1
+                others[kind_of_other(path)] += 1
 
 
 LINKED_FOLDER, BROKEN_LINK, OTHER_NAME = "link to a folder", "broken link", "other name"
@@ -174,7 +174,8 @@ def describe_left_out(others: Counter[str]) -> str:
     return f"not read: {', '.join(named)} ({advice})"
 
 
-def _kind_of_other(path: Path) -> str:
+def kind_of_other(path: Path) -> str:
+    """What ``left_out`` counts a file as that is not read."""
     if path.is_symlink() and not path.exists():
         return BROKEN_LINK
     suffix = path.suffix.lower()
