@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from shvit.atomic import check_folder, check_outputs
 from shvit.cli.data import IMAGE_KEY_HELP
 from shvit.cli.predict import positive
+from shvit.display import say
 from shvit.reading import read_text
 from shvit.runtime.models import SHIPPED_MODELS
 
@@ -38,6 +40,10 @@ formats and precisions, the default first:
 """
 
 FORMATS = ("onnx", "openvino", "coreml", "litert", "executorch", "torch", "aotinductor", "tensorrt", "web")
+
+
+COMPANIONS = {"openvino": (".bin",), "executorch": (".card.json",), "tensorrt": (".card.json",)}
+"""What is written beside a file, by its format."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -98,7 +104,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _check_output(args: argparse.Namespace) -> None:
+    """Raises: ValueError: the file, or what is written beside it, cannot be written to or is an input."""
+    read = (SHIPPED_MODELS.get(args.model, args.model), args.classes, args.verify, args.calibration)
+    inputs = [each for each in read if each is not None]
+    if args.format in ("web", "coreml"):
+        check_folder("--output", args.output, inputs)
+        return
+    suffixes = COMPANIONS.get(args.format, ())
+    outputs = [args.output, *(args.output.with_suffix(each) for each in suffixes)]
+    check_outputs([("--output", each) for each in outputs], inputs)
+
+
 def run(args: argparse.Namespace) -> int:
+    _check_output(args)
     if args.format == "web" and (args.model in SHIPPED_MODELS or args.model.lower().endswith(".onnx")):
         return _pack(args)
     from shvit.export import export_model
@@ -137,12 +156,12 @@ def run(args: argparse.Namespace) -> int:
             args.format,
             args.batch_size,
             images,
-            on_search=lambda line: print(line, file=sys.stderr),
+            on_search=lambda line: say(line, sys.stderr),
             dynamic_size=args.dynamic_size,
         )
-        print(f"top-1 {top1:.2%} in int8, {whole:.2%} in float32, on {count:,} validation images")
+        say(f"top-1 {top1:.2%} in int8, {whole:.2%} in float32, on {count:,} validation images")
         if kept:
-            print(f"left in float32: {', '.join(kept)}")
+            say(f"left in float32: {', '.join(kept)}")
     else:
         report = export_model(
             model,
@@ -175,28 +194,28 @@ def _pack(args: argparse.Namespace) -> int:
             raise ValueError(f"--{option.replace('_', '-')}: {args.model} is a finished model file; leave it out")
     card = write_site(args.model, args.output)
     size = sum(each.stat().st_size for each in args.output.rglob("*") if each.is_file())
-    print(f"{args.output}: {size / 1e6:.1f} MB, {card.name} with {len(card.classes)} classes, for the browser")
+    say(f"{args.output}: {size / 1e6:.1f} MB, {card.name} with {len(card.classes)} classes, for the browser")
     _print_how_to_open(args.output)
     return 0
 
 
 def _print_how_to_open(folder: Path) -> None:
-    print(f"try it: python -m http.server --bind 127.0.0.1 --directory {folder} 8000, then http://127.0.0.1:8000")
+    say(f"try it: python -m http.server --bind 127.0.0.1 --directory {folder} 8000, then http://127.0.0.1:8000")
 
 
 def print_report(report: ExportReport, format: str, verified_on: str | None) -> None:
     verification = report.card.verification
     assert verification is not None
-    print(f"{report.path}: {report.size_bytes / 1e6:.1f} MB, {format} in {verification.precision}")
+    say(f"{report.path}: {report.size_bytes / 1e6:.1f} MB, {format} in {verification.precision}")
     if report.max_difference is None or report.top1_agreement is None:
-        print(f"  {verification.notes}")
+        say(f"  {verification.notes}")
         return
-    print(f"  run by {verification.engine} on {report.images} {'images' if verified_on else 'crops of photographs'}:")
-    print(f"  largest difference of a logit {report.max_difference:.1e} of the largest logit")
-    print(f"  same first label on {report.top1_agreement:.1%}")
+    say(f"  run by {verification.engine} on {report.images} {'images' if verified_on else 'crops of photographs'}:")
+    say(f"  largest difference of a logit {report.max_difference:.1e} of the largest logit")
+    say(f"  same first label on {report.top1_agreement:.1%}")
     if verification.notes:
-        print(f"  {verification.notes}")
+        say(f"  {verification.notes}")
     if format == "web":
         _print_how_to_open(report.path)
     if report.path.suffix in (".onnx", ".xml", ".tflite"):
-        print(f"try it: shvit predict IMAGE --model {report.path}")
+        say(f"try it: shvit predict IMAGE --model {report.path}")

@@ -156,7 +156,6 @@ def run(args: argparse.Namespace) -> int:
         args.ssl_keyfile,
         not args.no_access_log,
         args.root_path,
-        announce=lambda text: print(text, flush=True),
     )
     return 0 if answered_all else 1
 

@@ -17,6 +17,7 @@ from types import FrameType
 
 import numpy as np
 
+from shvit.display import LineFormatter, say
 from shvit.errors import MissingDependencyError, ShvitError
 from shvit.runtime.classifier import Classifier
 from shvit.runtime.models import SHIPPED_MODELS
@@ -119,7 +120,7 @@ def serve(
     key: Path | None = None,
     access_log: bool = True,
     root_path: str = "",
-    announce: Callable[[str], None] = print,
+    announce: Callable[[str], None] = say,
 ) -> bool:
     """Serves until SIGTERM or SIGINT, then finishes what was accepted.
 
@@ -131,7 +132,7 @@ def serve(
         certificate: PEM file of a certificate chain, for TLS.
         key: PEM file of its key.
         root_path: what a proxy in front takes off the path.
-        announce: told in lines what is served where, once it is.
+        announce: told what is served where, once it is, a line at a time.
 
     Returns:
         Whether all that was accepted was answered.
@@ -172,10 +173,15 @@ def serve(
     with closing(socket.create_server((host, port), family=family, backlog=BACKLOG)) as listener:
         address = f"[{host}]" if ":" in host else host
         url = f"{'https' if certificate else 'http'}://{address}:{listener.getsockname()[1]}{root_path}"
+
+        def announce_all() -> None:
+            for line in _summary(url, loaded, settings):
+                announce(line)
+
         server = Server(
             config,
             settings.timeout,
-            ready=lambda: announce(_summary(url, loaded, settings)),
+            ready=announce_all,
             ending=lambda: setattr(app.state.service, "draining", True),
         )
         # When it has ended, uvicorn raises again the signal that ended it; that is no failure.
@@ -206,7 +212,7 @@ def _allow_connections() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted if hard < 0 else min(wanted, hard), hard))
 
 
-def _summary(url: str, models: dict[str, Classifier], settings: Settings) -> str:
+def _summary(url: str, models: dict[str, Classifier], settings: Settings) -> list[str]:
     lines = [f"serving on {url}"]
     for name, classifier in models.items():
         threads = f"{classifier.threads} thread{'s' if classifier.threads > 1 else ''}"
@@ -215,12 +221,12 @@ def _summary(url: str, models: dict[str, Classifier], settings: Settings) -> str
     lines.append(f"  queue of {settings.queue} images")
     lines.append(f"  token: {'required' if settings.token else 'none, anybody who reaches the port may use it'}")
     lines.append(f"  CORS: {', '.join(settings.cors_origins) or 'off'}")
-    return "\n".join(lines)
+    return lines
 
 
 def _log_to_stderr(access_log: bool) -> None:
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(LineFormatter("%(asctime)s %(levelname)s %(message)s"))
     for name in ("uvicorn", "shvit.serve"):
         logger = logging.getLogger(name)
         logger.handlers[:] = [handler]

@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
-from shvit.atomic import atomic_path, clear_partials
+from shvit.atomic import atomic_path, beside, clear_partials, put_in_place
 from shvit.errors import MissingDependencyError, VideoError
 
 FRAME_FORMATS = (".jsonl", ".parquet")
@@ -70,7 +70,7 @@ class FrameRows:
         self.size()
         self._file.close()
         if self.path.suffix == ".jsonl":
-            self._aside.replace(self.path)
+            put_in_place(self._aside, self.path)
             return
         with atomic_path(self.path) as aside:
             _to_parquet(self._aside, aside)
@@ -101,7 +101,7 @@ def check_frames_path(path: Path) -> None:
 
 def working_file(path: Path) -> Path:
     """Where the rows are until all are there."""
-    return path.with_name(f"{path.name}.partial")
+    return beside(path, ".partial")
 
 
 def _to_parquet(rows: Path, path: Path) -> None:
@@ -130,11 +130,16 @@ def _groups(lines: IO[bytes]) -> Iterator[list[dict[str, Any]]]:
         yield group
 
 
+def journal_files(output: Path) -> tuple[Path, Path]:
+    """Where the journal of a run with this output is."""
+    return beside(output, ".journal"), beside(output, ".finished")
+
+
 class Journal:
     """How far a run has come, in two files beside its output; gone when the run is done.
 
     Args:
-        beside: the output.
+        output: what it is beside of.
         settings: what has to be the same for an earlier run to go on.
         resume: go on from what an earlier run wrote, if there is such; else begin anew.
 
@@ -145,9 +150,8 @@ class Journal:
     earlier: dict[str, Any] | None
     """What the earlier run wrote: ``rows``, ``finished`` and ``current``."""
 
-    def __init__(self, beside: Path, settings: dict[str, Any], resume: bool) -> None:
-        self._path = beside.with_name(f"{beside.name}.journal")
-        self._finished_path = beside.with_name(f"{beside.name}.finished")
+    def __init__(self, output: Path, settings: dict[str, Any], resume: bool) -> None:
+        self._path, self._finished_path = journal_files(output)
         self._settings = json.loads(json.dumps(settings))
         self.earlier = self._read() if resume else None
         if self.earlier is None:
