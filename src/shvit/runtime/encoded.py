@@ -11,6 +11,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 
 from shvit.errors import ImageError
 from shvit.reading import open_regular, read_regular, too_large
+from shvit.runtime.structure import too_many_parts
 
 MAX_IMAGE_BYTES = 256 * 2**20
 """Encoded images of more bytes are refused before they are read."""
@@ -64,12 +65,14 @@ def open_image(data: bytes, name: str) -> ImageFile.ImageFile:
     What Pillow warns of, and raises on damaged files, is the caller's to handle.
 
     Raises:
-        ImageError: it is of none of these formats, empty, or more than ``MAX_IMAGE_BYTES``.
+        ImageError: it is of none of these formats, empty, more than ``MAX_IMAGE_BYTES``, or made to be slow to open.
     """
     if not data:
         raise ImageError(f"{name}: the file is empty")
     if len(data) > MAX_IMAGE_BYTES:
         raise ImageError(f"{name}: {too_large(len(data), MAX_IMAGE_BYTES)}")
+    if too_many_parts(data):
+        raise ImageError(f"{name}: cannot be decoded: it is cut into more parts than any photograph")
     try:
         return Image.open(io.BytesIO(data), formats=_USUAL)
     except UnidentifiedImageError:

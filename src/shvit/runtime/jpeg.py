@@ -10,6 +10,7 @@ from PIL import ExifTags
 
 from shvit.runtime.encoded import open_image
 from shvit.runtime.preprocess import MAX_PIXELS, warnings_ignored
+from shvit.runtime.structure import too_many_parts
 
 TRANSPOSED = (5, 6, 7, 8)
 """EXIF orientations that exchange height and width."""
@@ -33,8 +34,10 @@ class JPEGHeader(NamedTuple):
 def read_header(data: bytes) -> JPEGHeader | None:
     """The header of a JPEG; ``None`` for what ``shvit.runtime.preprocess.decode`` has to look at.
 
-    That is: other formats, damaged headers, CMYK, and images of more than ``MAX_PIXELS``.
+    That is: other formats, damaged headers, files made to be slow, CMYK, and images of more than ``MAX_PIXELS``.
     """
+    if too_many_parts(data):
+        return None
     try:
         height, width, color_space, _ = simplejpeg.decode_jpeg_header(data)
     except ValueError:
