@@ -175,8 +175,6 @@ def _check(args: argparse.Namespace, live: bool, sources: list[str | SourceError
         raise ValueError(f"live: expected one source, got {len(sources)}; start one process for each")
     if live and isinstance(sources[0], SourceError):
         raise ValueError(str(sources[0]))
-    if live:
-        check_source(str(sources[0]))
     if live and args.resume:
         raise ValueError("--resume: what a live source showed is gone; it is for files")
     if live and args.keyframes:
@@ -187,6 +185,8 @@ def _check(args: argparse.Namespace, live: bool, sources: list[str | SourceError
         raise ValueError("--resume: needs --frames or --output with a file, beside which the run is noted")
     if args.resume and args.save_video is not None:
         raise ValueError("--resume: an annotated video cannot be gone on with; leave out --save-video")
+    if live:
+        check_source(str(sources[0]))
 
 
 def _file_of_events(args: argparse.Namespace) -> Path | None:
