@@ -1,8 +1,8 @@
 """One hostile client beside good ones: what each of four attacks costs those who only send photographs.
 
 The server has some cores, the good clients and the attacker the others; each attack is repeated without a pause, from a
-process of its own. In turns: the good clients alone, then beside an attack. The worst good request beside an attack should
-take no more than ten times the median of that lap, and none be answered other than 200.
+process of its own. In turns: the good clients alone, then beside an attack. The worst good request beside an attack
+should take no more than ten times the median of that lap, and none be answered other than 200.
 """
 
 from __future__ import annotations
@@ -167,8 +167,11 @@ def main() -> None:
     print_table(
         ("attack", "statuses", "median ms", "worst ms", "worst / median", "MB"),
         [
-            (f"{attack}{', ' + which if which == 'alone' else ''}", str(row["statuses"]))
-            + tuple(figure(row[key]) for key in ("median_ms", "worst_ms", "worst_over_median", "memory_mb"))
+            (
+                f"{attack}{', ' + which if which == 'alone' else ''}",
+                str(row["statuses"]),
+                *(figure(row[key]) for key in ("median_ms", "worst_ms", "worst_over_median", "memory_mb")),
+            )
             for attack, laps in result["attacks"].items()
             for which, row in laps.items()
         ],
