@@ -193,6 +193,7 @@ async def open_loop(
         "unanswered": unanswered,
         "not_sent_for_want_of_connections": late,
         "latency_ms": percentiles(latencies) if latencies else None,
+        "worst_ms": max(latencies, default=None),
         "refusal_ms": percentiles(refused) if refused else None,
     }
     if watched:

@@ -383,11 +383,11 @@ def _files(body: bytes, content_type: str, limit: int) -> Iterator[Upload]:
             long = len(body) > line_end + MAX_PART_HEADER
             raise _no_form(f"a part's header is longer than {MAX_PART_HEADER} bytes" if long else "its end is missing")
         begin = header_end + 4
-        end = _find(body, mark, begin - 2)  # a part without data ends where its header does
+        end = _find(body, mark, begin)
         if end < 0:
             raise _no_form("its end is missing")
         if (name := _file_name(body[line_end + 2 : header_end])) is not None:
-            yield Upload(body[begin : max(end, begin)], name[:MAX_NAME] or None)
+            yield Upload(body[begin:end], name[:MAX_NAME] or None)
         place = end + len(mark)
     raise RefusedError(413, "too_many", f"a form of more than {limit} parts")
 
