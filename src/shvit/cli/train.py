@@ -146,7 +146,7 @@ def _joined(execution: Execution) -> Execution:
 def run(args: argparse.Namespace) -> int:
     from shvit.data.datasets import open_datasets, short_path
     from shvit.data.unread import describe_unread, left_out
-    from shvit.train import Recipe, fit, resume, setup
+    from shvit.train import fit, resume, setup
     from shvit.train.checkpoint import checkpoints
     from shvit.train.logs import RunLog
 
@@ -181,10 +181,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"unreadable images, left out: {len(broken)}{named}")
     if progress.skipped:
         print(f"steps that were not finite, left out: {progress.skipped}")
-    held_out = f" --held-out {recipe.seed}" if note else ""
-    if note and recipe.val_share != Recipe.val_share:
-        held_out += f" --val-share {recipe.val_share}"
-    print(f"next: shvit eval --model {best} --data {args.data}{held_out} --output {args.output / 'report'}")
+    image_key = "" if recipe.image_key is None else f" --image-key {recipe.image_key}"
+    print(f"next: shvit eval --model {best} --data {args.data}{image_key} --output {args.output / 'report'}")
     print(f"      shvit export --model {best} --output {model_file}")
     print(f"      shvit predict IMAGE --model {model_file}")
     return 0
