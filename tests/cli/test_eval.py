@@ -9,6 +9,7 @@ import pty
 import re
 import subprocess
 import sys
+from dataclasses import asdict
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -17,7 +18,10 @@ import torch
 from PIL import Image
 
 from shvit.cli.main import main
+from shvit.data.datasets import open_datasets
+from shvit.data.trained_on import training_split
 from shvit.models import SHViT, save_checkpoint
+from shvit.models.checkpoints import load_model
 from shvit.models.shvit import SHViTConfig
 
 from ..conftest import PATIENCE
@@ -316,3 +320,56 @@ def test_held_out_images_are_of_data_without_splits(data, colour_model, capsys):
         (data / split).symlink_to(data / "all")
     assert main(["eval", "--model", str(colour_model), "--data", str(data), "--held-out", "0"]) == 2
     assert "--held-out: " in capsys.readouterr().err
+
+
+@pytest.fixture
+def trained(data, checkpoint, tmp_path) -> Path:
+    """Weights that were trained on a folder of classes, of which a quarter was held out."""
+    (data / "val").rename(tmp_path / "photos")
+    for number, file in enumerate(sorted((tmp_path / "photos").rglob("*.png"))):
+        Image.new("RGB", (60, 40), (number, 0, 0)).save(file)
+    train, val, _ = open_datasets(tmp_path / "photos", seed=3, val_share=0.25)
+    model, stored = load_model(checkpoint)
+    weights = tmp_path / "trained.safetensors"
+    metadata = {**stored.metadata, "training_split": asdict(training_split(train, val))}
+    save_checkpoint(model, weights, metadata=metadata)
+    return weights
+
+
+def test_the_held_out_part_is_measured_of_the_images_trained_on(trained, tmp_path, capsys):
+    photos, exported = tmp_path / "photos", tmp_path / "trained.onnx"
+    assert main(["export", "--model", str(trained), "--output", str(exported)]) == 0
+    capsys.readouterr()
+    for model in (trained, exported):
+        code, results, errors = evaluate(capsys, "--model", model, "--data", photos)
+        assert (code, results["images"], errors) == (0, 3, "")
+        assert "the 3 of 12 images that were held out by this model's training (seed 3, 25 %" in results["notes"][1]
+    _, results, errors = evaluate(capsys, "--model", trained, "--data", photos, "--split", "train")
+    assert (results["images"], errors) == (9, "")
+    _, results, errors = evaluate(capsys, "--model", trained, "--data", photos, "--held-out", "none")
+    assert results["images"] == 12
+    assert "warning: the model was trained on some of these images (9 of the 9 training images" in errors
+    assert results["notes"][-1].startswith("warning: the model was trained on some")
+
+
+def test_images_that_overlap_those_trained_on_are_warned_of(trained, checkpoint, tmp_path, capsys):
+    photos = tmp_path / "photos"
+    paint(photos / "red" / "new.png", (250, 0, 0))
+    _, results, errors = evaluate(capsys, "--model", trained, "--data", photos)
+    assert results["images"] == 13 and "the figures are too high" in errors
+    _, results, errors = evaluate(capsys, "--model", trained, "--data", photos, "--held-out", 4)
+    assert "the figures are too high" in errors, "another seed held out others"
+    _, _, errors = evaluate(capsys, "--model", checkpoint, "--data", photos)
+    assert "does not tell which images it was trained on" in errors
+    photos.rename(tmp_path / "val")
+    _, _, errors = evaluate(capsys, "--model", checkpoint, "--data", tmp_path / "val")
+    assert errors == "", "a validation split as it is given"
+
+
+def test_damaged_memory_of_the_training_is_refused(trained, tmp_path, capsys):
+    model, stored = load_model(trained)
+    for damage in ({"remembered": 3}, {"remembered": [], "seed": 1}, {"more": 1}, [], "x"):
+        save_checkpoint(model, trained, metadata={**stored.metadata, "training_split": damage})
+        assert "the training_split in its metadata cannot be read" in refuse(
+            capsys, "--model", trained, "--data", tmp_path / "photos"
+        )

@@ -18,6 +18,7 @@ from shvit.runtime.engines import ENGINES
 
 if TYPE_CHECKING:
     from shvit.data import ImageDataset
+    from shvit.runtime.card import TrainingSplit
 
 EPILOG = """\
 examples:
@@ -27,7 +28,8 @@ examples:
   shvit eval --model mine.onnx --data imagenet/ --labels real.json                ImageNet-ReaL
   shvit eval --model mine.onnx --data data/ --engine openvino --threads 1 --format json
 
-DATA as for `shvit train`. Its classes are matched to the model's by WordNet id or name, and may be fewer; folders named
+DATA as for `shvit train`; of images without splits that the model was trained on, those that the training held out are
+measured. Its classes are matched to the model's by WordNet id or name, and may be fewer; folders named
 0, 1, 2, ... (ImageNet-V2) are class numbers.
 
 exit status: 0 all fine, 1 some images could not be read (the others are measured), 2 wrong usage
@@ -44,9 +46,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", choices=("val", "train"), default="val", help="default: val")
     parser.add_argument(
         "--held-out",
-        type=int,
-        metavar="SEED",
-        help="of data without splits, measure what shvit train --seed SEED held out (default: measure all of it)",
+        type=seed_or_none,
+        metavar="SEED|none",
+        help="of data without splits, measure what shvit train --seed SEED held out, or all of it (default: what the "
+        "training of this model held out, where these are its images; else all of it)",
     )
     parser.add_argument("--val-share", type=float, default=0.1, metavar="SHARE", help="with it: default 0.1")
     parser.add_argument("--output", type=Path, metavar="DIR", help="write a report here: HTML, JSON, CSV and pictures")
@@ -79,16 +82,63 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", choices=("text", "json"), default="text", help="default: text")
 
 
-def open_images(args: argparse.Namespace) -> tuple[ImageDataset, str | None]:
-    """The images to measure, and what is worth noting of them."""
-    from shvit.data.datasets import open_dataset, open_datasets
+def seed_or_none(text: str) -> int | str:
+    """What ``--held-out`` takes."""
+    if text == "none":
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a whole number or none, got {text!r}") from None
 
-    if args.held_out is None:
-        return open_dataset(args.data, args.split, args.image_key), None
-    train, val, note = open_datasets(args.data, args.held_out, args.val_share, args.image_key)
-    if note is None:
-        raise ValueError(f"--held-out: {args.data} is divided into splits already; leave it out")
-    return (val if args.split == "val" else train), note
+
+def open_images(args: argparse.Namespace, trained: TrainingSplit | None) -> tuple[ImageDataset, list[str], str | None]:
+    """The images to measure, what is worth noting of them, and a warning where the model may know them.
+
+    Args:
+        trained: what the model remembers of its training.
+    """
+    from shvit.data.datasets import is_divided, open_dataset, open_datasets
+    from shvit.data.trained_on import count_trained_on, divide_as_trained
+
+    notes: list[str] = []
+    if isinstance(args.held_out, int):
+        train, val, note = open_datasets(args.data, args.held_out, args.val_share, args.image_key)
+        if note is None:
+            raise ValueError(f"--held-out: {args.data} is divided into splits already; leave it out")
+        images = val if args.split == "val" else train
+        notes.append(note)
+    else:
+        images = open_dataset(args.data, args.split, args.image_key)
+        parts = divide_as_trained(images, trained) if trained is not None and args.held_out is None else None
+        if parts is not None and trained is not None:
+            images = parts[1] if args.split == "val" else parts[0]
+            which = "held out by" if args.split == "val" else "used for"
+            notes.append(
+                f"the {len(images):,} of {len(images.images):,} images that were {which} this model's training (seed "
+                f"{trained.seed}, {(trained.val_share or 0) * 100:.3g} % of each class held out); "
+                "--held-out none measures all"
+            )
+    if args.split == "train":
+        return images, notes, None
+    if trained is None:
+        if args.held_out is not None or is_divided(args.data, args.image_key):
+            return images, notes, None
+        return (
+            images,
+            notes,
+            f"{args.model} does not tell which images it was trained on; if these are among them, the figures are too "
+            "high (--held-out SEED measures those that training held out)",
+        )
+    known = count_trained_on(images, trained)
+    if not known:
+        return images, notes, None
+    return (
+        images,
+        notes,
+        f"the model was trained on some of these images ({known} of the {len(trained.remembered)} training images that "
+        "it remembers are among them): the figures are too high; measure on images that it has not seen",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -114,12 +164,14 @@ def run(args: argparse.Namespace) -> int:
     if args.fast_decode:
         preparation("fast")  # what it needs is missing: say so before the first pass, not after it
     corruptions = parse_corruptions(args.corruptions)
-    images, note = open_images(args)
+    classifier = open_classifier(args.model, args.engine, args.threads, args.image_size)
+    images, origin, warning = open_images(args, classifier.card.training_split)
+    if warning is not None:
+        say(f"shvit eval: warning: {warning}", sys.stderr)
     if args.output is not None:
         read = [args.model, args.data, *([args.labels] if args.labels else ())]
         sources = (images.source(index) for index in range(len(images)))
         check_outputs([("--output", args.output / name) for name in REPORT_FILES], chain(read, sources))
-    classifier = open_classifier(args.model, args.engine, args.threads, args.image_size)
     classes = classifier.card.classes
     if args.labels is None:
         matched, way = match_classes(images, classes, args.model)
@@ -129,8 +181,7 @@ def run(args: argparse.Namespace) -> int:
         accepted = labels_from_file(args.labels, images, classes)
         notes = [f"labels of {args.labels}, which has none for {len(images) - len(accepted):,} images"]
     chosen = LabelledImages(images, accepted, evenly_spaced(list(accepted), args.limit))
-    if note is not None:
-        notes.append(note)
+    notes += [*origin, *([] if warning is None else [f"warning: {warning}"])]
     if len(chosen) < len(accepted):
         notes.append(f"{len(chosen):,} of {len(accepted):,} images, evenly spaced")
     if args.output is not None:

@@ -142,10 +142,10 @@ def run(args: argparse.Namespace) -> int:
 
         images = verification_pixels(args.verify, card.preprocessing, args.image_key)
     if precision == "int8":
-        from shvit.data.datasets import open_datasets
+        from shvit.data.trained_on import open_as_trained
         from shvit.evaluation.int8 import export_int8
 
-        train, val, _ = open_datasets(args.calibration, image_key=args.image_key)
+        train, val, _ = open_as_trained(args.calibration, card.training_split, args.image_key)
         report, top1, whole, count, kept = export_int8(
             model,
             args.output,

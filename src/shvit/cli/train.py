@@ -166,7 +166,7 @@ def _check_outputs(args: argparse.Namespace, recipe: Recipe) -> None:
 def run(args: argparse.Namespace) -> int:
     from shvit.data.datasets import open_datasets, short_path
     from shvit.data.unread import describe_unread, left_out
-    from shvit.train import Recipe, fit, resume, setup
+    from shvit.train import fit, resume, setup
     from shvit.train.checkpoint import checkpoints
     from shvit.train.logs import RunLog
 
@@ -203,10 +203,8 @@ def run(args: argparse.Namespace) -> int:
             say(f"  {each.source}: {each.reason}")
     if progress.skipped:
         say(f"steps that were not finite, left out: {progress.skipped}")
-    held_out = f" --held-out {recipe.seed}" if note else ""
-    if note and recipe.val_share != Recipe.val_share:
-        held_out += f" --val-share {recipe.val_share}"
-    say(f"next: shvit eval --model {best} --data {args.data}{held_out} --output {args.output / 'report'}")
+    image_key = "" if recipe.image_key is None else f" --image-key {recipe.image_key}"
+    say(f"next: shvit eval --model {best} --data {args.data}{image_key} --output {args.output / 'report'}")
     say(f"      shvit export --model {best} --output {model_file}")
     say(f"      shvit predict IMAGE --model {model_file}")
     return 0

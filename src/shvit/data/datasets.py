@@ -19,7 +19,7 @@ from shvit.data.formats.listing import listed_splits, lists_images
 from shvit.data.formats.shards import ShardImages, expand_pattern, is_url, shard_images
 from shvit.data.formats.tables import hub_splits, parquet_images, saved_images
 from shvit.data.layout import check_class_folders, split_folders
-from shvit.data.splits import SPLIT_NAMES, by_split, split_dataset
+from shvit.data.splits import SPLIT_NAMES, by_split, split_and_rest, split_dataset
 from shvit.errors import DataError, ImageError
 from shvit.runtime.card import ClassInfo
 
@@ -127,6 +127,16 @@ def open_datasets(
     train, val = split_dataset(train, val_share, seed)
     note = f"no validation split: {val_share * 100:.3g} % of each class held out ({len(val):,} images), seed {seed}"
     return OpenedDatasets(train, val, note)
+
+
+def is_divided(path: str | Path, image_key: str | None = None) -> bool:
+    """Whether a dataset has splits, or is one by its own name (``photos/val``).
+
+    Raises:
+        DataError: as ``open_dataset``.
+    """
+    with _readable(path):
+        return split_and_rest(Path(path).name) is not None or "" not in _find_splits(path, image_key)
 
 
 def short_path(name: str) -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,6 +34,16 @@ _ADDED = frozenset(
 _JOINED = re.compile(rf"({'|'.join(sorted(_SPELLINGS, key=len, reverse=True))})({'|'.join(sorted(_ADDED))})")
 
 
+@dataclass(frozen=True)
+class Division:
+    """How a dataset was divided into training and validation images."""
+
+    seed: int
+    val_share: float
+    digest: str
+    """``list_digest`` of the whole."""
+
+
 class Subset:
     """Some of another dataset's images.
 
@@ -39,10 +51,13 @@ class Subset:
         images: the whole dataset.
         indices: ``int64 (N,)``, which images, by their place in it.
         part: what the name says of them; nothing when not given.
+        division: which they are a part of.
     """
 
-    def __init__(self, images: ImageDataset, indices: np.ndarray, part: str | None = None) -> None:
-        self.images, self.indices = images, indices
+    def __init__(
+        self, images: ImageDataset, indices: np.ndarray, part: str | None = None, division: Division | None = None
+    ) -> None:
+        self.images, self.indices, self.division = images, indices, division
         self.name = images.name if part is None else f"{images.name} ({part})"
         self.classes = images.classes
         self.labels = images.labels[indices]
@@ -83,13 +98,34 @@ def split_dataset(dataset: ImageDataset, val_share: float = 0.1, seed: int = 0) 
         held_out[of_class[:count]] = True
     if not held_out.any():
         raise DataError(f"{dataset.name}: no class has two images, so that one could be held out; add images")
-    return Subset(dataset, np.flatnonzero(~held_out), "train"), Subset(dataset, np.flatnonzero(held_out), "val")
+    division = Division(seed, val_share, list_digest(dataset))
+    return (
+        Subset(dataset, np.flatnonzero(~held_out), "train", division),
+        Subset(dataset, np.flatnonzero(held_out), "val", division),
+    )
+
+
+def list_digest(dataset: ImageDataset) -> str:
+    """SHA-256, in hexadecimal, of the images' names within the dataset and their classes, whatever their order."""
+    lines = sorted(
+        f"{_name(dataset, index)}\0{dataset.classes[label].label}".encode(errors="surrogatepass")
+        for index, label in enumerate(dataset.labels.tolist())
+    )
+    return hashlib.sha256(b"\n".join(lines)).hexdigest()
+
+
+def _name(dataset: ImageDataset, index: int) -> str:
+    """An image's name within the dataset, the same wherever that lies and however its path is written."""
+    source = dataset.source(index)
+    if source.startswith(dataset.name):
+        return source[len(dataset.name) :]
+    # Of a list of paths the dataset's name is the list's, and the images lie in its folder.
+    return "/" + source.removeprefix(f"{Path(dataset.name).parent}/")
 
 
 def _draw(dataset: ImageDataset, index: int, seed: int) -> int:
     """A random number that belongs to the image's name within the dataset."""
-    name = dataset.source(index).removeprefix(dataset.name)
-    digest = hashlib.blake2b(f"{seed}{name}".encode(errors="surrogateescape"), digest_size=8)
+    digest = hashlib.blake2b(f"{seed}{_name(dataset, index)}".encode(errors="surrogateescape"), digest_size=8)
     return int.from_bytes(digest.digest(), "little")
 
 

@@ -16,7 +16,7 @@ from shvit.errors import CheckpointError
 from shvit.models import VARIANTS, SHViT
 from shvit.models.checkpoints import Checkpoint
 from shvit.models.reparam import inference_form
-from shvit.runtime.card import Card, ClassInfo, Metric, Preprocessing
+from shvit.runtime.card import Card, ClassInfo, Metric, Preprocessing, TrainingSplit
 
 
 def card_for(
@@ -53,6 +53,7 @@ def card_for(
         parameters=sum(p.numel() for p in folded.parameters()),
         macs=count_macs(folded, preprocessing.image_size),
         training_data=metadata.get("training_data"),
+        training_split=_training_split(checkpoint),
         licence=metadata.get("licence"),
         source=metadata.get("source", checkpoint.path.name),
         metrics=tuple(
@@ -90,6 +91,19 @@ def _classes(model: SHViT, metadata: dict[str, Any], names: list[str] | None) ->
             for place in range(1000)
         )
     return tuple(ClassInfo(place, f"class {place}") for place in range(model.num_classes))
+
+
+def _training_split(checkpoint: Checkpoint) -> TrainingSplit | None:
+    """Raises: CheckpointError: it is not what a training writes."""
+    stored = checkpoint.metadata.get("training_split")
+    if stored is None:
+        return None
+    try:
+        return TrainingSplit(**{**stored, "remembered": tuple(stored["remembered"])})
+    except (TypeError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"{checkpoint.path}: the training_split in its metadata cannot be read: {error}"
+        ) from None
 
 
 def architecture_name(model: SHViT) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import types
 import typing
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
@@ -84,6 +85,39 @@ class Verification:
     """What was checked instead of running it."""
 
 
+MAX_REMEMBERED = 256
+"""Training images that a card may remember."""
+
+
+@dataclass(frozen=True)
+class TrainingSplit:
+    """Which images were trained on, as far as needed to measure on others."""
+
+    remembered: tuple[str, ...]
+    """Some of the training images: 16 hexadecimal digits each of the name's digest and of the contents'."""
+    seed: int | None = None
+    """What the validation images were drawn with; ``None`` where the data had a validation split."""
+    val_share: float | None = None
+    """Share of each class that was held out, in (0, 1); with ``seed``."""
+    digest: str | None = None
+    """SHA-256 of the list of names and labels, training and validation together, in hexadecimal; with ``seed``."""
+
+    def __post_init__(self) -> None:
+        if len(self.remembered) > MAX_REMEMBERED:
+            raise ValueError(f"remembered: expected at most {MAX_REMEMBERED} images, got {len(self.remembered)}")
+        if not all(isinstance(each, str) and re.fullmatch("[0-9a-f]{32}", each) for each in self.remembered):
+            raise ValueError("remembered: expected 32 hexadecimal digits for each image")
+        drawn = (self.seed, self.val_share, self.digest)
+        if drawn == (None, None, None):
+            return
+        if type(self.seed) is not int or abs(self.seed) >= 2**64:
+            raise ValueError(f"seed: expected a whole number of at most 64 bits, got {self.seed!r}"[:120])
+        if type(self.val_share) is not float or not 0 < self.val_share < 1:
+            raise ValueError(f"val_share: expected more than 0 and less than 1, got {self.val_share!r}"[:120])
+        if not isinstance(self.digest, str) or not re.fullmatch("[0-9a-f]{64}", self.digest):
+            raise ValueError("digest: expected 64 hexadecimal digits")
+
+
 @dataclass(frozen=True)
 class Card:
     """What a model file says of itself. Written as JSON; unknown keys of the same schema are ignored."""
@@ -101,6 +135,7 @@ class Card:
     macs: int | None = None
     """Multiply-accumulate operations for one image."""
     training_data: str | None = None
+    training_split: TrainingSplit | None = None
     licence: str | None = None
     source: str | None = None
     """Where the weights come from."""

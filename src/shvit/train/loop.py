@@ -337,6 +337,7 @@ def save_weights(run: Run, path: Path, result: Evaluation) -> None:
         "epoch": run.progress.epoch,
         "training_data": f"{short_path(run.train.name)}, {len(run.train):,} images",
         "dataset": f"{short_path(run.val.name)}, {len(run.val):,} validation images",
+        "training_split": asdict(run.training_split),
         "metrics": {"top1": result.top1, "top5": result.top5, "images": result.images},
     }
     if run.recipe.quantization_aware:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -13,7 +14,8 @@ from torch import Tensor, nn
 
 from shvit.data.datasets import ImageDataset
 from shvit.data.loader import BrokenImages
-from shvit.runtime.card import Preprocessing
+from shvit.data.trained_on import training_split
+from shvit.runtime.card import Preprocessing, TrainingSplit
 from shvit.train.distillation import LiveTeacher, PrecomputedTeacher
 from shvit.train.recipe import Execution, Recipe
 
@@ -59,6 +61,10 @@ class Run:
     """``(classes,)``, or ``None`` for all alike."""
     broken: BrokenImages
     progress: Progress
+
+    @cached_property
+    def training_split(self) -> TrainingSplit:
+        return training_split(self.train, self.val)
 
     @property
     def preprocessing(self) -> Preprocessing:

@@ -1,0 +1,79 @@
+"""Which images a network was trained on, so that it is not measured on them by mistake."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+
+from shvit.data.datasets import ImageDataset, OpenedDatasets, open_datasets
+from shvit.data.splits import Subset, list_digest, split_dataset
+from shvit.errors import ImageError
+from shvit.runtime.card import TrainingSplit
+
+REMEMBERED = 64
+"""Training images that the weights remember, evenly spaced over all."""
+
+MOST_READ = 1024
+"""Images that are read at most to find out whether they are remembered: many may have the same name."""
+
+
+def training_split(train: ImageDataset, val: ImageDataset) -> TrainingSplit:
+    """What to remember of the images that a training works on; those that cannot be read are passed over."""
+    chosen = np.linspace(0, len(train) - 1, num=min(len(train), REMEMBERED)).astype(int)
+    remembered = []
+    for index in chosen.tolist():
+        with suppress(ImageError):
+            remembered.append(_name(train, index) + _contents(train, index))
+    drawn = val.division if isinstance(val, Subset) else None
+    if drawn is None:
+        return TrainingSplit(tuple(remembered))
+    return TrainingSplit(tuple(remembered), drawn.seed, drawn.val_share, drawn.digest)
+
+
+def divide_as_trained(images: ImageDataset, trained: TrainingSplit) -> tuple[Subset, Subset] | None:
+    """Training and validation images as the training divided them; ``None`` where these are not the same images."""
+    if trained.seed is None or trained.val_share is None or list_digest(images) != trained.digest:
+        return None
+    return split_dataset(images, trained.val_share, trained.seed)
+
+
+def count_trained_on(images: ImageDataset, trained: TrainingSplit) -> int:
+    """How many of the remembered training images are among these: of the same name and contents."""
+    names: dict[str, set[str]] = {}
+    for each in trained.remembered:
+        names.setdefault(each[:16], set()).add(each[16:])
+    found = set()
+    read = 0
+    for index in range(len(images)):
+        name = _name(images, index)
+        if name in names and read < MOST_READ:
+            read += 1
+            with suppress(ImageError):
+                if (contents := _contents(images, index)) in names[name]:
+                    found.add(name + contents)
+    return len(found)
+
+
+def open_as_trained(path: str | Path, trained: TrainingSplit | None, image_key: str | None) -> OpenedDatasets:
+    """As ``open_datasets``; where a validation split has to be made, the one that the training made."""
+    if trained is None or trained.seed is None or trained.val_share is None:
+        return open_datasets(path, image_key=image_key)
+    return open_datasets(path, trained.seed, trained.val_share, image_key)
+
+
+def _name(images: ImageDataset, index: int) -> str:
+    """Of an image's last two names, its own and its folder's: the same wherever the dataset lies."""
+    parts = re.split(r"[/\\:]", images.source(index))
+    return _short("/".join(parts[-2:]).encode(errors="surrogateescape"))
+
+
+def _contents(images: ImageDataset, index: int) -> str:
+    return _short(images.read(index))
+
+
+def _short(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]
