@@ -21,6 +21,10 @@ class ModelFileError(ShvitError, ValueError):
     """A model file cannot be used; the message names it and says why."""
 
 
+class ModelOutputError(ShvitError, RuntimeError):
+    """A model's graph fails on its input, or returns what cannot be probabilities; the message names the model file."""
+
+
 class CheckpointError(ShvitError, ValueError):
     """Weights cannot be read, or are not this network's; the message names the file and the tensor."""
 

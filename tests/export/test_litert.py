@@ -12,8 +12,8 @@ from shvit.errors import MissingDependencyError, ModelFileError
 from shvit.export import ExportReport, export_model
 from shvit.export.verify import TOLERANCE, Source, photograph_crops
 from shvit.runtime.card import Card
-from shvit.runtime.classifier import softmax
 from shvit.runtime.engines import load_engine
+from shvit.runtime.outputs import softmax
 
 from ..conftest import SAMPLES
 
@@ -96,6 +96,25 @@ def test_a_file_without_a_card_and_one_of_another_engine(tmp_path, reports, colo
         Classifier(tmp_path / "bare.tflite")
     with pytest.raises(ModelFileError, match=r"the engine litert loads \.tflite files"):
         load_engine("litert", colour_model)
+
+
+@pytest.mark.parametrize(
+    ("card", "expected"),
+    [
+        (b" " * (2**24 + 1), "the card is longer than 16 MiB"),
+        (b"\xff{}", "not a model that litert can load: 'utf-8' codec"),
+        (b"[" * 100_000, "the card is nested too deep"),
+    ],
+    ids=["long", "not UTF-8", "deep"],
+)
+def test_a_hostile_card_in_its_archive_is_refused(tmp_path, reports, card, expected):
+    data = reports["fp16"].path.read_bytes()
+    file = tmp_path / "a.tflite"
+    file.write_bytes(data[: data.rindex(b"PK\x03\x04", 0, data.rindex(b"PK\x03\x04"))])
+    with zipfile.ZipFile(file, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("shvit.card.json", card)
+    with pytest.raises(ModelFileError, match=rf"a\.tflite: {expected}"):
+        Classifier(file)
 
 
 def test_a_missing_converter_is_told_with_its_command(tmp_path, tiny, tiny_card, monkeypatch):

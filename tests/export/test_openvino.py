@@ -10,8 +10,8 @@ from shvit.cli.main import main
 from shvit.errors import ModelFileError
 from shvit.export import ExportReport, export_model
 from shvit.export.verify import TOLERANCE, Source, photograph_crops
-from shvit.runtime.classifier import softmax
 from shvit.runtime.engines import load_engine
+from shvit.runtime.outputs import softmax
 
 from ..conftest import SAMPLES
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import onnx
+import pytest
 import torch
 from PIL import Image
 
 from shvit import Classifier
 from shvit.cli.main import main
+from shvit.evaluation.int8 import paired_loss
 from shvit.export.graph import deployment_graph
 from shvit.export.quantize import quantize_graph, rank_layers
 from shvit.models import SHViT, reparameterize, save_checkpoint
@@ -93,15 +96,22 @@ def test_images_enter_as_they_are_with_the_mean_in_the_bias():
     assert [constants[name].item() for name in entry.input[1:]] == [1, 114]
 
 
-def export(folder: Path, sensitive: str, limit: str) -> tuple[int, Path]:
-    """Exports a network to int8 that is right about all of the images in float32."""
+def export(folder: Path, sensitive: str, limit: str, validation: int = 96, shift: int = 0) -> tuple[int, Path]:
+    """Exports a network to int8 that is right about all of the images in float32.
+
+    Args:
+        validation: how many images of each class there are, at most, to measure on.
+        shift: how far each image's class is from the one that the network names.
+    """
     images = crops(96)
     model = network(images, sensitive)
     labels = logits(model, images).argmax(1).tolist()
     assert set(labels) == set(range(4))
-    for split in ("train", "val"):
+    for split, most in (("train", 96), ("val", validation)):
         for number, (image, label) in enumerate(zip(images, labels, strict=True)):
-            path = folder / "data" / split / f"c{label}" / f"{number}.png"
+            if labels[:number].count(label) >= most:
+                continue
+            path = folder / "data" / split / f"c{(label + shift) % 4}" / f"{number}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image).save(path)
     checkpoint, output = folder / "small.safetensors", folder / "small.onnx"
@@ -120,10 +130,56 @@ def test_a_layer_stays_in_float_when_8_bits_cost_more_than_the_budget(tmp_path, 
     assert top1.value >= 0.75
 
 
-def test_no_file_is_left_when_half_of_the_layers_in_float_are_not_enough(tmp_path, capsys):
-    status, output = export(tmp_path, "stages", "0")
+def test_few_images_start_no_search_for_what_may_be_an_accident(tmp_path, capsys):
+    status, output = export(tmp_path, "none", "20", validation=2)  # 2 of the 8 are lost, of the 104 one in 6
+    told = capsys.readouterr()
+    assert status == 0, told.err
+    assert "8 validation images do not tell a loss of 20 points; the 96 images calibrated on are judged by" in told.err
+    assert "give at least 1,000 validation images to measure it" in told.err
+    assert "comparing layers" not in told.err
+    assert "on 8 validation images" in told.out
+    assert Classifier(output).card.metrics[0].dataset.endswith("(8 images)")
+
+
+def test_labels_of_other_classes_are_refused_before_anything_is_quantised(tmp_path, capsys):
+    status, output = export(tmp_path, "none", "0.5", validation=5, shift=1)
     assert status == 2
-    assert "points may be lost (--max-loss)" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "val: float32 is right for 0.00% of 20 validation images, no more than by chance (25.00%)" in told
+    assert "shvit eval" in told
+    assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("lost", "won", "images", "limit", "exceeds"),
+    [
+        (1, 0, 20, 0.5, False),  # 5 points, and one picture
+        (4, 0, 20, 0.5, False),  # one in 16 by accident
+        (5, 0, 20, 0.5, True),  # one in 32
+        (20, 15, 400, 0.5, False),  # 1.25 points, and one in 4 by accident
+        (40, 15, 400, 0.5, True),
+        (100, 40, 10_000, 0.5, True),  # 0.6 points
+        (90, 45, 10_000, 0.5, False),  # 0.45
+        (0, 9, 20, 0.0, False),
+        (900, 100, 50_000, 0.5, True),
+    ],
+)
+def test_a_loss_counts_when_it_is_more_than_the_budget_and_no_accident(lost, won, images, limit, exceeds):
+    before, after = np.zeros(images, bool), np.zeros(images, bool)
+    before[:lost], after[lost : lost + won] = True, True
+    loss = paired_loss(before, after)
+    assert loss == (images, lost, won)
+    assert loss.points == pytest.approx(100 * (lost - won) / images)
+    assert loss.exceeds(limit) is exceeds
+
+
+def test_no_file_is_left_when_half_of_the_layers_in_float_are_not_enough(tmp_path, capsys):
+    # Four validation images show it too, with those calibrated on.
+    status, output = export(tmp_path, "stages", "0", validation=1)
+    assert status == 2
+    told = capsys.readouterr().err
+    assert re.search(r"int8 loses \d+\.\d\d points on 100 images, with \d of 7 layers in float32", told), told
+    assert "points may be lost (--max-loss)" in told
     assert not output.exists()
 
 

@@ -17,9 +17,9 @@ import pytest
 
 from shvit import Classifier
 from shvit.errors import BatchError, ModelFileError
-from shvit.runtime.classifier import softmax
 from shvit.runtime.engines.onnxruntime import ONNXRuntimeEngine
 from shvit.runtime.models import SHIPPED_MODELS
+from shvit.runtime.outputs import softmax
 from shvit.scale.inputs import read_items
 from shvit.scale.listing import Item, list_items
 from shvit.scale.plan import PLAN

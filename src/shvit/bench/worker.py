@@ -18,6 +18,8 @@ import numpy as np
 from shvit.errors import ShvitError
 from shvit.runtime.classifier import read_card
 from shvit.runtime.engines import Engine, load_engine
+from shvit.runtime.engines.base import as_model_output_error
+from shvit.runtime.outputs import check_rows
 
 WARM_UP = 3
 """Runs before the first that counts: engines allocate in the first and settle in the second."""
@@ -36,8 +38,10 @@ def main() -> None:
     try:
         engine = load_engine(engine_name, file, int(threads))
         batch = _batch(engine, Path(file), int(batch_size))
-        for _ in range(WARM_UP):
-            engine.infer(batch)
+        with as_model_output_error(Path(file)):
+            for _ in range(WARM_UP):
+                output = engine.infer(batch)
+        check_rows(output, len(batch), Path(file), "output")
     except (ShvitError, ValueError, MemoryError) as error:
         answer({"error": str(error) or type(error).__name__})
         return

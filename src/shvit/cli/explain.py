@@ -81,7 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from shvit.errors import ImageError
+    from shvit.errors import ImageError, ModelOutputError
     from shvit.runtime.explain import Explainer
 
     explainer = Explainer(args.model, args.threads)
@@ -97,10 +97,10 @@ def run(args: argparse.Namespace) -> int:
             explanation = explainer.explain(source)
             path = free_name(args.output, Path(source).stem, args.format)
             _write(path, explanation, class_id, args)
-        except ValueError as error:
+        except (ValueError, ModelOutputError) as error:
             if isinstance(error, ImageError):
                 say(f"error: {error}", sys.stderr)
-            elif args.point is not None:  # outside of one picture is inside of the next
+            elif isinstance(error, ModelOutputError) or args.point is not None:  # outside of one is inside of the next
                 say(f"error: {source}: {error}", sys.stderr)
             else:
                 raise

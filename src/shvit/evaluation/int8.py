@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import onnx
 
 from shvit.data.datasets import ImageDataset, short_path
-from shvit.errors import ExportError, ShvitError
+from shvit.errors import DataError, ExportError, ShvitError
 from shvit.evaluation.evaluate import evaluate
 from shvit.evaluation.labels import LabelledImages, dataset_labels, evenly_spaced, match_classes
 from shvit.evaluation.metrics import Predictions
@@ -25,7 +26,41 @@ from shvit.runtime.classifier import Classifier
 RANKING_IMAGES = 64
 """Calibration images that layers are compared on."""
 
+ENOUGH_TO_JUDGE = 1000
+"""Validation images that tell half a point. With fewer, those calibrated on are judged by too, and a note says so."""
+
+SIGNIFICANCE = 0.05
+"""Probability below which a difference between two classifiers is no accident."""
+
 LAYERS_CAN_BE_KEPT = ("onnx", "openvino", "web")
+
+
+class PairedLoss(NamedTuple):
+    """What one classifier loses to another, of the same images."""
+
+    images: int
+    lost: int
+    """Images that only the other one is right about."""
+    won: int
+    """Images that only this one is right about."""
+
+    @property
+    def points(self) -> float:
+        """Of 100; negative if it is right more often."""
+        return 100 * (self.lost - self.won) / self.images
+
+    def exceeds(self, points: float) -> bool:
+        """Whether it is more than this, and more than an accident: a one-sided sign test (McNemar's, exact)."""
+        if self.points <= points:
+            return False
+        differ = self.lost + self.won
+        accident = sum(math.comb(differ, lost) for lost in range(self.lost, differ + 1)) / 2**differ
+        return accident < SIGNIFICANCE
+
+
+def paired_loss(before: np.ndarray, after: np.ndarray) -> PairedLoss:
+    """Compares what two classifiers are right about, ``bool (N,)`` each."""
+    return PairedLoss(len(before), int((before & ~after).sum()), int((after & ~before).sum()))
 
 
 class MeasuredExport(NamedTuple):
@@ -56,7 +91,8 @@ def export_int8(
     """Writes an 8-bit model file whose card says how often it is right.
 
     If it loses too much with everything in 8 bits, in ONNX and OpenVINO the layers that cost most stay in float32: one,
-    two, four and so on, up to half of them.
+    two, four and so on, up to half of them. Too much is more than ``max_loss`` and more than an accident could be; with
+    fewer than ``ENOUGH_TO_JUDGE`` validation images, those calibrated on are counted too.
 
     Args:
         card: what the file says of itself; its metrics, which are of other weights, are replaced.
@@ -66,35 +102,50 @@ def export_int8(
         format: one that has int8 and an engine: onnx, openvino, litert or web.
         batch_size: as for ``export_model``.
         verify_on: as its ``images``.
-        on_search: told in a sentence how the search for such layers goes.
+        on_search: told in a sentence how the search for such layers goes, and where there are few images to judge by.
         dynamic_size: as for ``export_model``; it is calibrated and measured at the card's size.
 
     Raises:
         ExportError: it loses more all the same, or as for ``export_model``. No file is left.
-        DataError: the classes do not match, the images to calibrate on do not do, or no image can be read.
+        DataError: the classes do not match, float32 is right no more often than by chance, the images to calibrate on
+            do not do, or no image can be read.
     """
     path = Path(path)
     inside = FORMATS[format].inside
-    calibration = calibration_images(train, card)
+    calibration, calibration_labels = calibration_images(train, card)
     labels = dataset_labels(val, match_classes(val, card.classes, path.name)[0])
     images = LabelledImages(val, labels, evenly_spaced(list(labels), None))
 
-    def measure(file: Path) -> Predictions:
-        return evaluate(Classifier(file), images, BATCH, workers=1).predictions
+    def measure(file: Path) -> tuple[Predictions, np.ndarray]:
+        """On the validation images; and which images it is right about, of all that are judged by."""
+        classifier = Classifier(file)
+        predictions = evaluate(classifier, images, BATCH, workers=1).predictions
+        if len(predictions) >= ENOUGH_TO_JUDGE:
+            return predictions, predictions.correct
+        parts = [calibration[start : start + BATCH] for start in range(0, len(calibration), BATCH)]
+        answers = np.concatenate([classifier.predict_batch(part).argmax(axis=1) for part in parts])
+        return predictions, np.concatenate([predictions.correct, answers == calibration_labels])
 
     with tempfile.TemporaryDirectory() as folder:
         float32 = Path(folder) / "float32.onnx"
         export_onnx(model, float32, card, "fp32")
-        whole = measure(float32)
+        whole, right = measure(float32)
         graph = onnx.load(float32)
-    found = whole
+    _check_above_chance(whole, len(card.classes), val.name)
+    if len(whole) < ENOUGH_TO_JUDGE:
+        on_search(
+            f"{len(whole):,} validation images do not tell a loss of {max_loss:g} points; the {len(calibration):,} "
+            f"images calibrated on are judged by too; give at least {ENOUGH_TO_JUDGE:,} validation images to measure it"
+        )
+    found, loss = whole, paired_loss(right, right)
 
     def assess(file: Path) -> tuple[Metric, ...]:
-        nonlocal found
-        found = measure(file / inside)
-        if whole.top1 - found.top1 > max_loss / 100:
+        nonlocal found, loss
+        found, answers = measure(file / inside)
+        loss = paired_loss(right, answers)
+        if loss.exceeds(max_loss):
             raise _TooMuchLostError
-        measured_on = f"{short_path(val.name)} ({len(images):,} images)"
+        measured_on = f"{short_path(val.name)} ({len(found):,} images)"
         command = f"shvit eval --model {Path(path.name) / inside} --data DATA"
         return tuple(
             Metric(name, round(value, 4), measured_on, command)
@@ -108,11 +159,12 @@ def export_int8(
             report = export_model(
                 model, path, card, format, "int8", batch_size, verify_on, calibration, assess, kept, dynamic_size
             )
-            return MeasuredExport(report, found.top1, whole.top1, len(images), tuple(kept))
+            return MeasuredExport(report, found.top1, whole.top1, len(found), tuple(kept))
         except _TooMuchLostError:
             pass
         on_search(
-            f"int8 loses {(whole.top1 - found.top1) * 100:.2f} points with {', '.join(kept) or 'nothing'} in float32"
+            f"int8 loses {loss.points:.2f} points on {loss.images:,} images with {', '.join(kept) or 'nothing'} in "
+            "float32"
         )
         if not ranked and format in LAYERS_CAN_BE_KEPT:
             on_search("comparing layers")
@@ -120,11 +172,26 @@ def export_int8(
         if 2 * len(kept) >= len(ranked):
             tried = f", with {len(kept)} of {len(ranked)} layers in float32" if ranked else ""
             raise ExportError(
-                f"{path}: int8 is right for {found.top1:.2%} of {len(images):,} images, float32 for {whole.top1:.2%}"
-                f"{tried}; at most {max_loss:g} points may be lost (--max-loss); fine-tune it for 8 bits with: "
+                f"{path}: int8 loses {loss.points:.2f} points on {loss.images:,} images{tried} (on the {len(found):,} "
+                f"validation images it is right for {found.top1:.2%}, float32 for {whole.top1:.2%}); at most "
+                f"{max_loss:g} points may be lost (--max-loss); fine-tune it for 8 bits with: "
                 "shvit train DATA --pretrained CHECKPOINT --quantization-aware true"
             )
         kept = ranked[: max(1, 2 * len(kept))]
+
+
+def _check_above_chance(predictions: Predictions, classes: int, data: str) -> None:
+    """Refuses labels by which nothing could be lost.
+
+    Raises:
+        DataError: the network is right no more often than one that guesses.
+    """
+    if classes > 1 and predictions.correct.sum() <= len(predictions) / classes:
+        raise DataError(
+            f"{data}: float32 is right for {predictions.top1:.2%} of {len(predictions):,} validation images, no more "
+            f"than by chance ({1 / classes:.2%}), so that what int8 costs cannot be judged; check with `shvit eval` "
+            "that the labels are those of the network's classes, and give more images if they are"
+        )
 
 
 class _TooMuchLostError(ShvitError):

@@ -37,13 +37,13 @@ def prepared_images(images: ImageDataset, preprocessing: Preprocessing, limit: i
     )
 
 
-def calibration_images(images: ImageDataset, card: Card) -> np.ndarray:
-    """Images that an int8 file takes its ranges from, ``uint8 (N, H, W, 3)``.
+def calibration_images(images: ImageDataset, card: Card) -> tuple[np.ndarray, np.ndarray]:
+    """Images that an int8 file takes its ranges from, ``uint8 (N, H, W, 3)``, and their classes in the card.
 
     Raises:
         DataError: they are too few, all of one class, or of classes that the card does not know.
     """
-    match_classes(images, card.classes, card.name)
+    classes, _ = match_classes(images, card.classes, card.name)
     pixels, labels = prepared_images(images, card.preprocessing, CALIBRATION_IMAGES)
     if len(pixels) < FEWEST_CALIBRATION_IMAGES:
         raise DataError(
@@ -55,7 +55,7 @@ def calibration_images(images: ImageDataset, card: Card) -> np.ndarray:
         raise DataError(
             f"{images.name}: all images to calibrate int8 on are of the class {only!r}; give images of all classes"
         )
-    return pixels
+    return pixels, np.array(classes)[labels]
 
 
 def verification_pixels(path: str, preprocessing: Preprocessing, image_key: str | None = None) -> np.ndarray:

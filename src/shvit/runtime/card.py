@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import types
 import typing
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
-from typing import Any, Literal, get_args, get_origin
+from functools import lru_cache
+from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from shvit.errors import ModelFileError
 
@@ -17,6 +19,25 @@ METADATA_KEY = "shvit.card"
 
 CARD_FILE = "shvit.card.json"
 """The card's JSON in the ZIP archive at the end of a TFLite file, where such files have their associated files."""
+
+MAX_CARD_BYTES = 16 * 2**20
+"""A card's JSON, in UTF-8; one of ImageNet-21k has 2 MB."""
+
+MAX_CLASSES = 100_000
+MAX_METRICS = 1000
+MAX_LABEL = 1000
+"""Characters of a label or a WordNet id."""
+
+MAX_TEXT = 10_000
+"""Characters of any other text."""
+
+MAX_SIDE = 2048
+"""Pixels of an input's height or width. A batch of 16 such images has 200 MB."""
+
+MIN_CROP_RATIO = 0.1
+"""The whole image is resized to the input's sides divided by this; evaluation uses 0.8 to 1."""
+
+_MAX_INTEGER = 2**63 - 1
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -32,27 +53,36 @@ class ClassInfo:
     wnid: str | None = None
     """WordNet id, such as n02124075, where the class is one of ImageNet's."""
 
+    def __post_init__(self) -> None:
+        _check_text("label", self.label, MAX_LABEL)
+        if self.wnid is not None:
+            _check_text("wnid", self.wnid, MAX_LABEL)
+
 
 @dataclass(frozen=True)
 class Preprocessing:
     """How a decoded image becomes the graph's input: ``uint8 (height, width, 3)``, RGB.
 
     Normalisation is not part of it: that is inside the graph.
+
+    Raises:
+        ValueError: a size or a ratio is out of its range.
     """
 
     image_size: tuple[int, int] = (224, 224)
-    """Height and width, in pixels."""
+    """Height and width, in pixels, each 1 to ``MAX_SIDE``."""
     crop_ratio: float = 0.875
-    """Share of the resized image that the centre crop keeps, in (0, 1]."""
+    """Share of the resized image that the centre crop keeps, in [``MIN_CROP_RATIO``, 1]."""
     resize_mode: Literal["crop", "squash"] = "crop"
     """``crop``: keep the aspect ratio, cut the centre. ``squash``: resize to the input, whatever the shape."""
     interpolation: Literal["bicubic", "bilinear", "lanczos"] = "bicubic"
 
     def __post_init__(self) -> None:
-        if min(self.image_size) < 1:
-            raise ValueError(f"image_size: expected positive height and width, got {self.image_size}")
-        if not 0 < self.crop_ratio <= 1:
-            raise ValueError(f"crop_ratio: expected more than 0 and at most 1, got {self.crop_ratio}")
+        if not all(1 <= side <= MAX_SIDE for side in self.image_size):
+            sides = "x".join(map(_describe, self.image_size))
+            raise ValueError(f"image_size: expected a height and a width of 1 to {MAX_SIDE} pixels, got {sides}")
+        if not MIN_CROP_RATIO <= self.crop_ratio <= 1:
+            raise ValueError(f"crop_ratio: expected {MIN_CROP_RATIO} to 1, got {_describe(self.crop_ratio)}")
 
 
 @dataclass(frozen=True)
@@ -63,6 +93,9 @@ class Metric:
     value: float
     dataset: str
     command: str | None = None
+
+    def __post_init__(self) -> None:
+        _check_fields(self)
 
 
 @dataclass(frozen=True)
@@ -83,6 +116,9 @@ class Verification:
     """Share of the images with the same first label, in [0, 1]."""
     notes: str | None = None
     """What was checked instead of running it."""
+
+    def __post_init__(self) -> None:
+        _check_fields(self)
 
 
 MAX_REMEMBERED = 256
@@ -120,7 +156,11 @@ class TrainingSplit:
 
 @dataclass(frozen=True)
 class Card:
-    """What a model file says of itself. Written as JSON; unknown keys of the same schema are ignored."""
+    """What a model file says of itself. Written as JSON; unknown keys of the same schema are ignored.
+
+    Raises:
+        ValueError: a value is out of its range, or longer than a card may be; docs/model-file.md has the bounds.
+    """
 
     name: str
     architecture: str
@@ -151,9 +191,13 @@ class Card:
     def __post_init__(self) -> None:
         if not self.classes:
             raise ValueError("classes: expected at least one")
+        for name, values, most in (("classes", self.classes, MAX_CLASSES), ("metrics", self.metrics, MAX_METRICS)):
+            if len(values) > most:
+                raise ValueError(f"{name}: expected at most {most:,}, got {len(values):,}")
         for place, each in enumerate(self.classes):
             if each.class_id != place:
-                raise ValueError(f"classes: expected class_id {place} at place {place}, got {each.class_id}")
+                raise ValueError(f"classes: expected class_id {place} at place {place}, got {_describe(each.class_id)}")
+        _check_fields(self)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), ensure_ascii=False)
@@ -166,18 +210,24 @@ class Card:
             source: what to call it in errors, such as the model file's name.
 
         Raises:
-            ModelFileError: it is not JSON, is of a newer schema, or a field is missing or of a wrong type.
+            ModelFileError: it is not JSON, is of a newer schema, or a field is missing, of a wrong type or out of its
+                range.
         """
+        # A character has one byte at least: what is longer need not be encoded to know.
+        if len(text) > MAX_CARD_BYTES or len(text.encode(errors="surrogatepass")) > MAX_CARD_BYTES:
+            raise ModelFileError(f"{source}: the card is longer than {MAX_CARD_BYTES // 2**20} MiB")
         try:
-            raw = json.loads(text)
+            raw = json.loads(text, parse_constant=_refuse_constant)
+        except RecursionError:
+            raise ModelFileError(f"{source}: the card is nested too deep") from None
         except ValueError as error:
             raise ModelFileError(f"{source}: the card is not JSON: {error}") from None
         version = raw.get("schema_version") if isinstance(raw, dict) else None
-        if type(version) is not int:
+        if type(version) is not int or version < 1:
             raise ModelFileError(f"{source}: the card has no schema_version")
         if version > SCHEMA_VERSION:
             raise ModelFileError(
-                f"{source}: the card has schema version {version}, this shvit reads up to {SCHEMA_VERSION}; "
+                f"{source}: the card has schema version {_describe(version)}, this shvit reads up to {SCHEMA_VERSION}; "
                 "update with: pip install --upgrade shvit"
             )
         try:
@@ -186,12 +236,42 @@ class Card:
             raise ModelFileError(f"{source}: {error}") from None
 
 
+def _refuse_constant(name: str) -> NoReturn:
+    """``NaN`` and ``Infinity``, which Python reads and JSON does not have."""
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _check_text(name: str, text: str, most: int) -> None:
+    """Raises: ValueError: it is too long, or cannot be written as UTF-8."""
+    if len(text) > most:
+        raise ValueError(f"{name}: expected at most {most:,} characters, got {len(text):,}")
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"{name}: expected text, got half of a character: {_describe(text)}") from None
+
+
+def _check_fields(instance: Any) -> None:
+    """Raises: ValueError: one of its texts, whole numbers (from 0) or other numbers (finite) is out of its bounds."""
+    for name, value in vars(instance).items():
+        if isinstance(value, str):
+            _check_text(name, value, MAX_TEXT)
+        elif isinstance(value, int) and not 0 <= value <= _MAX_INTEGER:
+            raise ValueError(f"{name}: expected 0 to 2**63 - 1, got {_describe(value)}")
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{name}: expected a finite number, got {value}")
+
+
+_type_hints = lru_cache(maxsize=None)(typing.get_type_hints)  # a card has one object a class, and hints are slow
+
+
 def _build(kind: Any, raw: Any, where: str) -> Any:
     """JSON to a typed value; errors name the field by its path."""
     if is_dataclass(kind):
         if not isinstance(raw, dict):
             raise ValueError(f"{where}: expected an object, got {_describe(raw)}")
-        hints = typing.get_type_hints(kind)
+        hints = _type_hints(typing.cast(type, kind))
         values = {}
         for field in fields(kind):
             path = f"{where}.{field.name}"
@@ -226,9 +306,17 @@ def _build(kind: Any, raw: Any, where: str) -> Any:
     accepted = (int, float) if kind is float else kind
     if not isinstance(raw, accepted) or isinstance(raw, bool):
         raise ValueError(f"{where}: expected {kind.__name__}, got {_describe(raw)}")
-    return kind(raw)
+    try:
+        return kind(raw)
+    except OverflowError:  # a whole number of more than 308 digits, where a float is expected
+        raise ValueError(f"{where}: expected {kind.__name__}, got {_describe(raw)}") from None
 
 
 def _describe(raw: Any) -> str:
+    """A value in one short line, in ASCII."""
+    if isinstance(raw, list | dict):  # may be nested deeper than can be written
+        return f"a list of {len(raw)}" if isinstance(raw, list) else f"an object of {len(raw)} keys"
+    if isinstance(raw, int) and raw.bit_length() > 10_000:
+        return "a number of thousands of digits"  # Python refuses to write it
     text = json.dumps(raw)
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
-from itertools import repeat
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 
-from shvit.errors import ModelFileError
+from shvit.errors import ModelFileError, ModelOutputError
 from shvit.runtime.card import METADATA_KEY, Card, ClassInfo
 from shvit.runtime.decoding import Decoding, preparation
 from shvit.runtime.engines import (
@@ -24,15 +23,18 @@ from shvit.runtime.engines import (
     load_engine,
     measure,
 )
-from shvit.runtime.engines.base import FILE_ENGINES, as_model_file_error
+from shvit.runtime.engines.base import FILE_ENGINES, as_model_file_error, as_model_output_error
 from shvit.runtime.models import DEFAULT_MODEL, resolve_model
-from shvit.runtime.onnx_graph import pooled_features
+from shvit.runtime.onnx_graph import check_file, pooled_features
+from shvit.runtime.outputs import check_rows, probabilities
 from shvit.runtime.pipeline import decoded_batches
 from shvit.runtime.preprocess import ImageSource, describe
 from shvit.runtime.results import Prediction, Result
 
 if TYPE_CHECKING:
     from shvit.runtime.engines.onnxruntime import ONNXRuntimeEngine
+
+T = TypeVar("T")
 
 
 class Classifier:
@@ -152,29 +154,50 @@ class Classifier:
 
         Raises:
             ValueError: the batch has another type or shape.
+            ModelOutputError: the graph fails, or returns for one of the images what cannot be probabilities.
         """
         expected = (*self.card.preprocessing.image_size, 3)
         if batch.dtype != np.uint8 or batch.ndim != 4 or batch.shape[1:] != expected or not len(batch):
             raise ValueError(
                 f"batch: expected uint8 (N, {', '.join(map(str, expected))}), got {batch.dtype} {batch.shape}"
             )
-        return self._probabilities(self._engine.infer(np.ascontiguousarray(batch)))
+        with as_model_output_error(self._path):
+            output = self._engine.infer(np.ascontiguousarray(batch))
+        return probabilities(output, len(batch), self.card, self._path)
 
-    def _probabilities(self, output: np.ndarray) -> np.ndarray:
-        return softmax(output) if self.card.output == "logits" else output
+    def predict_each(self, batch: np.ndarray) -> list[np.ndarray | ModelOutputError]:
+        """Like ``predict_batch``, with an error only for those images that the graph fails on.
 
-    def _judge(self, batch: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+        A batch that fails is run again image by image.
+
+        Returns:
+            For each image its probabilities, ``float32 (classes,)``, or what is wrong with them.
+
+        Raises:
+            ValueError: the batch has another type or shape.
+        """
+        return _each(self.predict_batch, batch)
+
+    def _judge(self, batch: np.ndarray) -> list[_Judged | ModelOutputError]:
         """Of each image its probabilities, and its embedding if that was asked for."""
-        if self._embedding_engine is None:
-            return zip(self.predict_batch(batch), repeat(None))
-        output, extra = self._embedding_engine.infer_with_outputs(batch)
-        (features,) = extra.values()
-        return zip(self._probabilities(output), features, strict=True)
+
+        def run(part: np.ndarray) -> list[_Judged]:
+            if self._embedding_engine is None:
+                return [_Judged(row, None) for row in self.predict_batch(part)]
+            with as_model_output_error(self._path):
+                output, extra = self._embedding_engine.infer_with_outputs(part)
+            (features,) = extra.values()
+            check_rows(features, len(part), self._path, "embedding")
+            rows = probabilities(output, len(part), self.card, self._path)
+            return [_Judged(*each) for each in zip(rows, features, strict=True)]
+
+        return _each(run, batch)
 
     def predict(self, images: ImageSource | Sequence[ImageSource], top_k: int = 5) -> list[Result]:
         """Labels of one image or several, one result each, in order.
 
-        An image that cannot be read gives a result with ``error``; the others are not affected.
+        An image that cannot be read, or that the graph fails on, gives a result with ``error``; the others are not
+        affected.
 
         Args:
             images: paths, encoded bytes, PIL images or arrays ``uint8 (H, W, 3)``; one or a sequence.
@@ -203,10 +226,30 @@ class Classifier:
                 for place, image in enumerate(batch.sources):
                     if place in batch.errors:
                         yield Result(describe(image), error=batch.errors[place])
-                    else:
-                        probabilities, embedding = next(rows)
-                        best = top_predictions(probabilities, self.classes, top_k)
-                        yield Result(describe(image), best, embedding=embedding)
+                        continue
+                    judged = next(rows)
+                    if isinstance(judged, ModelOutputError):
+                        yield Result(describe(image), error=str(judged))
+                        continue
+                    best = top_predictions(judged.probabilities, self.classes, top_k)
+                    yield Result(describe(image), best, embedding=judged.embedding)
+
+
+class _Judged(NamedTuple):
+    """What a network says of an image."""
+
+    probabilities: np.ndarray
+    embedding: np.ndarray | None
+
+
+def _each(run: Callable[[np.ndarray], Iterable[T]], batch: np.ndarray) -> list[T | ModelOutputError]:
+    """What ``run`` returns for each image; where a batch fails, each image is run alone."""
+    try:
+        return list(run(batch))
+    except ModelOutputError as error:
+        if len(batch) == 1:
+            return [error]
+        return [_each(run, batch[place : place + 1])[0] for place in range(len(batch))]
 
 
 def top_predictions(probabilities: np.ndarray, classes: Sequence[ClassInfo], top_k: int) -> tuple[Prediction, ...]:
@@ -228,7 +271,10 @@ def _load_with_embedding(path: Path, threads: int) -> ONNXRuntimeEngine:
     from shvit.runtime.engines.onnxruntime import ONNXRuntimeEngine
 
     with as_model_file_error(path, "onnxruntime"):
-        features = None if path.suffix.lower() in FILE_ENGINES else pooled_features(path.read_bytes())
+        features = None
+        if path.suffix.lower() not in FILE_ENGINES:
+            check_file(path)
+            features = pooled_features(path.read_bytes())
         if features is None:
             raise ModelFileError(
                 f"{path}: no head that embeddings could be taken before; expected ONNX of shvit export"
@@ -239,12 +285,6 @@ def _load_with_embedding(path: Path, threads: int) -> ONNXRuntimeEngine:
 def _check_positive(name: str, value: int) -> None:
     if value < 1:
         raise ValueError(f"{name}: expected a positive number, got {value}")
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Probabilities over the last axis."""
-    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return exponentials / exponentials.sum(axis=-1, keepdims=True)
 
 
 def _resized(card: Card, side: int, engine: Engine, path: Path) -> Card:

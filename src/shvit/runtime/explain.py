@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,13 +10,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from shvit.errors import MissingDependencyError, ModelFileError
+from shvit.errors import MissingDependencyError, ModelFileError, ModelOutputError
 from shvit.runtime.card import ClassInfo
-from shvit.runtime.classifier import check_graph, read_card, softmax, top_predictions
+from shvit.runtime.classifier import check_graph, read_card, top_predictions
 from shvit.runtime.engines import available_threads, check_engine
-from shvit.runtime.engines.base import FILE_ENGINES, as_model_file_error
+from shvit.runtime.engines.base import FILE_ENGINES, as_model_file_error, as_model_output_error
 from shvit.runtime.models import DEFAULT_MODEL, resolve_model
-from shvit.runtime.onnx_graph import read_nodes
+from shvit.runtime.onnx_graph import check_file, read_nodes
+from shvit.runtime.outputs import check_rows, probabilities
 from shvit.runtime.preprocess import ImageSource, Region, decode, describe, kept_region, preprocess
 from shvit.runtime.results import Prediction
 
@@ -148,7 +150,7 @@ class Explainer:
 
     def __init__(self, model: str | Path = DEFAULT_MODEL, threads: int | None = None) -> None:
         check_engine("onnxruntime", threads)
-        path = resolve_model(model)
+        self._path = path = resolve_model(model)
         if path.suffix.lower() in FILE_ENGINES:
             raise ModelFileError(
                 f"{path}: explanations need a graph in ONNX, not {path.suffix}; make one with: shvit export"
@@ -160,6 +162,7 @@ class Explainer:
                 "explanations need ONNX Runtime, whichever engine predicts; install it with: pip install onnxruntime"
             ) from None
         with as_model_file_error(path, "onnxruntime"):
+            check_file(path)
             self._tensors = find_tensors(path)
             self._engine = ONNXRuntimeEngine(path, threads or available_threads(), self._tensors.names)
         self.card = read_card(self._engine.metadata, path)
@@ -179,16 +182,19 @@ class Explainer:
 
         Raises:
             ImageError: it cannot be read.
+            ModelOutputError: the graph fails, or returns what is no attention, no features or no probabilities.
         """
         decoded = decode(image)
         preprocessing = self.card.preprocessing
-        logits, found = self._engine.infer_with_outputs(preprocess(decoded, preprocessing)[None])
-        probabilities = softmax(logits) if self.card.output == "logits" else logits
+        with as_model_output_error(self._path):
+            output, found = self._engine.infer_with_outputs(preprocess(decoded, preprocessing)[None])
+        scores = probabilities(output, 1, self.card, self._path)[0]
+        self._check(found)
         return Explanation(
             source=describe(image),
             image=decoded,
             region=kept_region(decoded.width, decoded.height, preprocessing),
-            predictions=top_predictions(probabilities[0], self.card.classes, top_k),
+            predictions=top_predictions(scores, self.card.classes, top_k),
             classes=self.card.classes,
             attention={
                 place: _on_grid(found[name][0], preprocessing.image_size)
@@ -197,6 +203,23 @@ class Explainer:
             features=found[self._tensors.features][0],
             class_weights=found[self._tensors.class_weights],
         )
+
+    def _check(self, found: dict[str, np.ndarray]) -> None:
+        """Raises: ModelOutputError: a tensor is not what its name says."""
+        tensors, classes = self._tensors, len(self.card.classes)
+        features = check_rows(found[tensors.features], 1, self._path, tensors.features)
+        weights = check_rows(found[tensors.class_weights], classes, self._path, tensors.class_weights)
+        shapes = {
+            tensors.features: features.ndim == 4,
+            tensors.class_weights: weights.shape == (classes, features.shape[1]),
+        }
+        for name in tensors.attention.values():
+            attention = check_rows(found[name], 1, self._path, name)
+            tokens = math.prod(_grid(attention.shape[-1], self.card.preprocessing.image_size))
+            shapes[name] = attention.ndim in (3, 4) and attention.shape[-2:] == (tokens, tokens)
+        for name, sound in shapes.items():
+            if not sound:
+                raise ModelOutputError(f"{self._path}: the graph returned {name} of shape {found[name].shape}")
 
 
 @dataclass(frozen=True)
@@ -246,13 +269,16 @@ def find_tensors(path: Path) -> Tensors:
 
 
 def _on_grid(weights: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
-    """``(tokens, tokens)``, or ``(heads, tokens, tokens)``, to ``(rows, columns, rows, columns)``.
-
-    A feature map's sides are the image's, halved several times and rounded up.
-    """
+    """``(tokens, tokens)``, or ``(heads, tokens, tokens)``, to ``(rows, columns, rows, columns)``."""
     if weights.ndim == 3:
         weights = weights.mean(0)
-    rows, columns = image_size
-    while rows * columns > len(weights):
-        rows, columns = -(-rows // 2), -(-columns // 2)
+    rows, columns = _grid(len(weights), image_size)
     return weights.reshape(rows, columns, rows, columns)
+
+
+def _grid(tokens: int, image_size: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of a feature map of so many tokens: the image's sides, halved several times and rounded up."""
+    rows, columns = image_size
+    while rows * columns > max(tokens, 1):
+        rows, columns = -(-rows // 2), -(-columns // 2)
+    return rows, columns

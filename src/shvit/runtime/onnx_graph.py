@@ -7,8 +7,15 @@ message that holds nothing else. That needs no package, and leaves the file as i
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+
+from shvit.errors import ModelFileError
+
+MAX_BYTES = 2**31 - 1
+"""Of an ONNX file: protobuf reads no longer message."""
 
 # Field numbers of onnx.proto.
 MODEL_GRAPH = 7
@@ -16,6 +23,21 @@ GRAPH_NODE, GRAPH_OUTPUT = 1, 12
 NODE_INPUT, NODE_OUTPUT, NODE_KIND = 1, 2, 4
 VALUE_NAME, VALUE_TYPE = 1, 2
 TYPE_TENSOR, TENSOR_ELEMENT, FLOAT = 1, 1, 1
+
+EXTERNAL_DATA = 13
+_HOLDERS = {
+    "model": {7: "graph", 20: "training", 25: "function"},
+    "training": {1: "graph", 2: "graph"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse"},
+    "function": {7: "node", 11: "attribute"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
+    "sparse": {1: "tensor", 2: "tensor"},
+}
+"""Messages that hold tensors, or others that do: field number to what it holds."""
+
+_DEEPEST = 100
+"""Messages in one another, as protobuf reads them by default."""
 
 # How a field is written.
 VARINT, EIGHT_BYTES, BYTES, FOUR_BYTES = 0, 1, 2, 5
@@ -44,6 +66,46 @@ def read_nodes(model: bytes) -> list[Node]:
         for inner, node in _fields(graph)
         if inner == GRAPH_NODE
     ]
+
+
+def check_file(path: Path) -> None:
+    """Refuses a file that cannot be ONNX by its size, or whose weights are in other files.
+
+    A graph may name any file of the machine as a tensor's data, ``../../etc/passwd`` as well as a device.
+
+    Raises:
+        ModelFileError: it is such a file.
+        ValueError: it is no protobuf message.
+        OSError: it cannot be read.
+    """
+    size = path.stat().st_size
+    if not size:
+        raise ValueError("it is empty")
+    if size > MAX_BYTES:
+        raise ModelFileError(f"{path}: {size / 2**30:.1f} GiB; an ONNX file has at most 2 GiB")
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        # Only a few hundred messages of a graph matter, but to look at them takes longer than to look for this key,
+        # without which there is no other file.
+        if content.find(b"location") < 0:
+            return
+        with memoryview(content) as view:
+            external = _has_external_data(view, "model", 0)
+    if external:
+        raise ModelFileError(
+            f"{path}: keeps weights in other files (external data), which are not read; expected one file: write it "
+            "with onnx.save(model, path) without save_as_external_data, or with: shvit export"
+        )
+
+
+def _has_external_data(message: memoryview, kind: str, depth: int) -> bool:
+    if depth > _DEEPEST:
+        raise ValueError("not an ONNX file: nested too deep")
+    if kind == "tensor":
+        return any(number == EXTERNAL_DATA for number, _ in _fields(message))
+    held = _HOLDERS[kind]
+    return any(
+        number in held and _has_external_data(value, held[number], depth + 1) for number, value in _fields(message)
+    )
 
 
 def with_outputs(model: bytes, names: Sequence[str]) -> bytes:

@@ -23,6 +23,9 @@ MAX_PIXELS = 100_000_000
 LONG = 100
 """Aspect ratio above which the part of a resized image outside the crop is not computed."""
 
+MAX_RESIZED = 50_000_000
+"""Pixels of a whole resized image above which the same is done: 200 MB, in which Pillow keeps them."""
+
 ImageSource = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
 
 _RESAMPLING = {
@@ -167,16 +170,18 @@ def resize_and_crop(width: int, height: int, preprocessing: Preprocessing) -> tu
 
 
 def is_long(rows: Axis, columns: Axis) -> bool:
-    """Whether an image is more than ``LONG`` times as long as it is wide."""
-    return max(rows.resized, columns.resized) > LONG * min(rows.resized, columns.resized)
+    """Whether an image is more than ``LONG`` times as long as it is wide, or would have too many pixels resized."""
+    longer, shorter = max(rows.resized, columns.resized), min(rows.resized, columns.resized)
+    return longer > LONG * shorter or longer * shorter > MAX_RESIZED
 
 
 def preprocess(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
     """A decoded image to a network's input.
 
     The pixels are those of torchvision's ``Resize`` and ``CenterCrop`` on a PIL image, as timm evaluates. Of
-    an image more than ``LONG`` times as long as it is wide only what the crop keeps is computed, so that it costs
-    no more than another; its pixels are then the same only up to the rounding of where they lie.
+    an image more than ``LONG`` times as long as it is wide, or that would be resized to more than ``MAX_RESIZED``
+    pixels, only what the crop keeps is computed, so that it costs no more than another; its pixels are then the same
+    only up to the rounding of where they lie.
 
     Args:
         image: RGB.

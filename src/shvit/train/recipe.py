@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from shvit.data.transforms import Augmentation
+from shvit.runtime.card import Preprocessing
 
 
 def _check_range(where: str, owner: object, names: tuple[str, ...], low: float, high: float | None = None) -> None:
@@ -149,8 +150,7 @@ class Recipe:
         _check_range("", self, ("mixup", "cutmix", "seed", "early_stopping"), 0)
         shares = ("label_smoothing", "dropout", "drop_path", "ema_decay", "broken_share", "val_share")
         _check_range("", self, shares, 0, 1)
-        if not 0 < self.crop_ratio <= 1:
-            raise ValueError(f"crop_ratio: expected 0 < crop_ratio <= 1, got {self.crop_ratio}")
+        Preprocessing((self.image_size, self.image_size), self.crop_ratio)  # what a model file's card may say
         if self.image_size_start is not None and not 0 < self.image_size_start <= self.image_size:
             raise ValueError(
                 f"image_size_start: expected 1 to image_size ({self.image_size}), got {self.image_size_start}"

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from shvit.errors import MissingDependencyError, VideoError
+from shvit.errors import MissingDependencyError, ModelOutputError, VideoError
 from shvit.media.video import Damage, Frame
 from shvit.runtime.card import Preprocessing
 from shvit.runtime.classifier import Classifier
@@ -117,9 +117,14 @@ def _classify(
         except VideoError as error:
             results.append(Damage(item.time, str(error)))
     pixels = [each[1] for each in results if not isinstance(each, Damage)]
-    scores = iter(classifier.predict_batch(np.stack(pixels)) if pixels else ())
+    scores = iter(classifier.predict_each(np.stack(pixels)) if pixels else ())
     for each in results:
-        yield each if isinstance(each, Damage) else Classified(*each, next(scores))
+        if isinstance(each, Damage):
+            yield each
+        elif isinstance(found := next(scores), ModelOutputError):
+            yield Damage(each[0].time, str(found))
+        else:
+            yield Classified(*each, found)
 
 
 def read_ahead(items: Iterable[Frame | Damage], size: int) -> Generator[Frame | Damage, None, None]:

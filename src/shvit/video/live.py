@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from shvit.errors import VideoError
+from shvit.errors import ModelOutputError, VideoError
 from shvit.media.containers import is_live
 from shvit.media.encode import VideoEncoder
 from shvit.media.video import READ_TIMEOUT, Damage, Frame, Video
@@ -49,7 +49,7 @@ class LiveStatistics:
     damaged: int = 0
     """Frames and packets with errors, as after a loss on the network."""
     unusable: int = 0
-    """Frames that cannot be converted to RGB."""
+    """Frames that cannot be converted to RGB, or that the model's graph fails on."""
     lost: str | None = None
     """Why it was given up."""
     latencies: deque[float] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
@@ -215,6 +215,7 @@ def follow(
     summary, statistics = Summary(source), live.statistics
     prepare = preparation(classifier.card.preprocessing, options.fast)
     tracker = EventTracker(options.events, len(classifier.classes))
+    failure: str | None = None
 
     def add(events: list[Event]) -> None:
         summary.events += events
@@ -230,7 +231,12 @@ def follow(
         except VideoError:
             statistics.unusable += 1
             continue
-        each = Classified(frame, pixels, classifier.predict_batch(pixels[None])[0])
+        (scores,) = classifier.predict_each(pixels[None])
+        if isinstance(scores, ModelOutputError):
+            statistics.unusable += 1
+            failure = str(scores)
+            continue
+        each = Classified(frame, pixels, scores)
         statistics.latencies.append(time.monotonic() - frame.arrival)
         statistics.classified += 1
         add(tracker.update(frame.time, frame.duration, each.scores, each.picture if options.pictures else None))
@@ -244,5 +250,5 @@ def follow(
     add(tracker.finish())
     summary.live = statistics.to_dict()
     summary.elapsed = summary.live["seconds"]
-    summary.error = statistics.lost
+    summary.error = statistics.lost or failure
     return summary

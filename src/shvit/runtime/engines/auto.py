@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 from shvit.atomic import atomic_path
-from shvit.errors import ModelFileError, ShvitError
+from shvit.errors import ShvitError
 from shvit.processor import cpuinfo, processor_name
-from shvit.runtime.engines.base import FILE_ENGINES, Engine
+from shvit.runtime.engines.base import FILE_ENGINES, Engine, as_model_output_error
 from shvit.runtime.engines.threads import available_threads
 
 DEFAULT_ENGINE = "onnxruntime"
@@ -97,11 +97,12 @@ def measure(path: Path, threads: int, batch_size: int, load: Load, images: int |
         load: an engine's name to the engine, with the file loaded.
 
     Raises:
-        ModelFileError: the default engine cannot run the file.
+        ModelFileError: the default engine cannot load the file.
+        ModelOutputError: it cannot run it.
     """
     if len(_installed()) == 1 or path.suffix.lower() in FILE_ENGINES:
         return choose(path, threads, batch_size)
-    timings = _time(load, batch_size)
+    timings = _time(path, load, batch_size)
     forgotten = ""
     try:
         _remember(_key(path, threads, batch_size), timings)
@@ -149,32 +150,30 @@ def _decide(timings: dict[str, Timing], images: int | None, conditions: str) -> 
     return EngineChoice(best, speed, timings)
 
 
-def _time(load: Load, batch_size: int) -> dict[str, Timing]:
+def _time(path: Path, load: Load, batch_size: int) -> dict[str, Timing]:
     engines: dict[str, Engine] = {}
     load_seconds: dict[str, float] = {}
     batch = np.empty(0, np.uint8)
     for name in _installed():
         started = time.perf_counter()
         try:
-            engines[name] = load(name)
-            load_seconds[name] = time.perf_counter() - started
-            if not batch.size:
-                shape = [side or 224 for side in engines[name].input_shape[1:]]
-                batch = np.random.default_rng(0).integers(0, 256, (batch_size, *shape), dtype=np.uint8)
-            engines[name].infer(batch)  # warms up
+            with as_model_output_error(path):
+                engines[name] = load(name)
+                load_seconds[name] = time.perf_counter() - started
+                if not batch.size:
+                    shape = [side or 224 for side in engines[name].input_shape[1:]]
+                    batch = np.random.default_rng(0).integers(0, 256, (batch_size, *shape), dtype=np.uint8)
+                engines[name].infer(batch)  # warms up
         except ShvitError:
             if name == DEFAULT_ENGINE:
                 raise
-            engines.pop(name, None)
-        except Exception as error:  # each engine has its own; another than the default one is left out
-            if name == DEFAULT_ENGINE:
-                raise ModelFileError(f"the model file cannot be run: {' '.join(str(error).split())[:200]}") from None
-            engines.pop(name, None)
+            engines.pop(name, None)  # another than the default one is left out
     taken: dict[str, list[float]] = {name: [] for name in engines}
     while len(taken[DEFAULT_ENGINE]) < 3 or max(map(sum, taken.values())) < _SECONDS:
         for name, engine in engines.items():
             started = time.perf_counter()
-            engine.infer(batch)
+            with as_model_output_error(path):
+                engine.infer(batch)
             taken[name].append(time.perf_counter() - started)
     timings = {}
     for name, each in taken.items():
@@ -228,15 +227,16 @@ def _read() -> dict[str, dict[str, Timing]]:
         if raw["schema"] != _SCHEMA:
             return {}
         return {key: _timings(entry) for key, entry in raw["measured"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
         return {}
 
 
 def _timings(entry: dict[str, Any]) -> dict[str, Timing]:
-    """Raises: ValueError, TypeError, AttributeError: the entry is not one that was written here."""
+    """Raises: ValueError, TypeError, AttributeError, OverflowError: the entry is not one that was written here."""
     timings = {name: Timing(**values) for name, values in entry.items()}
     numbers = [number for timing in timings.values() for number in asdict(timing).values()]
-    if DEFAULT_ENGINE not in timings or not all(0 < number < float("inf") for number in numbers):
+    known = DEFAULT_ENGINE in timings and timings.keys() <= set(CANDIDATES)
+    if not known or not all(1e-9 < number < 1e9 and float(number) for number in numbers):
         raise ValueError("not a measurement")
     return timings
 

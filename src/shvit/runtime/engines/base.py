@@ -11,14 +11,21 @@ from typing import ClassVar
 
 import numpy as np
 
-from shvit.errors import MissingDependencyError, ModelFileError, ShvitError
+from shvit.errors import MissingDependencyError, ModelFileError, ModelOutputError, ShvitError
+from shvit.runtime.card import MAX_SIDE
 
 FILE_ENGINES = {".tflite": "litert", ".xml": "openvino"}
 """Files that are of one engine, by suffix; the others are ONNX, which the other engines load."""
 
 
+FLOATS = ("float32", "float16", "float64")
+"""Types of a graph's output that can be scores."""
+
+
 class Engine(ABC):
-    """A model file, loaded: ``uint8`` images in, ``float32`` outputs out.
+    """A model file, loaded: ``uint8`` images in, scores out.
+
+    What it returns is the file's own and not checked: ``shvit.runtime.outputs`` does that.
 
     Args:
         path: the model file.
@@ -45,8 +52,24 @@ class Engine(ABC):
             batch: ``uint8 (N, H, W, 3)``, RGB, contiguous.
 
         Returns:
-            ``float32 (N, classes)``: logits or probabilities, as the card says.
+            Of a sound file ``float32 (N, classes)``: logits or probabilities, as the card says.
+
+        Raises:
+            Exception: whatever the engine's library raises where the graph fails.
         """
+
+
+def check_signature(path: Path, inputs: int, outputs: int) -> None:
+    """Refuses a graph without an output, or with another number of inputs than one.
+
+    Raises:
+        ModelFileError: it is such a graph.
+    """
+    if inputs != 1 or not outputs:
+        raise ModelFileError(
+            f"{path}: expected a graph of one input, images, and an output, this one has {inputs} inputs and {outputs} "
+            "outputs; make one with: shvit export"
+        )
 
 
 def check_input(path: Path, element: str, shape: tuple[int | None, ...]) -> None:
@@ -55,6 +78,8 @@ def check_input(path: Path, element: str, shape: tuple[int | None, ...]) -> None
     Raises:
         ModelFileError: it takes something else.
     """
+    if any(side is not None and not 1 <= side <= MAX_SIDE for side in shape[1:]):
+        raise ModelFileError(f"{path}: the graph's input has the shape {shape}; expected sides of 1 to {MAX_SIDE}")
     if element != "uint8" or len(shape) != 4:
         raise ModelFileError(
             f"{path}: expected a graph that takes uint8 images (N, H, W, 3), this one takes {element} of {len(shape)} "
@@ -62,15 +87,43 @@ def check_input(path: Path, element: str, shape: tuple[int | None, ...]) -> None
         )
 
 
+def check_output(path: Path, element: str) -> None:
+    """Refuses a graph whose output is not of floating-point numbers.
+
+    Args:
+        element: the type's name, such as ``float32``.
+
+    Raises:
+        ModelFileError: it gives something else.
+    """
+    if element not in FLOATS:
+        raise ModelFileError(
+            f"{path}: expected a graph that returns scores in float32, this one returns {element}; make one with: "
+            "shvit export"
+        )
+
+
+@contextmanager
+def as_model_output_error(path: Path) -> Iterator[None]:
+    """Turns what an engine raises where a graph fails, whatever it is, into ``ModelOutputError``."""
+    try:
+        yield
+    except ShvitError:
+        raise
+    except Exception as error:  # memory that it lacks is among them: the next images may need less
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ModelOutputError(f"{path}: the graph failed: {reason[:200]}") from None
+
+
 @contextmanager
 def as_model_file_error(path: Path, engine: str) -> Iterator[None]:
     """Turns an engine's own errors about a file, of whatever kind they are, into ``ModelFileError``."""
     try:
         yield
-    except (ShvitError, MemoryError):
+    except ShvitError:
         raise
     except Exception as error:
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise ModelFileError(f"{path}: not a model that {engine} can load: {reason[:200]}") from None
 
 

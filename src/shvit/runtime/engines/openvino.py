@@ -8,7 +8,8 @@ from typing import ClassVar
 import numpy as np
 
 from shvit.errors import MissingDependencyError
-from shvit.runtime.engines.base import Engine, check_input, check_version
+from shvit.runtime.engines.base import FILE_ENGINES, Engine, check_input, check_output, check_signature, check_version
+from shvit.runtime.onnx_graph import check_file
 
 try:
     import openvino as ov
@@ -20,19 +21,25 @@ except ImportError as error:
 check_version("openvino", ov.__version__, "2025.0", "pip install --upgrade 'shvit[openvino]'")
 
 
+_NUMPY_NAMES = {"u8": "uint8", "f16": "float16", "f32": "float32", "f64": "float64"}
+
+
 class OpenVINOEngine(Engine):
     name: ClassVar[str] = "openvino"
 
     def __init__(self, path: Path, threads: int) -> None:
+        if path.suffix.lower() not in FILE_ENGINES:
+            check_file(path)
         core = ov.Core()
         model = core.read_model(path)
-        first = model.input(0)
-        element = {"u8": "uint8"}.get(first.element_type.get_type_name(), first.element_type.get_type_name())
+        check_signature(path, len(model.inputs), len(model.outputs))
         self.input_shape, self.output_shape = (
             tuple(side.get_length() if side.is_static else None for side in each.partial_shape)
-            for each in (first, model.output(0))
+            for each in (model.input(0), model.output(0))
         )
-        check_input(path, element, self.input_shape)
+        given, returned = (each.element_type.get_type_name() for each in (model.input(0), model.output(0)))
+        check_input(path, _NUMPY_NAMES.get(given, given), self.input_shape)
+        check_output(path, _NUMPY_NAMES.get(returned, returned))
         # The ONNX front end keeps the file's metadata under this key; a file without any has no such key.
         stored = model.get_rt_info("framework").astype(dict) if model.has_rt_info("framework") else {}
         self.metadata = {key: value.astype(str) for key, value in stored.items()}

@@ -8,6 +8,8 @@ const HALF = 1 << (FRACTION_BITS - 1);
 
 // Aspect ratio above which only what the crop keeps is computed, by a resize of that part of the source.
 const LONG = 100;
+// The same for a whole resized image of more pixels.
+const MAX_RESIZED = 50_000_000;
 
 const FILTERS = {
   bilinear: { support: 1, weight: (x) => Math.max(0, 1 - Math.abs(x)) },
@@ -108,9 +110,10 @@ function resampling({ source, resized, first, kept }, interpolation, boxed) {
  */
 export function plan(width, height, preprocessing) {
   const { rows, columns } = resizeAndCrop(width, height, preprocessing);
+  const longer = Math.max(rows.resized, columns.resized);
+  const shorter = Math.min(rows.resized, columns.resized);
   const boxed =
-    preprocessing.resize_mode === "crop" &&
-    Math.max(rows.resized, columns.resized) > LONG * Math.min(rows.resized, columns.resized);
+    preprocessing.resize_mode === "crop" && (longer > LONG * shorter || longer * shorter > MAX_RESIZED);
   const across = resampling(columns, preprocessing.interpolation, boxed);
   const down = resampling(rows, preprocessing.interpolation, boxed);
   // Which axis Pillow begins with shows in the last bit of some pixels: with the columns where they lose the most.
