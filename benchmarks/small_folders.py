@@ -350,7 +350,25 @@ def main() -> None:
             print(json.dumps(done[-1]), file=log, flush=True)
             print(json.dumps(done[-1]), flush=True)
     if args.record:
-        record("small_folders", "python benchmarks/small_folders.py --data DATA --record", {"runs": done})
+        record("small_folders", "python benchmarks/small_folders.py --data DATA --record", summarize(done))
+
+
+def summarize(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Means over the seeds by task, pictures and rate; how far the default is from the best rate; and all runs."""
+    rows = []
+    for name, per_class in sorted({(each["task"], each["per_class"]) for each in runs}):
+        of_task = [each for each in runs if (each["task"], each["per_class"]) == (name, per_class)]
+        rates = {}
+        for rate in sorted({each["rate"] for each in of_task}, key=lambda rate: rate or 0):
+            same = [each for each in of_task if each["rate"] == rate]
+            means = {key: round(float(np.mean([each[key] for each in same])), 4) for key in ("top1", "ece", "seconds")}
+            rates["default" if rate is None else f"{rate:g}"] = {"seeds": len(same), **means}
+        best = max(rates, key=lambda rate: rates[rate]["top1"])
+        row: dict[str, Any] = {"task": name, "per_class": per_class, "best": best, "rates": rates}
+        if "default" in rates:
+            row["default_behind_best"] = round(rates[best]["top1"] - rates["default"]["top1"], 4)
+        rows.append(row)
+    return {"tasks": rows, "runs": runs}
 
 
 def _key(trial: dict[str, Any]) -> str:

@@ -19,7 +19,7 @@ augmentation may be light when fine-tuning."""
 SMALL_LR = 1e-3
 """Learning rate of the head that fine-tunes fewer than SMALL images, whatever the batch: AdamW's steps do not grow with
 the gradient, so a rate in proportion to the small batch of a small folder would hardly move the weights."""
-FINE_TUNING_STEPS, MOST_EPOCHS = 400, 100
+FINE_TUNING_STEPS, MOST_EPOCHS = 400, 60
 """Optimizer steps that fine-tuning should take at least, and how many epochs it takes at most to come to them."""
 
 
