@@ -18,7 +18,7 @@ from PIL import Image
 
 from shvit.cli.main import main
 from shvit.cli.train import parse_recipe
-from shvit.train import Optimizer
+from shvit.train import Optimizer, Recipe
 
 REPOSITORY = Path(__file__).parents[2]
 WEIGHTS = REPOSITORY / "weights" / "shvit_s1_tiny_imagenet.safetensors"
@@ -66,6 +66,7 @@ def test_from_a_folder_of_photographs_to_predictions(photographs, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "no validation split: 10 % of each class held out (4 images), seed 0" in done.stderr
     assert "shvit_s1: 37 training and 4 validation images, 2 classes" in done.stderr
+    assert "fine-tuning: 2 epochs of 4 steps of 8 images, learning rate up to 0.001; chosen for 37" in done.stderr
     assert "unreadable images, left out: 1\n" in done.stdout
     assert "fine/broken.jpg: not an image" in done.stdout
     names = {path.name for path in run.iterdir()}
@@ -114,6 +115,20 @@ def test_defaults_suit_the_task_and_the_number_of_images():
     assert (tuned.pretrained, tuned.optimizer.lr, tuned.optimizer.layer_decay) == ("hub", 1e-3, 0.85)
     assert tuned.epochs < small.epochs
     assert parse_recipe(["--pretrained", str(WEIGHTS)], images=3000)[0].image_size == 128  # what its card says
+
+
+def test_a_resumed_run_keeps_the_defaults_that_it_began_with(tmp_path):
+    """Those of a later version, or of a folder that has grown, may be others."""
+    begun = tmp_path / "recipe.yaml"
+    begun.write_text("epochs: 7\nbatch_size: 16\noptimizer:\n  lr: 0.003\n  lr_batch_size: 512\n")
+    recipe, _ = parse_recipe([], 300, begun)
+    assert (recipe.epochs, recipe.batch_size, recipe.optimizer) == (7, 16, Optimizer(lr=0.003))
+    assert parse_recipe(["--epochs", "9"], 300, begun)[0].epochs == 9  # which resuming then refuses
+    file = tmp_path / "mine.yaml"
+    file.write_text("batch_size: 32\n")
+    recipe, _ = parse_recipe([f"--config={file}"], 300, begun)
+    assert (recipe.batch_size, recipe.epochs) == (32, Recipe.epochs)
+    assert parse_recipe([], 300, tmp_path / "none.yaml") == parse_recipe([], 300)
 
 
 @pytest.mark.parametrize("file", sorted((REPOSITORY / "recipes").glob("*.yaml")), ids=lambda file: file.name)

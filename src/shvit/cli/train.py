@@ -26,7 +26,7 @@ WebDataset's; or a CSV of paths and labels. `shvit data check DATA` looks it ove
 Without --config the recipe suits the number of images: with --pretrained a fine-tuning, else a training from nothing.
 
 examples:
-  shvit train photos/ --model shvit_s1 --pretrained --epochs 10      fine-tune the published ImageNet weights
+  shvit train photos/ --model shvit_s1 --pretrained                  fine-tune the published ImageNet weights
   shvit train photos/ --pretrained mine.safetensors --lr 1e-3        ... or weights of your own
   shvit train data/ --config recipes/tiny_imagenet.yaml --output runs/tiny
   shvit train data/ --output runs/mine --resume auto                 go on where the run was stopped
@@ -75,12 +75,16 @@ def _parser(defaults: Recipe | None = None) -> Any:
     return parser
 
 
-def parse_recipe(arguments: list[str], images: int | None = None) -> tuple[Recipe, Execution]:
+def parse_recipe(
+    arguments: list[str], images: int | None = None, begun: Path | None = None
+) -> tuple[Recipe, Execution]:
     """The recipe that flags and YAML files describe, and how to run it.
 
     Args:
         images: how many there are to train on, which decides the defaults where no file is given. Without it
             ``--print_config`` has no effect yet.
+        begun: recipe of the run that is resumed; where it exists and no other file is given, its values are the
+            defaults: those of this version may be others than those that the run began with.
 
     Raises:
         ValueError: an unknown key, or a value that cannot be; the message names it.
@@ -91,6 +95,8 @@ def parse_recipe(arguments: list[str], images: int | None = None) -> tuple[Recip
     from shvit.train.defaults import default_recipe
 
     arguments = _as_keys(arguments)
+    if begun is not None and begun.is_file() and not _names_a_file(arguments):
+        arguments = ["--config", str(begun), *arguments]
     try:
         parser = _parser()
         values = parser.parse_args([each for each in arguments if not each.startswith("--print_config")])
@@ -114,6 +120,10 @@ def _as_keys(arguments: list[str]) -> list[str]:
         if each == "--pretrained" and (place + 1 == len(keys) or keys[place + 1].startswith("--")):
             keys[place] = "--pretrained=hub"
     return keys
+
+
+def _names_a_file(arguments: list[str]) -> bool:
+    return any(each.split("=", 1)[0] == "--config" for each in arguments)
 
 
 def _explain(error: Exception, arguments: list[str]) -> str:
@@ -166,13 +176,16 @@ def _check_outputs(args: argparse.Namespace, recipe: Recipe) -> None:
 def run(args: argparse.Namespace) -> int:
     from shvit.data.datasets import open_datasets, short_path
     from shvit.data.unread import describe_unread, left_out
+    from shvit.records.run_folder import RECIPE
     from shvit.train import fit, resume, setup
     from shvit.train.checkpoint import checkpoints
+    from shvit.train.defaults import describe
     from shvit.train.logs import RunLog
 
-    wanted = parse_recipe(args.more_arguments)[0]
+    begun = args.output / RECIPE if args.resume == "auto" else None
+    wanted = parse_recipe(args.more_arguments, begun=begun)[0]
     train, val, note = open_datasets(args.data, wanted.seed, wanted.val_share, wanted.image_key)
-    recipe, execution = parse_recipe(args.more_arguments, len(train))
+    recipe, execution = parse_recipe(args.more_arguments, len(train), begun)
     first = os.environ.get("LOCAL_RANK", "0") == "0"
     if args.resume == "never" and first and checkpoints(args.output):
         raise ValueError(f"--output {args.output}: holds a run already; add --resume auto, or give another folder")
@@ -187,7 +200,7 @@ def run(args: argparse.Namespace) -> int:
             f"{len(train.classes)} classes; {job.fabric.world_size} x {job.fabric.device.type}",
             f"going on from epoch {job.progress.epoch + 1} of {recipe.epochs}, step {job.progress.step + 1}"
             if resumed
-            else None,
+            else describe(recipe, len(train), chosen=not _names_a_file(_as_keys(args.more_arguments))),
         ):
             if line:
                 say(line, sys.stderr)

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from pathlib import Path
 
 from shvit.data.transforms import Augmentation
 from shvit.models import VARIANTS, read_checkpoint
+from shvit.train.optimizer import scaled_lr
 from shvit.train.recipe import Optimizer, Recipe
 
 STEPS = 20
 """Optimizer steps that an epoch should have at least: with fewer, small data would hardly be learnt from."""
 SMALL, LARGE = 5_000, 50_000
-"""Images below which augmentation is strong, and from which it may be light when fine-tuning."""
+"""Images below which augmentation is strong and the rate of fine-tuning does not depend on the batch, and from which
+augmentation may be light when fine-tuning."""
+SMALL_LR = 1e-3
+"""Learning rate of the head that fine-tunes fewer than SMALL images, whatever the batch: AdamW's steps do not grow with
+the gradient, so a rate in proportion to the small batch of a small folder would hardly move the weights."""
+FINE_TUNING_STEPS, MOST_EPOCHS = 400, 60
+"""Optimizer steps that fine-tuning should take at least, and how many epochs it takes at most to come to them."""
 
 
 def default_recipe(model: str, images: int, pretrained: str | None, quantization_aware: bool = False) -> Recipe:
     """What ``shvit train`` starts from when it is given no recipe file; flags change single values.
 
     Fine-tuning takes few epochs, small rates for early blocks, and the size that the checkpoint was evaluated at.
-    Training from nothing takes many epochs and stronger augmentation.
+    Training from nothing takes many epochs and stronger augmentation. Small folders get more epochs and a rate that
+    is not scaled down with their small batch; ``benchmarks/small_folders.py`` measured both.
 
     Args:
         model: variant.
@@ -53,12 +63,35 @@ def default_recipe(model: str, images: int, pretrained: str | None, quantization
             augmentation=Augmentation(crop_scale=(0.35, 1.0)),
             quantization_aware=True,
         )
-    return Recipe(
+    recipe = Recipe(
         model=model,
         pretrained=pretrained,
         image_size=size,
         epochs=20 if images < LARGE else 10,
         batch_size=batch_size,
         optimizer=Optimizer(lr=3e-3, weight_decay=0.05, warmup_epochs=1.0, layer_decay=0.85),
-        augmentation=Augmentation(crop_scale=(0.35, 1.0), color_jitter=0.3 if images < SMALL else 0.0),
+        augmentation=Augmentation(crop_scale=(0.35, 1.0)),
     )
+    if images >= SMALL:
+        return recipe
+    needed = math.ceil(FINE_TUNING_STEPS / max(images // batch_size, 1))
+    return replace(
+        recipe,
+        epochs=min(max(recipe.epochs, needed), MOST_EPOCHS),
+        optimizer=replace(recipe.optimizer, lr=SMALL_LR, lr_batch_size=0),
+        augmentation=replace(recipe.augmentation, color_jitter=0.3),
+    )
+
+
+def describe(recipe: Recipe, images: int, chosen: bool) -> str:
+    """One line on how a recipe trains so many images.
+
+    Args:
+        chosen: the recipe is ``default_recipe``'s, apart from single flags.
+    """
+    what = "training from nothing" if recipe.pretrained is None else "fine-tuning"
+    plan = (
+        f"{what}: {recipe.epochs} epochs of {images // recipe.batch_size} steps of {recipe.batch_size} images, "
+        f"learning rate up to {scaled_lr(recipe):.3g}"
+    )
+    return f"{plan}; chosen for {images:,} images where no flag says otherwise" if chosen else plan
