@@ -92,7 +92,8 @@ def test_a_folder_tells_what_it_holds_that_is_not_read(tree):
     assert str(error).startswith("empty: no images in this folder; not read: 1 .txt (") and len(lines) == 2
 
 
-def test_only_heic_asks_for_its_package(tree):
+def test_only_heic_asks_for_its_package(tree, monkeypatch):
+    monkeypatch.setattr("shvit.media.sources.HEIF_INSTALLED", False)
     assert "shvit[heif]" in describe_left_out(Counter({".heic": 1}))
     assert "shvit[heif]" not in describe_left_out(Counter({".txt": 1}))
     many = describe_left_out(Counter({f".{number}": number for number in range(1, 12)}))

@@ -169,7 +169,7 @@ def describe_left_out(others: Counter[str]) -> str:
     if rest := sum(count for _, count in counts[8:]):
         named.append(f"{rest:,} of other kinds")
     advice = "what is named by itself, or by a pattern such as '**/*.SUFFIX', is tried whatever its name"
-    if any(name in HEIF_EXTENSIONS for name, _ in counts):
+    if not HEIF_INSTALLED and any(name in HEIF_EXTENSIONS for name, _ in counts):
         advice = f"HEIC needs: pip install 'shvit[heif]'; {advice}"
     return f"not read: {', '.join(named)} ({advice})"
 
