@@ -140,7 +140,7 @@ def groups(data: Path) -> Pictures:
     )
 
 
-def drawings(count: int = 240) -> Pictures:
+def drawings(count: int = 160) -> Pictures:
     """Outlines of ten shapes in a shaky hand, any colours, over a few stray lines."""
     rng = np.random.default_rng(0)
     pictures = [(label, _drawing(shape, rng)) for label, shape in enumerate(SHAPES) for _ in range(count)]
@@ -195,7 +195,7 @@ def _drawing(shape: str, rng: np.random.Generator) -> Image.Image:
 TEXTURES = ("noise", "clouds", "cells", "stripes", "rings", "weave", "bricks", "dots")
 
 
-def textures(count: int = 240) -> Pictures:
+def textures(count: int = 160) -> Pictures:
     """Eight families of patterns, each of any scale, direction, colours and some grain."""
     rng = np.random.default_rng(1)
     pictures = [(label, _texture(kind, rng)) for label, kind in enumerate(TEXTURES) for _ in range(count)]
