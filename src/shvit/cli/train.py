@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from shvit.train import Execution, Recipe
+    from shvit.train import Execution, Recipe, Run
 
 EPILOG = """\
 DATA is a folder with train/ and val/ (or validation/), each with one sub-folder for each class; a folder of class
@@ -145,9 +145,9 @@ def _joined(execution: Execution) -> Execution:
 
 def run(args: argparse.Namespace) -> int:
     from shvit.data.datasets import open_datasets
-    from shvit.train import Recipe, fit, resume, setup
+    from shvit.train import setup
     from shvit.train.checkpoint import checkpoints
-    from shvit.train.logs import RunLog
+    from shvit.train.locking import only_run
 
     seed_and_share = parse_recipe(args.more_arguments)[0]
     train, val, note = open_datasets(args.data, seed_and_share.seed, seed_and_share.val_share)
@@ -156,6 +156,17 @@ def run(args: argparse.Namespace) -> int:
     if args.resume == "never" and first and checkpoints(args.output):
         raise ValueError(f"--output {args.output}: holds a run already; add --resume auto, or give another folder")
     job = setup(recipe, train, val, args.output, execution)
+    with only_run(job):
+        return _train(args, job, note)
+
+
+def _train(args: argparse.Namespace, job: Run, note: str | None) -> int:
+    """Trains what was set up, or goes on with it, and says what came of it."""
+    from shvit.records.best import FEW_IMAGES
+    from shvit.train import Recipe, fit, resume
+    from shvit.train.logs import RunLog
+
+    recipe, train, val = job.recipe, job.train, job.val
     resumed = args.resume == "auto" and resume(job)
     if job.fabric.is_global_zero:
         for line in (
@@ -173,7 +184,11 @@ def run(args: argparse.Namespace) -> int:
     if not job.fabric.is_global_zero:
         return 0
     best, model_file = args.output / "best.safetensors", args.output / f"{recipe.model}.onnx"
-    print(f"best top-1 {progress.best_top1:.2%} after epoch {progress.best_epoch}; weights in {best}")
+    rule = ", by its validation loss" if len(val) < FEW_IMAGES else ""
+    print(f"best top-1 {progress.best_top1:.2%} after epoch {progress.best_epoch}{rule}; ", end="")
+    print(f"weights in {best}" if best.exists() else f"{best} is not there any more")
+    if not best.exists():  # as when somebody deleted it, and no later epoch was better
+        best = args.output / "last.safetensors"
     if broken := list(job.broken.found.values()):
         named = "".join(f"\n  {each.source}: {each.reason}" for each in broken[:BROKEN_SHOWN])
         print(f"unreadable images, left out: {len(broken)}{named}")
@@ -182,6 +197,8 @@ def run(args: argparse.Namespace) -> int:
     held_out = f" --held-out {recipe.seed}" if note else ""
     if note and recipe.val_share != Recipe.val_share:
         held_out += f" --val-share {recipe.val_share}"
+    if not best.exists():
+        return 0
     print(f"next: shvit eval --model {best} --data {args.data}{held_out} --output {args.output / 'report'}")
     print(f"      shvit export --model {best} --output {model_file}")
     print(f"      shvit predict IMAGE --model {model_file}")
