@@ -71,6 +71,18 @@ def test_a_run_is_summed_up(folder, capsys):
     assert (c["state"], c["best_top1"], c["epochs_done"]) == ("failed: TrainingError: the loss is nan", None, 0)
 
 
+def test_the_best_is_that_of_the_file(tmp_path, capsys):
+    """By the smallest loss where validation images are few: here the last, of 25 %, though the second has 30 %."""
+    for name, images, best in (("few", 20, 0.25), ("many", 5000, 0.3)):
+        write_run(tmp_path / name, (0.1, 0.3, 0.25))
+        file = tmp_path / name / "environment.json"
+        sessions = json.loads(file.read_text())
+        sessions["sessions"][-1]["validation_images"] = images
+        file.write_text(json.dumps(sessions))
+        assert command(tmp_path / name, "--format", "json") == 0
+        assert json.loads(capsys.readouterr().out)[0]["best_top1"] == best
+
+
 def test_a_table_and_csv(folder, capsys):
     assert command(folder) == 0
     header, a, *_ = capsys.readouterr().out.splitlines()

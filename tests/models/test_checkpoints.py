@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import pickle
+import random
 import warnings
 import zipfile
 from dataclasses import asdict, replace
@@ -11,9 +12,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from shvit.errors import CheckpointError
+from shvit.export.card import card_for
 from shvit.models import (
     VARIANTS,
     SHViT,
@@ -25,6 +30,9 @@ from shvit.models import (
     save_checkpoint,
 )
 from shvit.models.checkpoints import load_model
+from shvit.runtime.card import ClassInfo, Preprocessing
+from shvit.train.defaults import default_recipe
+from shvit.train.distillation import load_teacher
 
 SMALL = SHViTConfig(widths=(16, 24, 32), depths=(1, 1, 1), partial_dims=(4, 8, 12), num_classes=5)
 
@@ -297,6 +305,164 @@ def test_a_configuration_that_the_tensors_do_not_bear_out_is_refused_at_once(tmp
     save_file(SHViT(SMALL).state_dict(), tmp_path / "lie.safetensors", metadata=stored)
     with pytest.raises(CheckpointError, match=rf"lie\.safetensors: .*{expected}"):
         load_model(tmp_path / "lie.safetensors")
+
+
+def safetensors_file(path: Path, metadata: dict[str, str]) -> Path:
+    """A network's file with these texts as they are, and no digest."""
+    save_file(SHViT(SMALL).state_dict(), path, metadata={"shvit.config": json.dumps(asdict(SMALL)), **metadata})
+    return path
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"widths": [10**9] * 3},
+        {"widths": [16, 24, 2**62]},
+        {"partial_dims": [4, 8, 10**18]},
+        {"qk_dim": 10**18},
+        {"mlp_ratio": 10**18},
+        {"num_heads": 10**18},
+        {"in_chans": 2**63},
+        {"depths": [10**18, 1, 1]},
+        {"image_size": 10**9},
+        {"drop_path": 10**400},
+        {"drop_path": "NaN"},
+        {"widths": {"a": 1}},
+        {"stem_stride": None},
+    ],
+)
+def test_a_configuration_of_any_numbers_is_refused(tmp_path, changes):
+    text = json.dumps({**asdict(SMALL), **changes}).replace('"NaN"', "NaN")
+    with pytest.raises(CheckpointError, match=r"lie\.safetensors: .*"):
+        load_model(safetensors_file(tmp_path / "lie.safetensors", {"shvit.config": text}))
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "7", '"text"', "[1, 2]", "null", "not JSON"])
+@pytest.mark.parametrize("key", ["shvit.config", "preprocessing", "classes", "metrics", "notes"])
+def test_damaged_metadata_are_refused_or_left_out(tmp_path, key, text):
+    file = safetensors_file(tmp_path / "lie.safetensors", {key: text})
+    try:
+        card_for(*load_model(file), name="lie")
+    except CheckpointError as error:
+        assert str(error).startswith(f"{file}: ")
+    else:
+        assert text == "null" or key == "metrics" or (key == "notes" and text in ('"text"', "not JSON"))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"image_size": [10**9, 10**9]},
+        {"image_size": [0, 64]},
+        {"image_size": [64]},
+        {"image_size": "64"},
+        {"image_size": [64.5, 64]},
+        {"crop_ratio": "1"},
+        {"crop_ratio": -1},
+        {"crop_ratio": None},
+        {"resize_mode": "stretch"},
+        {"interpolation": ["bicubic"]},
+    ],
+)
+def test_damaged_preprocessing_is_refused_wherever_it_is_read(tmp_path, changes):
+    stored = {**asdict(Preprocessing((64, 64))), **changes}
+    file = safetensors_file(tmp_path / "lie.safetensors", {"preprocessing": json.dumps(stored)})
+    readers = (
+        lambda: card_for(*load_model(file), name="lie"),
+        lambda: default_recipe("shvit_s1", 100, str(file)),
+        lambda: load_teacher(str(file), None, (ClassInfo(0, "class 0"),)),
+    )
+    for read in readers:
+        with pytest.raises(CheckpointError, match=r"lie\.safetensors: its metadata.*(image_size|crop|resize|interpol)"):
+            read()
+
+
+def test_any_bit_of_a_file_is_found_or_does_not_matter(tmp_path):
+    """Weights, their names and what is known of them; files without a digest are read as before."""
+    model = SHViT(SMALL)
+    draw = random.Random(5)
+    for suffix, metadata in ((".safetensors", {"classes": ["cat", "dog"], "epoch": 3}), (".pth", None)):
+        file = tmp_path / f"weights{suffix}"
+        save_checkpoint(model, file, metadata=metadata)
+        whole, read, found = file.read_bytes(), read_checkpoint(file), 0
+        for place in [*range(200, 300, 4), *draw.sample(range(len(whole)), 25)]:
+            content = bytearray(whole)
+            content[place] ^= 1 << draw.randrange(8)
+            file.write_bytes(content)
+            try:
+                other = read_checkpoint(file)
+            except CheckpointError:
+                found += 1
+                continue
+            assert other.state.keys() == read.state.keys()
+            assert all(torch.equal(other.state[name], tensor) for name, tensor in read.state.items()), place
+            assert other.metadata == read.metadata or "shvit.digest" not in content.decode(errors="replace")
+        assert found > 20
+    digest_of = tmp_path / "weights.safetensors"
+    save_checkpoint(model, digest_of)
+    state = load_file(digest_of)
+    with safe_open(digest_of, "pt") as file:
+        texts = file.metadata()
+    state["stem.0.conv.weight"][0, 0, 0, 0] += 1
+    save_file(state, digest_of, metadata=texts)
+    with pytest.raises(CheckpointError, match=r"weights\.safetensors: damaged: .*SHA-256"):
+        read_checkpoint(digest_of)
+    del texts["shvit.digest"]
+    save_file(state, digest_of, metadata=texts)
+    assert torch.equal(read_checkpoint(digest_of).state["stem.0.conv.weight"], state["stem.0.conv.weight"])
+
+
+def test_an_archive_without_checksums_is_read(tmp_path):
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save({"model": SHViT(SMALL).state_dict()}, tmp_path / "plain.pth")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert read_checkpoint(tmp_path / "plain.pth").state
+
+
+def test_weights_that_are_not_finite_are_refused_by_name(tmp_path):
+    model = SHViT(SMALL)
+    with torch.no_grad():
+        model.head.linear.bias[1] = torch.nan
+    save_checkpoint(model, tmp_path / "diverged.safetensors")
+    with pytest.raises(
+        CheckpointError, match=r"diverged\.safetensors: head\.linear\.bias has values that are not finite"
+    ):
+        read_checkpoint(tmp_path / "diverged.safetensors")
+
+
+@pytest.mark.parametrize(("name", "shape"), [("head.linear.bias", ()), ("stem.0.conv.weight", (2, 0, 3, 3))])
+def test_tensors_without_a_size_are_refused(tmp_path, name, shape):
+    torch.save({**SHViT(SMALL).state_dict(), name: torch.zeros(shape)}, tmp_path / "odd.pth")
+    with pytest.raises(CheckpointError, match=rf"odd\.pth: {name} should have the shape"):
+        load_checkpoint(SHViT(SMALL), tmp_path / "odd.pth")
+
+
+DTYPES = ["F32", "F16", "BF16", "F64", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F4", "C64", "BOOL", "I8", "X"]
+TENSOR = st.fixed_dictionaries(
+    {
+        "dtype": st.sampled_from(DTYPES),
+        "shape": st.lists(st.sampled_from([0, 1, 2, 4, -1, 2**31, 2**63, 1.5]), max_size=4),
+        "data_offsets": st.lists(st.sampled_from([0, 4, 8, 16, 64, -4, 2**63]), min_size=1, max_size=3),
+    }
+)
+
+
+@settings(max_examples=150)
+@given(
+    st.dictionaries(
+        st.sampled_from(["stem.0.conv.weight", "patch_embed.0.c.weight", "a", "__metadata__"]), TENSOR | st.none()
+    ),
+    st.sampled_from([None, 0, 1, 2**24, 2**40, 2**64 - 1]),
+    st.binary(max_size=80),
+)
+def test_any_header_is_read_or_refused(tmp_path_factory, header, length, data):
+    text = json.dumps(header).encode()
+    file = tmp_path_factory.getbasetemp() / "fuzz.safetensors"
+    file.write_bytes((len(text) if length is None else length).to_bytes(8, "little") + text + data)
+    with pytest.raises(CheckpointError, match=r"fuzz\.safetensors: "):
+        load_model(file)
 
 
 def damaged(tmp_path: Path, s1: SHViT, how: str) -> tuple[Path, str]:

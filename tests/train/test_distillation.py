@@ -358,6 +358,39 @@ def test_more_views_cost_only_the_new_ones(colours, weights, logits, tmp_path):
     assert seen == [144], "all was there"
 
 
+def test_a_damaged_file_is_refused_and_made_again(colours, weights, logits, tmp_path):
+    images = open_dataset(colours, "train")
+    folder = tmp_path / "logits"
+    shutil.copytree(logits, folder)
+    teacher = load_teacher(NAME, weights, images.classes, size=64)
+    whole = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for name in ("view1.npy", "features0.npy"):
+        content = bytearray(whole[name])
+        content[-3] ^= 1
+        (folder / name).write_bytes(content)
+    with pytest.raises(
+        DataError, match=r"view1\.npy: damaged: .*SHA-256.*; the same shvit distill precompute makes it"
+    ):
+        PrecomputedTeacher(folder, images, RECIPE.augmentation, 0)
+    with (
+        pytest.warns(UserWarning, match="view1.npy: damaged"),
+        pytest.warns(UserWarning, match="features0.npy: damaged"),
+    ):
+        precompute_logits(teacher, images, folder, 2, RECIPE.augmentation, 0, execution=HERE)
+    assert whole == {path.name: path.read_bytes() for path in folder.iterdir()}
+    (folder / "view0.npy").write_bytes(b"")
+    with pytest.raises(DataError, match=r"view0\.npy: damaged"):
+        PrecomputedTeacher(folder, images, RECIPE.augmentation, 0)
+    (folder / "view0.npy").write_bytes(whole["view0.npy"])
+    card = json.loads(whole["logits.json"])
+    (folder / "logits.json").write_text(json.dumps({key: value for key, value in card.items() if key != "digests"}))
+    assert PrecomputedTeacher(folder, images, RECIPE.augmentation, 0).views == 2, "an older folder"
+    for changes in ({"views": 0}, {"views": "2"}, {"digests": 3}, {"images": None}):
+        (folder / "logits.json").write_text(json.dumps({**card, **changes}))
+        with pytest.raises(DataError, match="not the card of precomputed logits"):
+            PrecomputedTeacher(folder, images, RECIPE.augmentation, 0)
+
+
 def test_broken_images_have_no_logits_and_too_many_stop_it(colours, weights, tmp_path):
     data = tmp_path / "data"
     shutil.copytree(colours, data)

@@ -35,6 +35,7 @@ def job(folder: Path, epoch: int = 0, step: int = 0) -> SimpleNamespace:
         folder=folder,
         recipe=Recipe(epochs=4, seed=3, image_size=64),
         steps_per_epoch=STEPS,
+        val=range(20),
         progress=Progress(epoch, step),
         fabric=Fabric(accelerator="cpu", devices=1),
     )

@@ -10,12 +10,14 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import nn
 
 from shvit.data import open_dataset
 from shvit.errors import CheckpointError, DataError
 from shvit.models.checkpoints import load_model
-from shvit.train import Execution, Optimizer, Recipe, evaluate, fit, setup
+from shvit.records.best import is_better
+from shvit.train import Evaluation, Execution, Optimizer, Recipe, evaluate, fit, loop, setup
 from shvit.train.mixing import mix
 from shvit.train.optimizer import build_optimizer, build_schedule
 from shvit.train.precision import keep_depthwise_in_float32
@@ -48,14 +50,37 @@ def test_it_learns_and_leaves_what_the_next_step_needs(colours, tmp_path):
     assert again.images == 12
 
 
-def test_early_stopping_keeps_the_best(colours, tmp_path):
-    recipe = replace(RECIPE, epochs=50, early_stopping=2, optimizer=replace(RECIPE.optimizer, lr=1e-6), ema_decay=0)
-    seen = []
-    progress = fit(prepare(colours, tmp_path, recipe, small_shvit()), lambda _, figures: seen.append(figures))
-    accuracies = [figures["val_top1"] for figures in seen if "val_top1" in figures]
-    assert len(accuracies) == progress.epoch < 50
-    assert progress.best_epoch == progress.epoch - 2
-    assert accuracies[progress.best_epoch - 1] == progress.best_top1 == max(accuracies)
+def test_few_images_choose_by_loss_and_early_stopping_goes_by_the_same(colours, tmp_path, monkeypatch):
+    """One of 12 right more is chance: the accuracy would have kept the first epoch and stopped after the third."""
+    validations = [(0.5, 2.0), (0.25, 1.5), (0.5, 1.25), (0.25, 1.0), (0.75, 1.5), (0.75, 1.25), (0.75, 0.5)]
+    coming = iter(validations)
+    monkeypatch.setattr(loop, "evaluate", lambda *_: Evaluation((now := next(coming))[0], 1.0, now[1], 12))
+    recipe = replace(RECIPE, epochs=50, early_stopping=2)
+    progress = fit(prepare(colours, tmp_path, recipe, small_shvit()))
+    assert (progress.epoch, progress.best_epoch, progress.best_top1, progress.best_loss) == (6, 4, 0.25, 1.0)
+    tensors = [load_file(tmp_path / f"{name}.safetensors") for name in ("best", "last")]
+    assert not all(torch.equal(tensors[0][name], tensor) for name, tensor in tensors[1].items())
+
+
+@pytest.mark.parametrize(
+    ("images", "validations", "best"),
+    [
+        (20, [(0.5, 2.0), (0.9, 1.5), (0.8, 1.4), (0.9, 1.6)], 3),
+        (499, [(0.5, 2.0), (0.9, 1.5), (0.8, 1.4)], 3),
+        (500, [(0.5, 2.0), (0.9, 1.5), (0.8, 1.4)], 2),
+        (10_000, [(0.9, 2.0), (0.9, 1.5), (0.9, 1.6), (0.8, 0.1)], 2),
+        (10_000, [(0.0, 2.0), (0.0, 2.0)], 1),
+        (20, [(0.0, 3.0)], 1),
+        (20, [(0.5, None), (0.5, 2.0), (0.6, 2.5)], 2),  # the first is of a checkpoint that did not keep its loss
+        (20, [(0.5, None), (0.4, 2.0)], 1),
+    ],
+)
+def test_the_best_epoch(images, validations, best):
+    top1, loss, epoch = 0.0, None, 0
+    for number, (new_top1, new_loss) in enumerate(validations, start=1):
+        if is_better(new_top1, new_loss, top1, loss, images):
+            top1, loss, epoch = new_top1, new_loss, number
+    assert epoch == best
 
 
 def test_class_weights_make_rare_classes_count_as_much(colours, tmp_path):

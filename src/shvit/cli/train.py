@@ -16,7 +16,7 @@ from shvit.atomic import check_outputs
 from shvit.display import say
 
 if TYPE_CHECKING:
-    from shvit.train import Execution, Recipe
+    from shvit.train import Execution, Recipe, Run
 
 EPILOG = """\
 DATA is a folder with train/ and val/ (or validation/), each with one sub-folder for each class; a folder of class
@@ -174,13 +174,11 @@ def _check_outputs(args: argparse.Namespace, recipe: Recipe) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from shvit.data.datasets import open_datasets, short_path
-    from shvit.data.unread import describe_unread, left_out
+    from shvit.data.datasets import open_datasets
     from shvit.records.run_folder import RECIPE
-    from shvit.train import fit, resume, setup
+    from shvit.train import setup
     from shvit.train.checkpoint import checkpoints
-    from shvit.train.defaults import describe
-    from shvit.train.logs import RunLog
+    from shvit.train.locking import only_run
 
     begun = args.output / RECIPE if args.resume == "auto" else None
     wanted = parse_recipe(args.more_arguments, begun=begun)[0]
@@ -191,6 +189,20 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--output {args.output}: holds a run already; add --resume auto, or give another folder")
     _check_outputs(args, recipe)
     job = setup(recipe, train, val, args.output, execution)
+    with only_run(job):
+        return _train(args, job, note)
+
+
+def _train(args: argparse.Namespace, job: Run, note: str | None) -> int:
+    """Trains what was set up, or goes on with it, and says what came of it."""
+    from shvit.data.datasets import short_path
+    from shvit.data.unread import describe_unread, left_out
+    from shvit.records.best import FEW_IMAGES
+    from shvit.train import fit, resume
+    from shvit.train.defaults import describe
+    from shvit.train.logs import RunLog
+
+    recipe, train, val = job.recipe, job.train, job.val
     resumed = args.resume == "auto" and resume(job)
     if job.fabric.is_global_zero:
         for line in (
@@ -209,13 +221,19 @@ def run(args: argparse.Namespace) -> int:
     if not job.fabric.is_global_zero:
         return 0
     best, model_file = args.output / "best.safetensors", args.output / f"{recipe.model}.onnx"
-    say(f"best top-1 {progress.best_top1:.2%} after epoch {progress.best_epoch}; weights in {best}")
+    rule = ", by its validation loss" if len(val) < FEW_IMAGES else ""
+    where = f"weights in {best}" if best.exists() else f"{best} is not there any more"
+    say(f"best top-1 {progress.best_top1:.2%} after epoch {progress.best_epoch}{rule}; {where}")
+    if not best.exists():  # as when somebody deleted it, and no later epoch was better
+        best = args.output / "last.safetensors"
     if broken := list(job.broken.found.values()):
         say(f"unreadable images, left out: {len(broken)}")
         for each in broken[:BROKEN_SHOWN]:
             say(f"  {each.source}: {each.reason}")
     if progress.skipped:
         say(f"steps that were not finite, left out: {progress.skipped}")
+    if not best.exists():
+        return 0
     image_key = "" if recipe.image_key is None else f" --image-key {recipe.image_key}"
     say(f"next: shvit eval --model {best} --data {args.data}{image_key} --output {args.output / 'report'}")
     say(f"      shvit export --model {best} --output {model_file}")

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from dataclasses import asdict
-from typing import Any
+from dataclasses import asdict, replace
 
 import torch
 from timm.data import ImageNetInfo
@@ -12,10 +11,11 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import shvit
-from shvit.errors import CheckpointError
+from shvit.errors import CheckpointError, ModelFileError
 from shvit.models import VARIANTS, SHViT
 from shvit.models.checkpoints import Checkpoint
 from shvit.models.reparam import inference_form
+from shvit.models.training_metadata import stored_classes, stored_preprocessing
 from shvit.runtime.card import Card, ClassInfo, Metric, Preprocessing, TrainingSplit
 
 
@@ -34,18 +34,17 @@ def card_for(
     """
     metadata = checkpoint.metadata
     preprocessing = preprocessing_for(model, checkpoint, image_size)
-    try:
-        classes = _classes(model, metadata, class_names)
-    except TypeError as error:
-        raise CheckpointError(f"{checkpoint.path}: the classes in its metadata cannot be read: {error}") from None
+    classes = _classes(model, checkpoint, class_names)
     if len(classes) != model.num_classes:
         raise CheckpointError(
             f"{checkpoint.path}: the network has {model.num_classes} classes, {len(classes)} names were given"
         )
-    metrics = metadata.get("metrics", {})
+    metrics = metadata.get("metrics")
+    if not isinstance(metrics, dict):
+        metrics = {}
     dataset = metadata.get("dataset", "validation")
     folded = inference_form(model)
-    return Card(
+    card = Card(
         name=name,
         architecture=architecture_name(model),
         classes=classes,
@@ -63,6 +62,10 @@ def card_for(
         created=datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
         shvit_version=shvit.__version__,
     )
+    try:  # metadata may hold anything; what a reader of the file would refuse is not written
+        return Card.from_json(card.to_json())
+    except (ModelFileError, TypeError) as error:
+        raise CheckpointError(f"{checkpoint.path}: its metadata cannot be used: {error}") from None
 
 
 def preprocessing_for(model: SHViT, checkpoint: Checkpoint, image_size: int | None = None) -> Preprocessing:
@@ -72,18 +75,17 @@ def preprocessing_for(model: SHViT, checkpoint: Checkpoint, image_size: int | No
         image_size: another side, in pixels.
     """
     size = image_size or model.config.image_size
-    stored = checkpoint.metadata.get("preprocessing")
+    stored = stored_preprocessing(checkpoint)
     if stored is None:
         return Preprocessing((size, size))
-    kept = tuple(stored["image_size"]) if image_size is None else (size, size)
-    return Preprocessing(**{**stored, "image_size": kept})
+    return stored if image_size is None else replace(stored, image_size=(size, size))
 
 
-def _classes(model: SHViT, metadata: dict[str, Any], names: list[str] | None) -> tuple[ClassInfo, ...]:
+def _classes(model: SHViT, checkpoint: Checkpoint, names: list[str] | None) -> tuple[ClassInfo, ...]:
     if names is not None:
         return tuple(ClassInfo(place, name) for place, name in enumerate(names))
-    if "classes" in metadata:
-        return tuple(ClassInfo(**each) for each in metadata["classes"])
+    if (stored := stored_classes(checkpoint)) is not None:
+        return stored
     if model.num_classes == 1000:
         imagenet = ImageNetInfo()
         return tuple(

@@ -23,6 +23,7 @@ from torch.nn import Parameter
 
 from shvit.atomic import atomic_path
 from shvit.errors import CheckpointError
+from shvit.models.integrity import check_archive, content_digest, is_finite
 from shvit.models.reparam import reparameterize
 from shvit.models.shvit import SHViT
 from shvit.models.variants import VARIANTS, SHViTConfig
@@ -32,6 +33,15 @@ Weights = Literal["auto", "model", "ema"]
 
 CONFIG_KEY = "shvit.config"
 """Key of the configuration's JSON in a safetensors file's metadata."""
+
+DIGEST_KEY = "shvit.digest"
+"""Key, in the same place, of a SHA-256 of the tensors and the metadata; files of others have none."""
+
+MAX_HEADER_BYTES = 16 * 2**20
+"""A safetensors file whose names and metadata take more is refused; those of a network take some 100 kB."""
+
+MAX_IMAGE_SIDE = 8192
+"""A configuration that was made for larger images is refused; in pixels."""
 
 _MODEL_KEYS = ("model", "state_dict")
 _EMA_KEYS = ("model_ema", "state_dict_ema", "ema")
@@ -153,10 +163,10 @@ def read_checkpoint(path: str | Path, weights: Weights = "auto") -> Checkpoint:
         raise CheckpointError(f"{path}: a folded network without its configuration; take the one it came from")
     try:
         config = SHViTConfig(**stored) if stored is not None else _infer_config(state, names)
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: its configuration cannot be used: {error}") from None
-    if config is not None and sum(config.depths) > len(state):
-        raise CheckpointError(f"{path}: its configuration has {sum(config.depths)} blocks, it has {len(state)} tensors")
+    except (TypeError, ValueError, ArithmeticError, IndexError) as error:
+        raise CheckpointError(f"{path}: its configuration cannot be used: {str(error)[:300]}") from None
+    if config is not None:
+        _check_config(path, config, state)
     return Checkpoint(path, names, state, ema, config, folded, metadata)
 
 
@@ -238,8 +248,11 @@ def load_model(path: str | Path, weights: Weights = "auto") -> tuple[SHViT, Chec
             f"{path}: these tensors are of none of {', '.join(VARIANTS)}, and the file has no configuration"
         )
     # First without memory: a file's configuration may ask for a network of which it has no tensors.
-    with torch.device("meta"):
-        outline = _network(checkpoint)
+    try:
+        with torch.device("meta"):
+            outline = _network(checkpoint)
+    except (RuntimeError, ArithmeticError, TypeError, ValueError) as error:  # sizes whose product no number holds
+        raise CheckpointError(f"{path}: its configuration cannot be used: {str(error).splitlines()[0][:300]}") from None
     shapes = {name: tensor.to("meta") for name, tensor in checkpoint.state.items()}
     _, notes = _match(outline, replace(checkpoint, state=shapes))
     if notes:
@@ -289,7 +302,8 @@ def save_checkpoint(
             else:
                 texts = {CONFIG_KEY: json.dumps(asdict(model.config))}
                 texts |= {key: json.dumps(value) for key, value in (metadata or {}).items()}
-                save_file(state, aside, metadata={"format": "pt", **texts})
+                texts = {"format": "pt", **texts}
+                save_file(state, aside, metadata={**texts, DIGEST_KEY: content_digest(state, texts)})
     except (OSError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"{path}: cannot be written: {error}") from None
 
@@ -311,30 +325,46 @@ def _is_safetensors(path: Path) -> bool:
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
+        with path.open("rb") as start:
+            header = int.from_bytes(start.read(8), "little")
+        if header > MAX_HEADER_BYTES:
+            raise CheckpointError(
+                f"{path}: refused: a header of {header:,} bytes, at most {MAX_HEADER_BYTES:,} are read"
+            )
         with safe_open(path, framework="pt") as file:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            texts = file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: not a whole safetensors file: {error}") from None
+            texts = dict(file.metadata() or {})
+    except CheckpointError:
+        raise
+    except Exception as error:  # of many kinds: the library's own, and PyTorch's for types that it does not know
+        raise CheckpointError(f"{path}: not a whole safetensors file: {str(error)[:300]}") from None
+    written = texts.pop(DIGEST_KEY, None)
+    if written is not None and written != content_digest(state, texts):
+        raise CheckpointError(
+            f"{path}: damaged: its tensors or its metadata are not those that were written (SHA-256); "
+            "take a copy of it, or the run's other weights"
+        )
     metadata = {}
     for key, text in texts.items():
         try:
             metadata[key] = json.loads(text)
         except ValueError:
             metadata[key] = text
+        except RecursionError:
+            raise CheckpointError(f"{path}: refused: the metadata {key[:100]!r} are nested too deep") from None
     return state, metadata
 
 
 def _read_pickle(path: Path) -> Any:
     try:
         if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-                    raise CheckpointError(f"{path}: refused: a compressed archive, as torch.save does not write them")
+            with path.open("rb") as file:
+                check_archive(file)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    try:
         with torch.serialization.safe_globals(_HARMLESS):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except CheckpointError:
-        raise
     except Exception as error:  # of many kinds: what torch, its unpickler and zipfile make of arbitrary bytes
         text = str(error)
         asked = re.search(r"GLOBAL ([\w.]+)", text) or re.search(r"blocklisted module ([\w.]+)", text)
@@ -377,6 +407,19 @@ def _check_tensors(path: Path, state: dict[str, Tensor]) -> None:
     size = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
     if size > path.stat().st_size:
         raise CheckpointError(f"{path}: refused: its tensors would take {size} bytes, more than the file has")
+    if not is_finite(state):
+        name = next(name for name, tensor in state.items() if not is_finite({name: tensor}))
+        raise CheckpointError(f"{path}: {name} has values that are not finite; take weights from before they diverged")
+
+
+def _check_config(path: Path, config: SHViTConfig, state: dict[str, Tensor]) -> None:
+    """Refuses a network that the tensors cannot be of, before any of it is built."""
+    if sum(config.depths) > len(state):
+        raise CheckpointError(f"{path}: its configuration has {sum(config.depths)} blocks, it has {len(state)} tensors")
+    if config.image_size > MAX_IMAGE_SIDE:
+        raise CheckpointError(
+            f"{path}: its configuration has image_size {config.image_size}, at most {MAX_IMAGE_SIDE} is taken"
+        )
 
 
 def _strip_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -424,10 +467,11 @@ def _infer_config(state: dict[str, Tensor], names: Names) -> SHViTConfig | None:
 
 
 def _adapt(checkpoint: Checkpoint, name: str, value: Tensor, wanted: Tensor, notes: list[str]) -> Tensor:
-    if re.match(r"head(_dist)?\.linear\.", name) and value.shape[1:] == wanted.shape[1:]:
+    if re.match(r"head(_dist)?\.linear\.", name) and value.ndim == wanted.ndim and value.shape[1:] == wanted.shape[1:]:
         _note(notes, f"the head has {value.shape[0]} classes, this network {wanted.shape[0]}: the head is fresh")
         return wanted
-    if name == "stem.0.conv.weight" and value.shape[0] == wanted.shape[0] and value.shape[2:] == wanted.shape[2:]:
+    others_alike = value.shape[:1] == wanted.shape[:1] and value.shape[2:] == wanted.shape[2:]
+    if name == "stem.0.conv.weight" and others_alike and value.shape[1]:
         _note(
             notes,
             f"the first convolution was made for {value.shape[1]} channels: adapted to {wanted.shape[1]}",

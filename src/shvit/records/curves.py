@@ -44,15 +44,14 @@ def plot_comparison(records: Sequence[RunRecord], path: Path) -> None:
     Raises:
         DataError: no run has validated yet.
     """
-    validated = [record for record in records if record.figures("val_top1")[1]]
+    validated = [record for record in records if record.best_top1() is not None]
     if not validated:
         raise DataError("no run has validated yet: there is no curve to draw")
     figure = Figure(figsize=(9, 5.5), layout="constrained")
     panel = figure.subplots()
     for number, record in enumerate(validated):
-        best = max(record.figures("val_top1")[1])
         style = LINE_STYLES[number // 10 % len(LINE_STYLES)]
-        _draw(panel, record, "val_top1", f"{record.name} (best {best:.1%})", style)
+        _draw(panel, record, "val_top1", f"{record.name} (best {record.best_top1():.1%})", style)
     _label(panel, "validation top-1, %")
     panel.set_xlabel("epochs")
     figure.legend(loc="outside lower center", ncols=2)

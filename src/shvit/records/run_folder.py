@@ -11,6 +11,7 @@ from statistics import median
 from typing import Any
 
 from shvit.errors import DataError
+from shvit.records.best import is_better
 from shvit.records.metrics import FILE as METRICS
 from shvit.records.metrics import Row, read_metrics
 
@@ -41,6 +42,20 @@ class RunRecord:
         rows = [row for row in self.rows if isfinite(row.get(name, nan))]
         return [self.epochs(row) for row in rows], [row[name] for row in rows]
 
+    def best_top1(self) -> float | None:
+        """Validation top-1 of the epoch that ``best.safetensors`` is of, in [0, 1]; ``None`` before a validation."""
+        images = self.sessions[-1].get("validation_images")
+        if not isinstance(images, int):  # of a run from before the validation loss had a say
+            return max(self.figures("val_top1")[1], default=None)
+        best: Row | None = None
+        for row in self.rows:
+            top1, loss = row.get("val_top1", nan), row.get("val_loss", nan)
+            if not (isfinite(top1) and isfinite(loss)):
+                continue
+            if best is None or is_better(top1, loss, best["val_top1"], best["val_loss"], images):
+                best = row
+        return None if best is None else best["val_top1"]
+
 
 @dataclass(frozen=True)
 class RunSummary:
@@ -54,7 +69,7 @@ class RunSummary:
     epochs_done: float | None = None
     epochs: int | None = None
     best_top1: float | None = None
-    """Share in [0, 1], on the validation set."""
+    """Share in [0, 1], on the validation set, of the epoch that was kept as the best."""
     last_loss: float | None = None
     seconds: float | None = None
     """Time trained and validated, over all sessions."""
@@ -148,7 +163,7 @@ def summarize(record: RunRecord) -> RunSummary:
         image_size=_get(recipe, "image_size", int, RECIPE),
         epochs_done=record.epochs(rows[-1]) if rows else 0,
         epochs=_get(recipe, "epochs", int, RECIPE),
-        best_top1=max(record.figures("val_top1")[1], default=None),
+        best_top1=record.best_top1(),
         last_loss=losses[-1] if losses else None,
         seconds=max(record.figures("seconds")[1], default=None),
         images_per_second=median(rates) if rates else None,

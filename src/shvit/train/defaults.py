@@ -8,6 +8,7 @@ from pathlib import Path
 
 from shvit.data.transforms import Augmentation
 from shvit.models import VARIANTS, read_checkpoint
+from shvit.models.training_metadata import stored_preprocessing
 from shvit.train.optimizer import scaled_lr
 from shvit.train.recipe import Optimizer, Recipe
 
@@ -50,8 +51,8 @@ def default_recipe(model: str, images: int, pretrained: str | None, quantization
             cutmix=1.0,
         )
     if pretrained != "hub" and Path(pretrained).is_file():
-        evaluated = read_checkpoint(pretrained).metadata.get("preprocessing", {})
-        size = max(evaluated.get("image_size", (size,)))
+        evaluated = stored_preprocessing(read_checkpoint(pretrained))
+        size = max(evaluated.image_size) if evaluated is not None else size
     if quantization_aware:
         return Recipe(
             model=model,

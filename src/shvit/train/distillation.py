@@ -5,8 +5,9 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,8 +25,13 @@ from shvit.data.transforms import Augmentation
 from shvit.errors import CheckpointError, DataError
 from shvit.models import VARIANTS, load_model
 from shvit.models.create import fetch_pretrained
+from shvit.models.integrity import check_archive
 from shvit.models.reparam import inference_form
+from shvit.models.training_metadata import stored_classes, stored_preprocessing
 from shvit.runtime.card import IMAGENET_MEAN, IMAGENET_STD, ClassInfo
+
+HALF = np.dtype("<f2")
+"""How logits and features are kept."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,8 @@ class LogitsCard:
     """Share of the crops that the teacher classifies as they are labelled, in [0, 1]."""
     broken: int = 0
     """Images that could not be read; they have no logits."""
+    digests: dict[str, str] = field(default_factory=dict)
+    """SHA-256 of each finished file of the folder, by its name; older folders have none."""
 
     def save(self, folder: Path) -> None:
         write_json(asdict(self), folder / "logits.json")
@@ -64,9 +72,26 @@ class LogitsCard:
         try:
             fields = json.loads(file.read_text())
             pairs = {name: tuple(fields[name]) for name in ("crop_scale", "crop_aspect") if name in fields}
-            return cls(**{**fields, **pairs})
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            card = cls(**{**fields, **pairs})
+            if not all(type(each) is int and each > 0 for each in (card.views, card.images, card.classes)):
+                raise ValueError("expected whole numbers of views, images and classes")
+            if not isinstance(card.digests, dict):
+                raise ValueError("expected digests by the files' names")
+            return card
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise DataError(f"{file}: not the card of precomputed logits: {error}") from None
+
+    def check_file(self, file: Path) -> None:
+        """Reads a file of the folder to its end.
+
+        Raises:
+            DataError: it cannot be read, or is not what was written.
+        """
+        try:
+            if file.name in self.digests and file_digest(file) != self.digests[file.name]:
+                raise DataError(f"{file}: damaged: it is not what was written (SHA-256)")
+        except OSError as error:
+            raise DataError(f"{file}: cannot be read: {error.strerror or error}") from None
 
     def differences(self, wanted: Mapping[str, Any]) -> list[str]:
         """Those of the fields that are ``wanted`` which have another value here, in words."""
@@ -101,6 +126,37 @@ def crops_card(images: ImageDataset, augmentation: Augmentation, seed: int) -> d
     }
 
 
+def file_digest(file: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with file.open("rb") as content:
+        while block := content.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def read_view(folder: Path, view: int, card: LogitsCard) -> np.ndarray:
+    """The logits of one view, mapped, after all of the file was compared with its digest.
+
+    Raises:
+        DataError: the file is missing, damaged, or of other images or classes.
+    """
+    file = view_file(folder, view)
+    again = "the same shvit distill precompute makes it again"
+    try:
+        card.check_file(file)
+        array = np.load(file, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        reason = error if isinstance(error, DataError) else f"{file}: cannot be read: {error}"
+        raise DataError(f"{reason}; {again}") from None
+    if (array.shape, array.dtype) != ((card.images, card.classes), HALF):
+        raise DataError(
+            f"{file}: expected {(card.images, card.classes)} logits in {HALF}, got {array.shape} in {array.dtype}; "
+            f"{again}"
+        )
+    return array
+
+
 def view_file(folder: Path, view: int) -> Path:
     """The logits of one view: ``float16 (images, classes)`` in NumPy's format; NaN for broken images."""
     return folder / f"view{view}.npy"
@@ -125,16 +181,7 @@ class PrecomputedTeacher:
         if different:
             raise DataError(f"{folder}: logits were made with {different[0]}")
         self.views = card.views
-        self._logits = []
-        for view in range(card.views):
-            file = view_file(folder, view)
-            try:
-                array = np.load(file, mmap_mode="r", allow_pickle=False)
-            except (OSError, ValueError) as error:
-                raise DataError(f"{file}: cannot be read: {error}") from None
-            if array.shape != (card.images, card.classes):
-                raise DataError(f"{file}: expected {(card.images, card.classes)} logits, got {array.shape}")
-            self._logits.append(array)
+        self._logits = [read_view(folder, view, card) for view in range(card.views)]
 
     def logits(self, indices: Tensor, epoch: int) -> Tensor:
         """What it said of the crops of that epoch: ``float32 (B, classes)`` on the CPU, for ``int64 (B,)``."""
@@ -249,14 +296,12 @@ def _open_shvit(file: Path, size: int | None) -> _Parts:
     assert isinstance(head, nn.Linear)
     network.reset_classifier(0)
     own_size = model.config.image_size
-    classes: Sequence[ClassInfo] | None = _imagenet_classes(model.num_classes)
-    try:
-        if "preprocessing" in checkpoint.metadata:
-            own_size = int(checkpoint.metadata["preprocessing"]["image_size"][0])
-        if "classes" in checkpoint.metadata:
-            classes = [ClassInfo(**each) for each in checkpoint.metadata["classes"]]
-    except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{file}: its metadata are not those of a training run: {error!r}") from None
+    preprocessing = stored_preprocessing(checkpoint)
+    if preprocessing is not None:
+        own_size = preprocessing.image_size[0]
+    classes = stored_classes(checkpoint) or _imagenet_classes(model.num_classes)
+    if classes is not None and len(classes) != model.num_classes:
+        raise CheckpointError(f"{file}: the network has {model.num_classes} classes, its metadata name {len(classes)}")
     return _Parts(network, head, classes, size or own_size, IMAGENET_MEAN, IMAGENET_STD, _digest(model))
 
 
@@ -295,6 +340,9 @@ def _load(network: Any, file: Path) -> None:
     if not file.is_file():
         raise CheckpointError(f"{file}: no such file; expected the teacher's weights")
     try:
+        if zipfile.is_zipfile(file):
+            with file.open("rb") as content:
+                check_archive(content)
         source = load_state_dict(str(file), weights_only=True)
     except Exception as error:  # of many kinds: what torch, safetensors and their readers make of arbitrary bytes
         reason = " ".join(str(error).split())[:200]

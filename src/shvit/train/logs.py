@@ -189,6 +189,7 @@ def describe_session(run: Run) -> dict[str, Any]:
         "outcome": None,
         "start": {"epoch": run.progress.epoch, "step": run.progress.step},
         "steps_per_epoch": run.steps_per_epoch,
+        "validation_images": len(run.val),
         "command": sys.argv,
         "git": git_revision(Path.cwd()),
         "seed": run.recipe.seed,

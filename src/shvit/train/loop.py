@@ -24,6 +24,7 @@ from shvit.data.transforms import STEP, TrainTransform, erase, sample_seed
 from shvit.errors import DataError, TrainingError
 from shvit.models import SHViT, create_model, save_checkpoint
 from shvit.models.shvit import DistilledLogits
+from shvit.records.best import is_better
 from shvit.train import checkpoint
 from shvit.train.distillation import (
     LiveTeacher,
@@ -33,6 +34,7 @@ from shvit.train.distillation import (
     teacher_targets,
 )
 from shvit.train.evaluation import Evaluation, evaluate
+from shvit.train.locking import only_run
 from shvit.train.mixing import mix
 from shvit.train.normalization import freeze_norms, synchronize_norms
 from shvit.train.optimizer import build_optimizer, build_schedule, clip_gradients
@@ -154,14 +156,15 @@ def fit(run: Run, on_step: OnStep = lambda *_: None) -> Progress:
             figures, and after each validation with its figures.
 
     Raises:
-        TrainingError: the loss is not finite, or another process of the run is gone; the message says where.
+        TrainingError: a loss is not finite, of training or of validation, another process of the run is gone, or
+            another run is writing into the folder; the message says where.
         CheckpointError: a checkpoint cannot be written.
         DataError: too many images cannot be read.
     """
     report = on_step if run.fabric.is_global_zero else lambda *_: None
     recipe = run.recipe
     try:
-        with dead_workers_named():
+        with only_run(run), dead_workers_named():
             while run.progress.epoch < recipe.epochs and not _stale(run):
                 _train_epoch(run, report)
                 _validate(run, report)
@@ -287,12 +290,11 @@ def _not_finite(run: Run, value: float, what: str) -> float:
         progress.skipped += 1
         run.optimizer.zero_grad()
         return value
-    saved = checkpoint.checkpoints(run.folder)
     raise TrainingError(
         f"the {what} is {value} at epoch {progress.epoch + 1}, step {progress.step + 1}, with the learning rate "
         f"{run.lr:.3g}; the last good checkpoint is "
-        f"{saved[-1] if saved else 'none yet'}; try a lower --lr, more optimizer.warmup_epochs, precision 32-true, or "
-        "non_finite skip"
+        f"{checkpoint.last_good(run.folder) or 'none yet'}; try a lower --lr, more optimizer.warmup_epochs, precision "
+        "32-true, or non_finite skip"
     )
 
 
@@ -300,11 +302,17 @@ def _validate(run: Run, report: OnStep) -> None:
     """Accuracy after an epoch; the weights and the checkpoint are written."""
     recipe, progress = run.recipe, run.progress
     result = evaluate(run.evaluated, run.val, run.preprocessing, recipe.batch_size, run.execution.workers, run.fabric)
+    if not math.isfinite(result.loss):  # also where steps are skipped: such weights do not mend themselves
+        raise TrainingError(
+            f"the validation loss is {result.loss} after epoch {progress.epoch + 1}, with the learning rate "
+            f"{run.lr:.3g}; the last good checkpoint is {checkpoint.last_good(run.folder) or 'none yet'}; try a lower "
+            "--lr, more optimizer.warmup_epochs or precision 32-true"
+        )
     progress.epoch += 1
     progress.step = 0
-    best = result.top1 > progress.best_top1
+    best = is_better(result.top1, result.loss, progress.best_top1, progress.best_loss, len(run.val))
     if best:
-        progress.best_top1, progress.best_epoch = result.top1, progress.epoch
+        progress.best_top1, progress.best_loss, progress.best_epoch = result.top1, result.loss, progress.epoch
     if run.fabric.is_global_zero:
         for name in ("best", "last") if best else ("last",):
             save_weights(run, run.folder / f"{name}.safetensors", result)

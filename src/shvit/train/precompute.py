@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +20,16 @@ from shvit.data.loader import BrokenImages, normalize, training_loader
 from shvit.data.sampler import EpochSampler, SampleKey
 from shvit.data.transforms import Augmentation, TrainTransform
 from shvit.errors import DataError, MissingDependencyError
-from shvit.train.distillation import LogitsCard, TeacherNetwork, crops_card, view_file
+from shvit.train.distillation import (
+    HALF,
+    LogitsCard,
+    TeacherNetwork,
+    crops_card,
+    file_digest,
+    read_view,
+    view_file,
+)
+from shvit.train.locking import only_writer
 from shvit.train.processes import check_device
 
 BACKENDS = ("eager", "openvino")
@@ -66,6 +76,7 @@ def precompute_logits(
     Raises:
         DataError: the folder belongs to other images, another teacher, other crops or another seed; or too many
             images are broken.
+        TrainingError: another process is writing into the folder.
     """
     execution = execution or TeacherExecution()
     belongs = {
@@ -82,48 +93,67 @@ def precompute_logits(
             raise DataError(
                 f"{folder}: holds logits made with {different[0]}; give another output folder, or delete it"
             )
-        if earlier.complete and (earlier.views, earlier.fit_head) == (views, fit_head):
+        if earlier.complete and (earlier.views, earlier.fit_head) == (views, fit_head) and _whole(folder, earlier):
             on_images(views * len(images))
             return earlier
+        card.digests.update(item for item in earlier.digests.items() if item[0].startswith("features"))
     elif any(folder.glob("features*")):
         raise DataError(f"{folder}: holds a teacher's features, but no logits.json says whose; delete it")
-    folder.mkdir(parents=True, exist_ok=True)
-    card.save(folder)
+    with only_writer(folder):
+        card.save(folder)
 
-    files = [_FeaturesFile(folder, view, (len(images), teacher.head.in_features)) for view in range(views)]
-    starts = [file.begun(execution.batch_size) for file in files]
-    done = sum(starts)
-    on_images(done)
-    broken = BrokenImages(execution.broken_share, len(images), images.name)
-    run = _compile(teacher, execution)
-    transform = TrainTransform(augmentation, teacher.size, seed, crops_only=True)
-    for view, (file, start) in enumerate(zip(files, starts, strict=True)):
-        sampler = _InOrder(
-            len(images), execution.batch_size, seed, view, start // execution.batch_size, drop_last=False
-        )
-        batches = training_loader(images, transform, sampler, execution.workers) if start < len(images) else ()
-        for batch in batches:
-            broken.add(batch)
-            rows = np.full((len(batch.indices) + len(batch.broken), file.shape[1]), np.nan, HALF)
-            if len(batch.indices):
-                rows[batch.indices.numpy() - start] = run(batch.images).numpy()
-            file.append(rows, start)
-            start += len(rows)
-            done += len(rows)
-            on_images(done)
-        file.finish()
-    features = [file.read() for file in files]
-    head = teacher.head.cpu()
-    if fit_head:
-        _fit_head(head, features, images.labels, seed)
-    right = [_write_logits(head, rows, images.labels, view_file(folder, view)) for view, rows in enumerate(features)]
-    known = [len(_known(rows)) for rows in features]
-    card = replace(card, complete=True, top1=sum(right) / max(sum(known), 1), broken=len(images) - min(known))
-    card.save(folder)
-    return card
+        files = [_FeaturesFile(folder, view, (len(images), teacher.head.in_features)) for view in range(views)]
+        for file in files:
+            file.drop_damaged(card)
+        starts = [file.begun(execution.batch_size) for file in files]
+        done = sum(starts)
+        on_images(done)
+        broken = BrokenImages(execution.broken_share, len(images), images.name)
+        run = _compile(teacher, execution)
+        transform = TrainTransform(augmentation, teacher.size, seed, crops_only=True)
+        for view, (file, start) in enumerate(zip(files, starts, strict=True)):
+            sampler = _InOrder(
+                len(images), execution.batch_size, seed, view, start // execution.batch_size, drop_last=False
+            )
+            batches = training_loader(images, transform, sampler, execution.workers) if start < len(images) else ()
+            for batch in batches:
+                broken.add(batch)
+                rows = np.full((len(batch.indices) + len(batch.broken), file.shape[1]), np.nan, HALF)
+                if len(batch.indices):
+                    rows[batch.indices.numpy() - start] = run(batch.images).numpy()
+                file.append(rows, start)
+                start += len(rows)
+                done += len(rows)
+                on_images(done)
+            file.finish()
+            if file.path.name not in card.digests:
+                card.digests[file.path.name] = file_digest(file.path)
+                card.save(folder)
+        features = [file.read() for file in files]
+        head = teacher.head.cpu()
+        if fit_head:
+            _fit_head(head, features, images.labels, seed)
+        right = [
+            _write_logits(head, rows, images.labels, view_file(folder, view)) for view, rows in enumerate(features)
+        ]
+        known = [len(_known(rows)) for rows in features]
+        written = (view_file(folder, view) for view in range(views))
+        digests = {**card.digests, **{file.name: file_digest(file) for file in written}}
+        card = replace(card, digests=dict(sorted(digests.items())))
+        card = replace(card, complete=True, top1=sum(right) / max(sum(known), 1), broken=len(images) - min(known))
+        card.save(folder)
+        return card
 
 
-HALF = np.dtype("<f2")
+def _whole(folder: Path, card: LogitsCard) -> bool:
+    """Whether all of a complete folder's logits are what was written."""
+    try:
+        for view in range(card.views):
+            read_view(folder, view, card)
+    except DataError as error:
+        warnings.warn(str(error), stacklevel=3)
+        return False
+    return True
 
 
 class _InOrder(EpochSampler):
@@ -143,6 +173,19 @@ class _FeaturesFile:
     def __init__(self, folder: Path, view: int, shape: tuple[int, int]) -> None:
         self.path, self.partial = folder / f"features{view}.npy", folder / f"features{view}.partial"
         self.shape, self.header = shape, _header(shape)
+
+    def drop_damaged(self, card: LogitsCard) -> None:
+        """Deletes a finished file that is not what was written, so that it is computed again."""
+        if not self.path.exists():
+            card.digests.pop(self.path.name, None)
+            return
+        try:
+            card.check_file(self.path)
+            self.read()
+        except DataError as error:
+            warnings.warn(f"{error}; the teacher computes it again", stacklevel=3)
+            self.path.unlink()
+            del card.digests[self.path.name]
 
     def begun(self, batch_size: int) -> int:
         """Rows that are there, in whole batches."""

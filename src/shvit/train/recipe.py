@@ -133,7 +133,8 @@ class Recipe:
     ema_warmup: bool = True
     """Start with a fast average that slows down to ema_decay, so that short runs profit too."""
     early_stopping: int = 0
-    """Stop after so many epochs in which the validation accuracy did not rise; 0 never stops early."""
+    """Stop after so many epochs without a better one on the validation set (see best.safetensors in
+    docs/training.md); 0 never stops early."""
     distillation: Distillation = field(default_factory=Distillation)
     quantization_aware: bool = False
     """Fine-tune the folded network with the rounding of an int8 export, for when that loses too much; the weights

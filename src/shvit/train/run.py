@@ -34,6 +34,8 @@ class Progress:
     step: int = 0
     """Optimizer steps taken in the epoch that is under way."""
     best_top1: float = 0.0
+    best_loss: float | None = None
+    """Validation loss of the best; ``None`` before there is one, and in checkpoints from before it was kept."""
     best_epoch: int = 0
     """Epochs that were finished when the best was reached."""
     skipped: int = 0
