@@ -201,12 +201,15 @@ async def open_loop(
 
 
 def raw_request(image: bytes, path: str) -> bytes:
-    header = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: {len(image)}\r\n\r\n"
-    return header.encode() + image
+    return _head(path, "image/jpeg", len(image)) + image
 
 
 def form_request(image: bytes, path: str) -> bytes:
     part = b'--%b\r\nContent-Disposition: form-data; name="images"; filename="a.jpg"\r\n' % BOUNDARY
     body = part + b"Content-Type: image/jpeg\r\n\r\n" + image + b"\r\n--%b--\r\n" % BOUNDARY
-    header = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary={BOUNDARY.decode()}\r\n"
-    return f"{header}Content-Length: {len(body)}\r\n\r\n".encode() + body
+    return _head(path, f"multipart/form-data; boundary={BOUNDARY.decode()}", len(body)) + body
+
+
+def _head(path: str, content_type: str, length: int) -> bytes:
+    first = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+    return f"{first}Content-Type: {content_type}\r\nContent-Length: {length}\r\n\r\n".encode()

@@ -164,6 +164,19 @@ def test_a_split_is_made_where_there_is_none(shvit, photos):
     assert "(no validation split: 10 % of each class held out (2 images), seed 4)" in output
 
 
+def test_files_that_are_not_read_are_a_problem(shvit, photos):
+    for i in range(12):
+        (photos / "train" / "cat" / f"{i}.CR2").write_bytes(b"a camera's own format")
+    (photos / "val" / "dog" / "notes.txt").write_text("told, but no problem")
+    status, output, _ = shvit(photos, "--workers", 1)
+    assert status == 1 and "no problems found" not in output
+    assert "files not read: 13\n  12 .cr2 not read (convert to JPEG or PNG)\n  1 .txt not read\n" in output
+    status, output, _ = shvit(photos, "--format", "json", "--workers", 1)
+    report = report_of(output)
+    assert report["left_out"] == {".cr2": 12, ".txt": 1}
+    assert report["problems"] == ["12 files among the images are not read"]
+
+
 def test_wrong_usage(shvit, photos, capsys):
     (photos / "val" / "dog").rename(photos / "val" / "dogs")
     status, output, errors = shvit(photos)

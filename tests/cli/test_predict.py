@@ -252,3 +252,25 @@ def test_fast_decoding_gives_the_same_labels(pictures, colour_model):
     )
     assert (fast.returncode, fast.stderr) == (0, "")
     assert fast.stdout == exact.stdout
+
+
+@pytest.mark.timeout(60)
+def test_a_folder_with_pipes_endless_devices_and_postscript_is_done_at_once(pictures, colour_model, capsys):
+    os.mkfifo(pictures / "b.jpg")
+    (pictures / "c.jpg").symlink_to("/dev/zero")
+    with (pictures / "d.jpg").open("wb") as file:
+        file.truncate(6 * 2**30)
+    (pictures / "e.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n{ } loop\n")
+    (pictures / "clip.mov").touch()
+    for fast in ((), ("--fast-decode",)):
+        arguments = ["predict", str(pictures), "--model", str(colour_model), "--format", "jsonl", "--top-k", "1", *fast]
+        assert main(arguments) == 1
+        output, complaints = capsys.readouterr()
+        outcomes = {Path(line["source"]).name: line.get("error", "") for line in map(json.loads, output.splitlines())}
+        assert outcomes["b.jpg"].startswith("is a pipe (FIFO); expected a regular file")
+        assert outcomes["c.jpg"] == "is a device; expected a regular file"
+        assert outcomes["d.jpg"] == "6,442,450,944 bytes, at most 268,435,456 are accepted"
+        assert outcomes["e.jpg"] == "not an image, or of a format that is not known"
+        assert outcomes["blue.jpg"] == outcomes["red.png"] == ""
+        assert complaints.startswith(f"note: {pictures}: not read: 1 .mov (")
+        assert complaints.endswith("\n4 of 7 inputs failed\n")

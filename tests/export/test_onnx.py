@@ -128,7 +128,7 @@ def test_int8_needs_calibration_and_measures_what_it_wrote(tmp_path, capsys):
                 )
     torch.manual_seed(0)
     save_checkpoint(SHViT(replace(CONFIG, num_classes=2)), tmp_path / "s1.safetensors")
-    (tmp_path / "names.txt").write_text("blue\nred\n")
+    (tmp_path / "names.txt").write_text("\ufeffblue\nred\n", encoding="utf-8")
     output = tmp_path / "s1.onnx"
     arguments = ["export", "--model", str(tmp_path / "s1.safetensors"), "--output", str(output), "--image-size", "64"]
     arguments += ["--classes", str(tmp_path / "names.txt"), "--precision", "int8"]

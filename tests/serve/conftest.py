@@ -55,9 +55,18 @@ class RunningServer:
 
 
 @contextmanager
-def running(*arguments: object, environment: dict[str, str] | None = None) -> Iterator[RunningServer]:
-    """``shvit serve`` with these arguments on a free port, ended when the block is left."""
-    command = [sys.executable, "-m", "shvit", "serve", "--port", "0", *map(str, arguments)]
+def running(*arguments: object, environment: dict[str, str] | None = None, before: str = "") -> Iterator[RunningServer]:
+    """``shvit serve`` with these arguments on a free port, ended when the block is left.
+
+    Args:
+        before: Python that its process runs first.
+    """
+    program = (
+        ["-c", f"{before}\nimport sys\nfrom shvit.cli.main import main\nsys.exit(main())"]
+        if before
+        else ["-m", "shvit"]
+    )
+    command = [sys.executable, *program, "serve", "--port", "0", *map(str, arguments)]
     began = time.monotonic()
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(
@@ -93,6 +102,14 @@ def encoded(colour: tuple[int, int, int], form: str = "PNG", size: tuple[int, in
     buffer = io.BytesIO()
     Image.new("RGB", size, colour).save(buffer, form)
     return buffer.getvalue()
+
+
+def head(length: int) -> bytes:
+    """What comes before a picture of this many bytes."""
+    return (
+        b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: %d\r\n\r\n"
+        % length
+    )
 
 
 RED, GREEN, BLUE = ((200, 0, 0), (0, 200, 0), (0, 0, 200))

@@ -154,9 +154,9 @@ def test_many_requests_made_from_the_schema(fuzzed, tmp_path):
 
 def test_bytes_that_are_not_http(fuzzed):
     rng = random.Random(2)
-    good = b"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 4\r\n\r\nabcd"
+    good = b"POST /v1/predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: image/png\r\nContent-Length: 4\r\n\r\nabcd"
     good_form = (
-        b"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+        b"POST /v1/predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: multipart/form-data; boundary=b\r\n"
         b'Content-Length: 76\r\n\r\n--b\r\nContent-Disposition: form-data; name="i"; filename="a"'
         b"\r\n\r\nabcd\r\n--b--\r\n"
     )

@@ -22,7 +22,7 @@ from PIL import Image
 import shvit
 
 from ..conftest import COLOURS, PATIENCE, SAMPLES, colour_card, write_colour_model
-from .conftest import BLUE, GREEN, RED, TOKEN, RunningServer, encoded, running
+from .conftest import BLUE, GREEN, RED, TOKEN, RunningServer, encoded, head, running
 
 
 def predict(server: RunningServer, image: bytes, **params: object) -> httpx2.Response:
@@ -150,9 +150,7 @@ def test_large_bodies_are_refused_with_and_without_a_length(server):
 
 def test_a_length_alone_is_enough_to_be_refused(server):
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
-        client.sendall(
-            b"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 99999999\r\n\r\n"
-        )
+        client.sendall(head(99999999))
         assert client.recv(100).startswith(b"HTTP/1.1 413")
 
 
@@ -166,9 +164,7 @@ def test_more_images_than_the_queue_holds(server):
 def test_slow_uploads_time_out(server):
     before = server.metric("shvit_rejections_total", reason="too_slow")
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
-        client.sendall(
-            b"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 1000\r\n\r\n"
-        )
+        client.sendall(head(1000))
         began = time.monotonic()
         for _ in range(4):
             client.sendall(b"x")
@@ -185,9 +181,7 @@ def test_a_full_queue_answers_at_once(server, slow_image):
         server.wait_for_metric("shvit_queue_images", 3)
         # The body is announced and never sent: the answer does not wait for it.
         with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
-            client.sendall(
-                b"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 1000\r\n\r\n"
-            )
+            client.sendall(head(1000))
             answer = client.recv(1000)
         assert answer.startswith(b"HTTP/1.1 503")
         assert b"retry-after: 1" in answer.lower()
@@ -213,10 +207,7 @@ def test_a_client_that_goes_away_is_not_worked_for(server, slow_image):
         first = pool.submit(predict, server, slow_image)
         server.wait_for_metric("shvit_queue_images", 1)
         with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
-            head = (
-                f"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {len(slow_image)}"
-            )
-            client.sendall(head.encode() + b"\r\n\r\n" + slow_image)
+            client.sendall(head(len(slow_image)) + slow_image)
             server.wait_for_metric("shvit_queue_images", 2)
         server.wait_for_metric("shvit_images_total", dropped + 1, model="colours", outcome="dropped")
         assert first.result().status_code == 200
@@ -420,9 +411,7 @@ def test_images_of_gone_clients_do_not_stay_in_memory(server):
     """Thirty clients that send half of a body and leave."""
     for _ in range(30):
         with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
-            client.sendall(
-                b"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 400000\r\n\r\n"
-            )
+            client.sendall(head(400000))
             client.sendall(bytes(200_000))
     threads = [threading.Thread(target=predict, args=(server, encoded(RED))) for _ in range(3)]
     for thread in threads:

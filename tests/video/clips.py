@@ -50,6 +50,10 @@ def write_clip(
     matrix: tuple[int, ...] | None = None,
     format: str | None = None,
     options: dict[str, str] | None = None,
+    aspect: Fraction | None = None,
+    colourspace: int = 2,
+    stored: int | None = None,
+    full_range: bool = False,
 ) -> Path:
     """Writes pictures ``uint8 (H, W, 3)`` as a video.
 
@@ -57,6 +61,10 @@ def write_clip(
         times: of each picture, in seconds, instead of a steady rate.
         group: frames from one key frame to the next.
         matrix: the display matrix.
+        aspect: a pixel's width divided by its height.
+        colourspace: what the file says of its YCbCr, as H.273 numbers it; 2 is nothing.
+        stored: what it is, as libswscale numbers it; what it says, or BT.601, when not given.
+        full_range: of its YCbCr, which is then also said.
     """
     with av.open(str(path), "w", format=format) as container:
         stream = None
@@ -68,9 +76,19 @@ def write_clip(
                 stream.gop_size = group
                 base = Fraction(1, fps) if times is None else TIME_BASE
                 stream.time_base = stream.codec_context.time_base = base
+                stream.codec_context.colorspace = colourspace
+                stream.codec_context.color_range = 2 if full_range else 1
+                if aspect is not None:
+                    stream.codec_context.sample_aspect_ratio = aspect
                 if matrix is not None:
                     stream.set_display_matrix(matrix)
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            if pixel_format.startswith("yuv"):
+                frame = frame.reformat(
+                    format=pixel_format,
+                    dst_colorspace=stored or {2: 5, 6: 5}.get(colourspace, colourspace),
+                    dst_color_range=2 if full_range else 1,
+                )
             frame.pts, frame.time_base = number if times is None else round(times[number] / TIME_BASE), base
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))

@@ -14,6 +14,9 @@ import pytest
 
 pytest.importorskip("av", reason="needs shvit[video]")
 
+from shvit.errors import VideoError
+from shvit.video.output import FrameRows, Journal
+
 from ..conftest import PATIENCE
 from .clips import coloured, write_clip
 from .test_command import lines, shvit_video
@@ -98,6 +101,72 @@ def test_a_killed_run_goes_on_where_it_stood(videos, colour_model, tmp_path, mon
         assert Path("page.html").read_text() == expected_page
     left = {each.name for each in tmp_path.iterdir()} - {"page.html"}
     assert left == {whole.name, parts.name}
+
+
+def note(beside: Path, rounds: list[list[dict]], resume: bool) -> list[dict]:
+    """A run that notes so many videos, each list at one time, then one more that it is killed before noting."""
+    journal = Journal(beside, {"model": "a"}, resume)
+    earlier = journal.earlier["finished"] if journal.earlier else []
+    for summaries in rounds:
+        for each in summaries:
+            journal.finished(each)
+        journal.write(len(summaries), None)
+    journal.finished({"source": "not noted", "text": "x" * 20_000})  # more than Python holds back
+    journal.close()
+    return earlier
+
+
+def test_a_journal_that_is_cut_three_times_holds_what_was_noted_and_nothing_else(tmp_path):
+    beside = tmp_path / "frames.jsonl"
+    first, second, third = {"source": "1"}, {"source": "2"}, {"source": "3"}
+    assert note(beside, [[first]], resume=False) == []
+    assert note(beside, [[], [second]], resume=True) == [first]  # the first note before anything new is finished
+    assert note(beside, [[]], resume=True) == [first, second]
+    assert note(beside, [[], [third]], resume=True) == [first, second]
+    assert note(beside, [], resume=True) == [first, second, third]
+    state = json.loads((tmp_path / "frames.jsonl.journal").read_text())
+    kept = (tmp_path / "frames.jsonl.finished").read_bytes()
+    assert kept[: state["finished_bytes"]] == b'{"source": "1"}\n{"source": "2"}\n{"source": "3"}\n'
+    assert b"\0" not in kept
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"finished_bytes": 10**6},
+        {"finished_bytes": -1},
+        {"finished_bytes": "1"},
+        {"rows": None},
+        {"rows": -1},
+    ],
+)
+def test_a_journal_that_cannot_be_is_refused_by_name(tmp_path, damage):
+    beside = tmp_path / "frames.jsonl"
+    note(beside, [[{"source": "1"}]], resume=False)
+    path = tmp_path / "frames.jsonl.journal"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **damage}))
+    with pytest.raises(VideoError, match=r"frames\.jsonl\.journal: cannot be read .*begin anew without --resume"):
+        Journal(beside, {"model": "a"}, resume=True)
+
+
+def test_rows_of_an_earlier_run_that_are_gone_are_told(tmp_path):
+    with pytest.raises(VideoError, match=r"frames\.jsonl\.partial: the earlier run's rows are not there any more"):
+        FrameRows(tmp_path / "frames.jsonl", keep=10)
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_three_times_goes_on_each_time(videos, colour_model, tmp_path):
+    parts = tmp_path / "parts.jsonl"
+    journal = tmp_path / "parts.jsonl.journal"
+    run = command([videos[0], videos[1]], colour_model, parts)
+    for more in ((), ("--resume",), ("--resume",)):
+        kill_when([*run, *more], journal, 4)
+        state = json.loads(journal.read_text())
+        assert state["finished_bytes"] <= (tmp_path / "parts.jsonl.finished").stat().st_size
+    done = subprocess.run([*run, "--resume"], capture_output=True, text=True, timeout=PATIENCE)
+    assert (done.returncode, done.stderr) == (0, "")
+    seen = [(Path(each["source"]).name, each["index"]) for each in lines(parts.read_text())]
+    assert seen == [("short.mp4", i) for i in range(50)] + [("long.mp4", i) for i in range(600)]
 
 
 @pytest.mark.slow

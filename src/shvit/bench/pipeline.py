@@ -14,6 +14,7 @@ from PIL import Image
 from shvit.bench.summary import ratios, summary
 from shvit.errors import ImageError
 from shvit.runtime.classifier import Classifier
+from shvit.runtime.encoded import open_image, read_encoded
 from shvit.runtime.models import verification_images
 from shvit.runtime.preprocess import decode, preprocess
 
@@ -121,8 +122,8 @@ def timm_pipeline(network: nn.Module, image_size: tuple[int, int], threads: int 
 
     def load(path: Path) -> torch.Tensor | None:
         try:
-            return transform(Image.open(path).convert("RGB"))
-        except OSError:
+            return transform(open_image(path.read_bytes(), str(path)).convert("RGB"))
+        except (ImageError, OSError):
             return None
 
     @torch.inference_mode()
@@ -148,7 +149,7 @@ def _phases(classifier: Classifier, paths: Sequence[Path]) -> dict[str, float]:
         for path in paths[start : start + BATCH]:
             marks = [time.perf_counter()]
             try:
-                encoded = path.read_bytes()
+                encoded = read_encoded(path, str(path))
                 marks.append(time.perf_counter())
                 image = decode(encoded)
                 marks.append(time.perf_counter())

@@ -6,8 +6,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
+
+from shvit.display import printable, terminal
 
 WIDE = 240
 """Columns of a file or a pipe."""
@@ -21,14 +22,14 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int 
     for row in rows:
         table.add_row(*row)
     wide = None if sys.stdout.isatty() else WIDE
-    Console(highlight=False, markup=False, width=wide).print(table)
+    terminal(width=wide).print(table)
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
     """The same in Markdown."""
     rule = ["---" if place < left else "---:" for place in range(len(header))]
     return "\n".join(
-        "| " + " | ".join(each.replace("|", "\\|") for each in row) + " |" for row in (header, rule, *rows)
+        "| " + " | ".join(printable(each).replace("|", "\\|") for each in row) + " |" for row in (header, rule, *rows)
     )
 
 

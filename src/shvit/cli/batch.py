@@ -9,6 +9,7 @@ from contextlib import ExitStack, redirect_stdout
 
 from shvit.cli.predict import positive
 from shvit.cli.progress import progress
+from shvit.display import say
 from shvit.errors import MissingDependencyError
 from shvit.runtime.engines import BATCH_SIZE, ENGINES
 from shvit.runtime.models import DEFAULT_MODEL
@@ -98,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
 
         def begin(total: int | None, finished: int) -> None:
             if finished:
-                print(f"{finished:,} inputs are done already", file=sys.stderr)
+                say(f"{finished:,} inputs are done already", sys.stderr)
             bars.append(stack.enter_context(progress("classifying", total, finished)))
 
         done = run_batch(
@@ -111,7 +112,7 @@ def run(args: argparse.Namespace) -> int:
             lambda count: bars[0](count),
         )
     speed = f", {done.inputs_now:,} of them now at {done.images_per_second:,.0f} a second" if done.inputs_now else ""
-    print(f"{args.output}: {done.inputs:,} inputs, {done.failed:,} failed{speed}")
+    say(f"{args.output}: {done.inputs:,} inputs, {done.failed:,} failed{speed}")
     if done.workers_lost:
-        print(f"{done.workers_lost} workers died and were replaced", file=sys.stderr)
+        say(f"{done.workers_lost} workers died and were replaced", sys.stderr)
     return 1 if done.failed else 0

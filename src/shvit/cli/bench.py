@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from shvit.atomic import check_outputs
 from shvit.cli.predict import positive
 from shvit.cli.progress import progress
+from shvit.display import json_text, say
 from shvit.runtime.engines.auto import CANDIDATES
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def seconds(text: str) -> float:
 
 
 def _note(text: str) -> None:
-    print(f"note: {text}", file=sys.stderr)
+    say(f"note: {text}", sys.stderr)
 
 
 def _add_timing(parser: argparse.ArgumentParser, duration: float, rounds: int = 5) -> None:
@@ -121,11 +122,12 @@ def _print_rows(args: argparse.Namespace, contents: dict[str, Any], header: list
 
     left = sum(each in ("model", "engine", "precision", "study", "choice", "layer", "operation") for each in header)
     if args.format == "json":
-        print(json.dumps(contents, indent=2, ensure_ascii=False))
+        print(json_text(contents, indent=2))
     elif args.format == "markdown":
-        print(f"{machine_line(contents['machine'])}\n\n{markdown_table(header, rows, left)}")
+        for line in (machine_line(contents["machine"]), "", *markdown_table(header, rows, left).splitlines()):
+            say(line)
     else:
-        print(machine_line(contents["machine"]))
+        say(machine_line(contents["machine"]))
         print_table(header, rows, left)
 
 
@@ -198,9 +200,9 @@ def _report_failures(results: list[dict[str, Any]]) -> int:
     """One line for each reason; the exit status."""
     failed = [each for each in results if each["error"] is not None]
     for reason in dict.fromkeys(each["error"] for each in failed):
-        print(f"failed: {reason}", file=sys.stderr)
+        say(f"failed: {reason}", sys.stderr)
     if failed:
-        print(f"{len(failed)} of {len(results)} configurations failed", file=sys.stderr)
+        say(f"{len(failed)} of {len(results)} configurations failed", sys.stderr)
     return 1 if failed else 0
 
 
@@ -256,7 +258,7 @@ def _compare(args: argparse.Namespace) -> int:
     from shvit.bench.peers import PEERS
 
     peers = list(PEERS) if args.peers is None else args.peers
-    _make_folder(args.output)
+    _make_folder(args.output, ("compare.json", "compare.md", "compare.png"), ())
     files = (len(args.model) + len(peers)) * len(args.precision)
     with _exporting_then_timing(files, len(args.engine), args.rounds) as (folder, advance):
         comparison = compare(
@@ -282,7 +284,7 @@ def _compare(args: argparse.Namespace) -> int:
         write_json(contents, args.output / "compare.json")
         write_text(comparison.markdown(), args.output / "compare.md")
         write_bytes(accuracy_chart(comparison.contenders(), title), args.output / "compare.png")
-        print(f"written: {args.output}/compare.json, compare.md, compare.png", file=sys.stderr)
+        say(f"written: {args.output}/compare.json, compare.md, compare.png", sys.stderr)
     _print_rows(args, contents, *comparison.rows())
     return _report_failures(contents["results"])
 
@@ -297,10 +299,11 @@ def _exporting_then_timing(files: int, engines: int, rounds: int) -> Iterator[tu
         yield Path(folder), advance
 
 
-def _make_folder(path: Path | None) -> None:
-    """Before work that takes long, not after it."""
+def _make_folder(path: Path | None, names: Iterable[str], inputs: Iterable[str]) -> None:
+    """Before work that takes long, not after it; no file that is written may be one that is read."""
     if path is None:
         return
+    check_outputs([("--output", path / name) for name in dict.fromkeys(names)], inputs)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -406,7 +409,7 @@ def _pipeline(args: argparse.Namespace) -> int:
     _print_rows(args, contents, header, rows)
     failed = reports[0].failed
     if failed:
-        print(f"{failed} of {len(paths)} files cannot be read", file=sys.stderr)
+        say(f"{failed} of {len(paths)} files cannot be read", sys.stderr)
     return 1 if failed else 0
 
 
@@ -460,7 +463,8 @@ def _cost(args: argparse.Namespace) -> int:
 
     if args.no_peaks and (args.output is not None or args.engine):
         raise ValueError("--no-peaks: --output and --engine need them")
-    _make_folder(args.output)
+    names = ["cost.json", *(f"cost_{Path(each).stem}.png" for each in args.model)]
+    _make_folder(args.output, names, args.model)
     networks = [open_network(model, args.image_size) for model in args.model]
     costs = {each.model: count_cost(deployed(each), each.image_size) for each in networks}
     peaks, reached = None, []
@@ -471,7 +475,7 @@ def _cost(args: argparse.Namespace) -> int:
         if args.engine:
             reached = _reached(args, networks, costs, peaks)
         if args.format != "json":
-            print(
+            say(
                 f"peak of {peaks.threads} thread{'s' * (peaks.threads > 1)}: {peaks.fp32_gflops:,.0f} G operations/s "
                 f"in float32 ({peaks.fp32_by}), {peaks.int8_gops:,.0f} in int8 ({peaks.int8_by}), "
                 f"{peaks.copy_gb_per_second:.1f} GB/s copied"
@@ -525,7 +529,7 @@ def _cost(args: argparse.Namespace) -> int:
     if args.format != "json":
         for share in (each for each in reached if each.share_of_peak is not None):
             found = share.to_dict()
-            print(
+            say(
                 f"{found['model']}, {found['precision']}, {found['engine']}, batches of {found['batch_size']}: "
                 f"{figure(found['images_per_second'])} images/s, {found['share_of_peak']:.0%} of the peak"
             )
@@ -589,7 +593,7 @@ def _studies(args: argparse.Namespace) -> int:
 
     if args.model not in VARIANTS:
         raise ValueError(f"--model {args.model}: expected one of {', '.join(VARIANTS)}")
-    _make_folder(args.output)
+    _make_folder(args.output, ("studies.json", "studies.png"), ())
     base = VARIANTS[args.model]
     choices = [choice for study in args.study for choice in STUDIES[study](base)]
     described = machine()

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
-from shvit.atomic import write_json
+from shvit.atomic import check_outputs, write_json
 from shvit.cli.predict import positive
 from shvit.cli.progress import progress
+from shvit.display import json_text, terminal
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from shvit.data.check import DataReport, Place
 
 EPILOG = """\
@@ -36,16 +37,22 @@ a CSV file with the columns path and label, or a folder with train.csv and val.c
 split, the one that training would make with this seed is checked.
 
 Every image is decoded. Reported are counts, sizes, formats and class balance; images that are broken or next to
-empty; and pictures that are there more than once, pixel for pixel: within a split, in both (so that the accuracy
-measured is too high), or with different labels.
+empty; pictures that are there more than once, pixel for pixel: within a split, in both (so that the accuracy
+measured is too high), or with different labels; and files among the images that are not read, by suffix.
 
 examples:
   shvit data check photos/
   shvit data check photos/ --output report/ --workers 8
   shvit data check labels.csv --format json | jq .problems
 
-exit status: 0 clean, 1 images are broken, leaked into validation, or labelled in two ways, 2 wrong usage
+exit status: 0 clean, 1 images are broken, not read, leaked into validation or labelled in two ways, 2 wrong usage
 """
+
+IMAGE_KEY_HELP = "of tar shards with several images under one key, the one that is meant, such as jpg or left.jpg"
+"""Of the option that all commands have which read datasets."""
+
+REPORT = ("report.json", "report.png")
+"""What is written to a folder."""
 
 LISTED = 10
 """How many of a list's entries the terminal shows; the JSON has all."""
@@ -65,6 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     check.add_argument("path", metavar="PATH", help="dataset: a folder, a file, a pattern, a URL or hf://NAME")
     check.add_argument("--output", type=Path, metavar="DIR", help="write report.json and report.png here")
+    check.add_argument("--image-key", metavar="EXTENSION", help=IMAGE_KEY_HELP)
     check.add_argument("--seed", type=int, default=0, metavar="N", help="of the split to be made, if any (default: 0)")
     check.add_argument("--format", choices=("text", "json"), default="text", help="default: text")
     check.add_argument(
@@ -76,11 +84,14 @@ def run(args: argparse.Namespace) -> int:
     from shvit.data.check import check_datasets
     from shvit.data.datasets import open_datasets
 
-    train, val, note = open_datasets(args.path, args.seed)
+    train, val, note = open_datasets(args.path, args.seed, image_key=args.image_key)
     splits = {"train": train, "val": val}
     if args.output is not None:
         from shvit.data.check_picture import draw_report
 
+        sources = (each.source(index) for each in splits.values() for index in range(len(each)))
+        files = [("--output", args.output / name) for name in REPORT]
+        check_outputs(files, chain([args.path], sources))
         args.output.mkdir(parents=True, exist_ok=True)
     with progress("decoding", len(train) + len(val)) as advance:
         report = check_datasets(splits, args.workers, advance)
@@ -89,16 +100,16 @@ def run(args: argparse.Namespace) -> int:
         write_json(contents, args.output / "report.json")
         draw_report(report, splits, Path(args.path).name or args.path, args.output / "report.png")
     if args.format == "json":
-        print(json.dumps(contents, indent=2, ensure_ascii=False))
+        print(json_text(contents, indent=2))
     else:
         _print_report(report, args.path, note, args.output)
     return 1 if report.problems else 0
 
 
 def _print_report(report: DataReport, path: str, note: str | None, output: Path | None) -> None:
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console = terminal(soft_wrap=True)
     counts = " and ".join(f"{len(summary.widths):,} {split}" for split, summary in report.splits.items())
-    console.print(Text(f"{path}: {counts} images of {len(report.classes):,} classes", style="bold"))
+    console.print(f"{path}: {counts} images of {len(report.classes):,} classes", style="bold")
     if note:
         console.print(f"({note})")
     table = Table(box=None, pad_edge=False)
@@ -115,7 +126,7 @@ def _print_report(report: DataReport, path: str, note: str | None, output: Path 
         )
     console.print()
     console.print(table)
-    console.print(Text("width, height, images per class: min / median / max", style="dim"))
+    console.print("width, height, images per class: min / median / max", style="dim")
     console.print()
     for title, kinds in zip(("formats", "modes"), report.kinds(), strict=True):
         console.print(f"{title:<8} {', '.join(f'{kind} {count:,}' for kind, count in kinds.items())}")
@@ -123,7 +134,8 @@ def _print_report(report: DataReport, path: str, note: str | None, output: Path 
     _print_classes(report, console)
     _print_findings(report, console)
     if output is not None:
-        console.print(f"\nreport and picture: {output / 'report.json'}, {output / 'report.png'}")
+        console.print()
+        console.print(f"report and picture: {output / 'report.json'}, {output / 'report.png'}")
 
 
 def _range(values: np.ndarray) -> str:
@@ -137,7 +149,8 @@ def _print_sizes(report: DataReport, console: Console) -> None:
     counts, edges = report.size_histogram()
     if len(counts) < 2:
         return
-    console.print("\nshorter side, pixels")
+    console.print()
+    console.print("shorter side, pixels")
     for count, low, high in zip(counts, edges[:-1], edges[1:], strict=True):
         bar = "█" * round(30 * count / counts.max())
         console.print(f"  {low:>6.0f} to {high - 1:<6.0f} {bar:<30} {count:,}")
@@ -156,6 +169,8 @@ def _print_classes(report: DataReport, console: Console) -> None:
 
 
 def _print_findings(report: DataReport, console: Console) -> None:
+    from shvit.data.unread import unread_lines
+
     leaked: list[str] = []
     conflicting: list[str] = []
     repeated: list[str] = []
@@ -169,15 +184,22 @@ def _print_findings(report: DataReport, console: Console) -> None:
         ("in one split more than once, with the same label", "yellow", repeated),
         ("with next to nothing on them", "yellow", [_describe(place) for place in report.near_constant]),
     )
+    if report.left_out:
+        console.print()
+        console.print(f"files not read: {sum(report.left_out.values()):,}", style="yellow")
+        for line in unread_lines(report.left_out):
+            console.print(f"  {line}")
     for title, style, lines in findings:
         if lines:
-            console.print(Text(f"\nimages {title}: {len(lines):,}", style=style))
+            console.print()
+            console.print(f"images {title}: {len(lines):,}", style=style)
         for line in lines[:LISTED]:
             console.print(f"  {line}")
         if len(lines) > LISTED:
             console.print(f"  ... and {len(lines) - LISTED:,} more; --output and --format json list all")
     if not report.problems:
-        console.print(Text("\nno problems found", style="green"))
+        console.print()
+        console.print("no problems found", style="green")
 
 
 def _describe(place: Place) -> str:

@@ -10,7 +10,10 @@ from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
+from shvit.atomic import check_outputs
+from shvit.cli.data import IMAGE_KEY_HELP
 from shvit.cli.predict import positive
+from shvit.display import say, terminal
 
 EPILOG = """\
 examples:
@@ -43,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add = precompute.add_argument
     add("data", metavar="DATA", help="dataset; the training split is used")
+    add("--image-key", metavar="EXTENSION", help=IMAGE_KEY_HELP)
     add("--teacher", required=True, metavar="NAME", help="a timm model, shvit_s1 to _s4, or a SHViT checkpoint's file")
     add("--teacher-weights", type=Path, metavar="FILE", help="a timm model's state dict (default: timm's own)")
     add("--teacher-size", type=positive, metavar="N", help="side of its images (default: its own)")
@@ -66,11 +70,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from shvit.data import Augmentation, open_dataset
-    from shvit.train.distillation import load_teacher
+    from shvit.data.classes import check_class_count
+    from shvit.train.distillation import load_teacher, view_file
     from shvit.train.precompute import TeacherExecution, precompute_logits
 
+    files = [args.output / "logits.json", *(view_file(args.output, view) for view in range(args.views))]
+    check_outputs(
+        [("--output", each) for each in files],
+        [each for each in (args.data, args.teacher, args.teacher_weights) if each],
+    )
     augmentation = Augmentation(crop_scale=tuple(args.crop_scale))
-    images = open_dataset(args.data, "train")
+    images = open_dataset(args.data, "train", args.image_key)
+    check_class_count(images.classes, images.name)
     teacher = load_teacher(args.teacher, args.teacher_weights, images.classes, args.teacher_size)
     with _reported(args.views * len(images), args.report_every) as report:
         card = precompute_logits(
@@ -86,13 +97,14 @@ def run(args: argparse.Namespace) -> int:
         )
     fitted = ", its last layer fitted to them" if card.fit_head else ""
     crops = "1 crop of each" if card.views == 1 else f"{card.views} crops of each"
-    print(f"{args.output}: logits of {card.teacher} on {crops} of {card.images:,} images{fitted}")
+    say(f"{args.output}: logits of {card.teacher} on {crops} of {card.images:,} images{fitted}")
     if card.top1 is not None:
-        print(f"the teacher is right on {card.top1:.2%} of the crops")
+        say(f"the teacher is right on {card.top1:.2%} of the crops")
     if card.broken:
-        print(f"{card.broken} images are broken and have no logits")
+        say(f"{card.broken} images are broken and have no logits")
     scale = "" if augmentation == Augmentation() else f" --augmentation.crop_scale '{list(augmentation.crop_scale)}'"
-    print(f"next: shvit train {args.data} --distillation.logits {args.output} --seed {card.seed}{scale}")
+    image_key = "" if args.image_key is None else f" --image-key {args.image_key}"
+    say(f"next: shvit train {args.data}{image_key} --distillation.logits {args.output} --seed {card.seed}{scale}")
     return 0
 
 
@@ -105,13 +117,12 @@ def _reported(total: int, every: float) -> Iterator[Callable[[int], None]]:
     if not sys.stderr.isatty():
         yield _lines(total, every)
         return
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from shvit.train.logs import RateColumn
 
     columns = (TextColumn("teacher"), BarColumn(), MofNCompleteColumn(), RateColumn("images/s"), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), speed_estimate_period=120) as bar:
+    with Progress(*columns, console=terminal(stderr=True), speed_estimate_period=120) as bar:
 
         def show(done: int) -> None:
             if not bar.tasks:
@@ -125,17 +136,17 @@ def _lines(total: int, every: float) -> Callable[[int], None]:
     first: int | None = None
     started = said = time.monotonic()
 
-    def say(done: int) -> None:
+    def show(done: int) -> None:
         nonlocal first, started, said
         now = time.monotonic()
         if first is None:
             first, started, said = done, now, now
             if done:
-                print(f"going on: {done:,} of {total:,} images are done", file=sys.stderr, flush=True)
+                say(f"going on: {done:,} of {total:,} images are done", sys.stderr)
         elif now - said >= every or done == total:
             rate = (done - first) / max(now - started, 1e-9)
             left = timedelta(seconds=round((total - done) / max(rate, 1e-9)))
-            print(f"{done:,} of {total:,} images, {rate:,.0f} images/s, {left} left", file=sys.stderr, flush=True)
+            say(f"{done:,} of {total:,} images, {rate:,.0f} images/s, {left} left", sys.stderr)
             said = now
 
-    return say
+    return show

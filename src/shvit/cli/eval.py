@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shvit.cli.predict import positive
+from shvit.atomic import check_outputs
+from shvit.cli.data import IMAGE_KEY_HELP
+from shvit.cli.predict import add_csv_safe, positive
 from shvit.cli.progress import progress
+from shvit.display import json_text, say
 from shvit.runtime.engines import ENGINES
 
 if TYPE_CHECKING:
@@ -37,6 +40,7 @@ BROKEN_SHOWN = 20
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, metavar="NAME|FILE", help="shipped model, model file or checkpoint")
     parser.add_argument("--data", required=True, metavar="DATA", help="dataset folder or file")
+    parser.add_argument("--image-key", metavar="EXTENSION", help=IMAGE_KEY_HELP)
     parser.add_argument("--split", choices=("val", "train"), default="val", help="default: val")
     parser.add_argument(
         "--held-out",
@@ -46,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--val-share", type=float, default=0.1, metavar="SHARE", help="with it: default 0.1")
     parser.add_argument("--output", type=Path, metavar="DIR", help="write a report here: HTML, JSON, CSV and pictures")
+    add_csv_safe(parser)
     parser.add_argument("--labels", type=Path, metavar="FILE", help="JSON or CSV of file name and label(s)")
     parser.add_argument("--limit", type=positive, metavar="N", help="only N images, evenly spaced over the split")
     parser.add_argument(
@@ -79,8 +84,8 @@ def open_images(args: argparse.Namespace) -> tuple[ImageDataset, str | None]:
     from shvit.data.datasets import open_dataset, open_datasets
 
     if args.held_out is None:
-        return open_dataset(args.data, args.split), None
-    train, val, note = open_datasets(args.data, args.held_out, args.val_share)
+        return open_dataset(args.data, args.split, args.image_key), None
+    train, val, note = open_datasets(args.data, args.held_out, args.val_share, args.image_key)
     if note is None:
         raise ValueError(f"--held-out: {args.data} is divided into splits already; leave it out")
     return (val if args.split == "val" else train), note
@@ -88,6 +93,7 @@ def open_images(args: argparse.Namespace) -> tuple[ImageDataset, str | None]:
 
 def run(args: argparse.Namespace) -> int:
     from shvit.evaluation import (
+        REPORT_FILES,
         LabelledImages,
         dataset_labels,
         evaluate,
@@ -109,6 +115,10 @@ def run(args: argparse.Namespace) -> int:
         preparation("fast")  # what it needs is missing: say so before the first pass, not after it
     corruptions = parse_corruptions(args.corruptions)
     images, note = open_images(args)
+    if args.output is not None:
+        read = [args.model, args.data, *([args.labels] if args.labels else ())]
+        sources = (images.source(index) for index in range(len(images)))
+        check_outputs([("--output", args.output / name) for name in REPORT_FILES], chain(read, sources))
     classifier = open_classifier(args.model, args.engine, args.threads, args.image_size)
     classes = classifier.card.classes
     if args.labels is None:
@@ -150,15 +160,15 @@ def run(args: argparse.Namespace) -> int:
         **provenance(),
     }
     if args.output is not None:
-        write_report(args.output, results, evaluation, images, classes)
+        write_report(args.output, results, evaluation, images, classes, args.csv_safe)
     if args.format == "json":
-        print(json.dumps(results, indent=2, ensure_ascii=False))
+        print(json_text(results, indent=2))
     else:
         print_summary(results, args.output)
     for each in evaluation.broken[:BROKEN_SHOWN]:
-        print(f"{each.source}: {each.reason}", file=sys.stderr)
+        say(f"{each.source}: {each.reason}", sys.stderr)
     if evaluation.broken:
-        print(f"{len(evaluation.broken)} of {len(chosen)} images could not be read", file=sys.stderr)
+        say(f"{len(evaluation.broken)} of {len(chosen)} images could not be read", sys.stderr)
     return 1 if evaluation.broken else 0
 
 
@@ -183,29 +193,29 @@ def print_summary(results: dict[str, Any], output: Path | None) -> None:
 
     latency = results["latency"]
     threads = f", --threads {results['threads']}" if results["threads"] else ""
-    print(f"{results['model']} on {results['images']:,} images of {results['data']} ({results['split']} split)")
+    say(f"{results['model']} on {results['images']:,} images of {results['data']} ({results['split']} split)")
     for note in results["notes"]:
-        print(f"  {note}")
-    print(
+        say(f"  {note}")
+    say(
         f"  top-1 {results['top1']:.2%}   top-5 {results['top5']:.2%}   cross-entropy {results['loss']:.4f}   "
         f"calibration error {results['ece']:.2%}"
     )
-    print(
+    say(
         f"  one image: {latency['median_ms']:.2f} ms median, {latency['p95_ms']:.2f} ms 95th percentile "
         f"({results['engine']}{threads}; decoding not included)"
     )
-    print(f"  {results['images_per_second']:.0f} images/s, decoding included")
+    say(f"  {results['images_per_second']:.0f} images/s, decoding included")
     if fast := results["fast_decoding"]:
-        print(
+        say(
             f"  fast decoding: top-1 {fast['top1']:.2%} ({100 * fast['top1_change']:+.2f} points), "
             f"the same prediction for {fast['same_prediction']:.2%}, {fast['images_per_second']:.0f} images/s"
         )
     worst = (f"{short_name(each['label'])} {each['accuracy']:.0%}" for each in worst_classes(results)[:5])
-    print(f"  least recognised: {', '.join(worst)}")
+    say(f"  least recognised: {', '.join(worst)}")
     if results["corruptions"]:
-        print("  top-1 on corrupted images:")
+        say("  top-1 on corrupted images:")
         for each in results["corruptions"]:
-            print(f"    {each['top1']:7.2%}  {each['corruption']}, severity {each['severity']}")
-        print(f"    {results['corruptions_mean_top1']:7.2%}  mean")
+            say(f"    {each['top1']:7.2%}  {each['corruption']}, severity {each['severity']}")
+        say(f"    {results['corruptions_mean_top1']:7.2%}  mean")
     if output is not None:
-        print(f"  report: {output / 'report.html'}")
+        say(f"  report: {output / 'report.html'}")

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shvit.atomic import atomic_path
-from shvit.cli.predict import free_name, positive
+from shvit.atomic import atomic_path, free_name
+from shvit.cli.predict import notice, positive
+from shvit.display import json_text, say
 from shvit.media.sources import SourceError, expand_sources
 from shvit.runtime.models import DEFAULT_MODEL
 
@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
     class_id = None if args.label is None else find_class(args.label, explainer.card.classes)
     _check_place(explainer.blocks, args)
     args.output.mkdir(parents=True, exist_ok=True)
-    sources = list(expand_sources(args.sources, sys.stdin))
+    sources = list(expand_sources(args.sources, sys.stdin, notice=notice))
     failed = 0
     for source in sources:
         try:
@@ -99,17 +99,17 @@ def run(args: argparse.Namespace) -> int:
             _write(path, explanation, class_id, args)
         except ValueError as error:
             if isinstance(error, ImageError):
-                print(f"error: {error}", file=sys.stderr)
+                say(f"error: {error}", sys.stderr)
             elif args.point is not None:  # outside of one picture is inside of the next
-                print(f"error: {source}: {error}", file=sys.stderr)
+                say(f"error: {source}: {error}", sys.stderr)
             else:
                 raise
             failed += 1
         else:
             best = explanation.predictions[0]
-            print(f"{path}  {best.score:6.1%} {best.label}", flush=True)
+            say(f"{path}  {best.score:6.1%} {best.label}")
     if failed:
-        print(f"{failed} of {len(sources)} inputs failed", file=sys.stderr)
+        say(f"{failed} of {len(sources)} inputs failed", sys.stderr)
     return 1 if failed else 0
 
 
@@ -170,7 +170,7 @@ def _write(path: Path, explanation: Explanation, class_id: int | None, args: arg
             _write_arrays(aside, explanation, class_id)
         elif args.format == "json":
             values = _as_json(explanation, _maps(explanation, class_id, args))
-            aside.write_text(json.dumps(values, ensure_ascii=False) + "\n", encoding="utf-8")
+            aside.write_text(json_text(values) + "\n", encoding="utf-8")
         else:
             picture = _draw(explanation, _maps(explanation, class_id, args), args)
             picture.save(aside, {"png": "PNG", "jpg": "JPEG"}[args.format], quality=90)

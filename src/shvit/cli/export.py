@@ -7,7 +7,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from shvit.atomic import check_folder, check_outputs
+from shvit.cli.data import IMAGE_KEY_HELP
 from shvit.cli.predict import positive
+from shvit.display import say
+from shvit.reading import read_text
 from shvit.runtime.models import SHIPPED_MODELS
 
 if TYPE_CHECKING:
@@ -36,6 +40,10 @@ formats and precisions, the default first:
 """
 
 FORMATS = ("onnx", "openvino", "coreml", "litert", "executorch", "torch", "aotinductor", "tensorrt", "web")
+
+
+COMPANIONS = {"openvino": (".bin",), "executorch": (".card.json",), "tensorrt": (".card.json",)}
+"""What is written beside a file, by its format."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -71,6 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="for int8: labelled images, as for shvit train; the training split is calibrated on, the validation split "
         "measured",
     )
+    parser.add_argument("--image-key", metavar="EXTENSION", help=f"of these data: {IMAGE_KEY_HELP}")
     parser.add_argument(
         "--max-loss",
         type=float,
@@ -95,7 +104,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _check_output(args: argparse.Namespace) -> None:
+    """Raises: ValueError: the file, or what is written beside it, cannot be written to or is an input."""
+    read = (SHIPPED_MODELS.get(args.model, args.model), args.classes, args.verify, args.calibration)
+    inputs = [each for each in read if each is not None]
+    if args.format in ("web", "coreml"):
+        check_folder("--output", args.output, inputs)
+        return
+    suffixes = COMPANIONS.get(args.format, ())
+    outputs = [args.output, *(args.output.with_suffix(each) for each in suffixes)]
+    check_outputs([("--output", each) for each in outputs], inputs)
+
+
 def run(args: argparse.Namespace) -> int:
+    _check_output(args)
     if args.format == "web" and (args.model in SHIPPED_MODELS or args.model.lower().endswith(".onnx")):
         return _pack(args)
     from shvit.export import export_model
@@ -118,12 +140,12 @@ def run(args: argparse.Namespace) -> int:
     if args.verify is not None:
         from shvit.evaluation.samples import verification_pixels
 
-        images = verification_pixels(args.verify, card.preprocessing)
+        images = verification_pixels(args.verify, card.preprocessing, args.image_key)
     if precision == "int8":
         from shvit.data.datasets import open_datasets
         from shvit.evaluation.int8 import export_int8
 
-        train, val, _ = open_datasets(args.calibration)
+        train, val, _ = open_datasets(args.calibration, image_key=args.image_key)
         report, top1, whole, count, kept = export_int8(
             model,
             args.output,
@@ -134,12 +156,12 @@ def run(args: argparse.Namespace) -> int:
             args.format,
             args.batch_size,
             images,
-            on_search=lambda line: print(line, file=sys.stderr),
+            on_search=lambda line: say(line, sys.stderr),
             dynamic_size=args.dynamic_size,
         )
-        print(f"top-1 {top1:.2%} in int8, {whole:.2%} in float32, on {count:,} validation images")
+        say(f"top-1 {top1:.2%} in int8, {whole:.2%} in float32, on {count:,} validation images")
         if kept:
-            print(f"left in float32: {', '.join(kept)}")
+            say(f"left in float32: {', '.join(kept)}")
     else:
         report = export_model(
             model,
@@ -158,7 +180,7 @@ def run(args: argparse.Namespace) -> int:
 def _class_names(path: Path) -> list[str]:
     """Raises: ValueError: the file is not text."""
     try:
-        return path.read_text(encoding="utf-8").splitlines()
+        return read_text(path).splitlines()
     except UnicodeDecodeError:
         raise ValueError(f"--classes {path}: expected text in UTF-8, one name a line") from None
 
@@ -172,28 +194,28 @@ def _pack(args: argparse.Namespace) -> int:
             raise ValueError(f"--{option.replace('_', '-')}: {args.model} is a finished model file; leave it out")
     card = write_site(args.model, args.output)
     size = sum(each.stat().st_size for each in args.output.rglob("*") if each.is_file())
-    print(f"{args.output}: {size / 1e6:.1f} MB, {card.name} with {len(card.classes)} classes, for the browser")
+    say(f"{args.output}: {size / 1e6:.1f} MB, {card.name} with {len(card.classes)} classes, for the browser")
     _print_how_to_open(args.output)
     return 0
 
 
 def _print_how_to_open(folder: Path) -> None:
-    print(f"try it: python -m http.server --bind 127.0.0.1 --directory {folder} 8000, then http://127.0.0.1:8000")
+    say(f"try it: python -m http.server --bind 127.0.0.1 --directory {folder} 8000, then http://127.0.0.1:8000")
 
 
 def print_report(report: ExportReport, format: str, verified_on: str | None) -> None:
     verification = report.card.verification
     assert verification is not None
-    print(f"{report.path}: {report.size_bytes / 1e6:.1f} MB, {format} in {verification.precision}")
+    say(f"{report.path}: {report.size_bytes / 1e6:.1f} MB, {format} in {verification.precision}")
     if report.max_difference is None or report.top1_agreement is None:
-        print(f"  {verification.notes}")
+        say(f"  {verification.notes}")
         return
-    print(f"  run by {verification.engine} on {report.images} {'images' if verified_on else 'crops of photographs'}:")
-    print(f"  largest difference of a logit {report.max_difference:.1e} of the largest logit")
-    print(f"  same first label on {report.top1_agreement:.1%}")
+    say(f"  run by {verification.engine} on {report.images} {'images' if verified_on else 'crops of photographs'}:")
+    say(f"  largest difference of a logit {report.max_difference:.1e} of the largest logit")
+    say(f"  same first label on {report.top1_agreement:.1%}")
     if verification.notes:
-        print(f"  {verification.notes}")
+        say(f"  {verification.notes}")
     if format == "web":
         _print_how_to_open(report.path)
     if report.path.suffix in (".onnx", ".xml", ".tflite"):
-        print(f"try it: shvit predict IMAGE --model {report.path}")
+        say(f"try it: shvit predict IMAGE --model {report.path}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from shvit.display import json_escaped, say
 from shvit.runtime.card import Verification
 from shvit.runtime.classifier import Classifier
 
@@ -22,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     card = Classifier(args.model, threads=1, images=0).card
     if args.format == "json":
-        print(card.to_json())
+        print(json_escaped(card.to_json()))
         return 0
     height, width = card.preprocessing.image_size
     labels = ", ".join(each.label.split(",")[0] for each in card.classes[:5])
@@ -46,13 +47,13 @@ def run(args: argparse.Namespace) -> int:
     }
     for key, value in rows.items():
         if value:
-            print(f"{key:>14}  {value}")
+            say(f"{key:>14}  {value}")
     if card.verification is not None:
-        print(f"{'verified':>14}  {describe(card.verification)}")
+        say(f"{'verified':>14}  {describe(card.verification)}")
     for metric in card.metrics:
-        print(f"{metric.name:>14}  {metric.value:.4g} on {metric.dataset}")
+        say(f"{metric.name:>14}  {metric.value:.4g} on {metric.dataset}")
         if metric.command:
-            print(f"{'':>14}  measured by: {metric.command}")
+            say(f"{'':>14}  measured by: {metric.command}")
     return 0
 
 

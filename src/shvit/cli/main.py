@@ -7,8 +7,10 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from typing import NoReturn
 
 from shvit import __version__
+from shvit.display import guard_terminal, printable, say
 from shvit.errors import ShvitError
 
 COMMANDS = {
@@ -41,10 +43,19 @@ examples:
 """
 
 
+class Parser(argparse.ArgumentParser):
+    """Prints what was typed, which may be the name of any file, as ``printable`` shows it."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(printable(message))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status: 0 all fine, 1 some inputs failed, 2 wrong usage."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    parser = argparse.ArgumentParser(
+    if argv is None:
+        guard_terminal()
+    parser = Parser(
         prog="shvit",
         description="SHViT image classification: predict, train, export.",
         epilog=EPILOG,
@@ -74,15 +85,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return args.run(args)
     except (ShvitError, ValueError) as error:
-        print(f"shvit {args.command}: error: {error}", file=sys.stderr)
+        say(f"shvit {args.command}: error: {error}", sys.stderr)
         return 2
     except ModuleNotFoundError as error:
         if (error.name or "shvit").partition(".")[0] == "shvit":
             raise
-        print(
+        say(
             f"shvit {args.command}: error: needs {error.name}, which is not installed; install the lab with: "
             "pip install 'shvit[torch]'",
-            file=sys.stderr,
+            sys.stderr,
         )
         return 2
     except OSError as error:
@@ -90,8 +101,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             # The reader went away, as `head` does. Keep the interpreter from complaining at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
-        print(f"shvit {args.command}: error: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
+        say(f"shvit {args.command}: error: {error.filename or ''}: {error.strerror or error}", sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        say("interrupted", sys.stderr)
         return 130

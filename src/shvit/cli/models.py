@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import Any
 
+from shvit.display import json_text, terminal
 from shvit.runtime.classifier import Classifier
 from shvit.runtime.models import SHIPPED_MODELS
 
@@ -52,9 +52,8 @@ def rows() -> list[dict[str, Any]]:
 
 def run(args: argparse.Namespace) -> int:
     if args.format == "json":
-        print(json.dumps(rows(), indent=2))
+        print(json_text(rows(), indent=2))
         return 0
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
@@ -73,5 +72,5 @@ def run(args: argparse.Namespace) -> int:
             f"{each['top1']:.1f}" if each["top1"] is not None else "",
             each["weights"],
         )
-    Console().print(table)
+    terminal().print(table)
     return 0

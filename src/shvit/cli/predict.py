@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import csv
-import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 from typing import IO
 
-from shvit.atomic import atomic_path
+from shvit.atomic import STDOUT, atomic_path, atomic_text, check_outputs, free_name
+from shvit.display import CSVWriter, json_text, printable, say, terminal
 from shvit.media.sources import SourceError, expand_sources
 from shvit.runtime.classifier import Classifier
 from shvit.runtime.decoding import Decoding
 from shvit.runtime.engines import BATCH_SIZE, ENGINES
-from shvit.runtime.models import DEFAULT_MODEL
+from shvit.runtime.models import DEFAULT_MODEL, SHIPPED_MODELS
 from shvit.runtime.results import Result
 
 CALIBRATED_FROM = 4000
@@ -72,12 +72,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="decode and resize to nearly the same pixels in about half the time (needs shvit[fast])",
     )
     parser.add_argument("--format", choices=("table", "jsonl", "csv"), default="table", help="default: table")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write the results here instead of to stdout")
+    add_csv_safe(parser)
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="write the results here; default: -, which is stdout"
+    )
     parser.add_argument("--save-images", type=Path, metavar="DIR", help="write copies with the labels drawn in")
 
 
+def notice(line: str) -> None:
+    """Tells of what was left out, where it is in nobody's way."""
+    say(f"note: {line}", file=sys.stderr)
+
+
+def add_csv_safe(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--csv-safe",
+        action="store_true",
+        help="in CSV, put a ' before text that a spreadsheet would take for a formula (=, +, -, @, tab)",
+    )
+
+
 def run(args: argparse.Namespace) -> int:
-    sources = list(expand_sources(args.sources, sys.stdin))
+    sources = list(expand_sources(args.sources, sys.stdin, notice=notice))
+    inputs = (each for each in sources if isinstance(each, str))
+    check_outputs([("--output", args.output)], chain([SHIPPED_MODELS.get(args.model, args.model)], inputs))
     decoding: Decoding = "fast" if args.fast_decode else "exact"
     classifier = Classifier(
         args.model, args.engine, args.threads, args.batch_size, decoding, len(sources), args.image_size
@@ -85,26 +103,23 @@ def run(args: argparse.Namespace) -> int:
     calibrated = bool(classifier.engine_choice.timings) or args.engine != "auto"
     if args.calibrate or (len(sources) >= CALIBRATED_FROM and not calibrated):
         choice = classifier.calibrate()
-        print(f"engine: {choice.engine}, {choice.reason}", file=sys.stderr)
+        say(f"engine: {choice.engine}, {choice.reason}", sys.stderr)
     if args.save_images is not None:
         args.save_images.mkdir(parents=True, exist_ok=True)
     failed = 0
     with ExitStack() as stack:
         try:
-            output = sys.stdout
-            if args.output is not None:
-                aside = stack.enter_context(atomic_path(args.output))
-                output = stack.enter_context(aside.open("w", encoding="utf-8", newline=""))
+            output = stack.enter_context(atomic_text(args.output or STDOUT))
         except OSError as error:
             raise ValueError(f"--output {args.output}: {error.strerror}") from None
-        write = WRITERS[args.format](output)
+        write = WRITERS[args.format](output, args.csv_safe)
         for result in _with_progress(_predict(classifier, sources, args), len(sources)):
             if args.save_images is not None and result.error is None:
                 result = _save_image(result, args.save_images)
             failed += result.error is not None
             write(result)
     if failed:
-        print(f"{failed} of {len(sources)} inputs failed", file=sys.stderr)
+        say(f"{failed} of {len(sources)} inputs failed", sys.stderr)
     return 1 if failed else 0
 
 
@@ -122,10 +137,9 @@ def _with_progress(results: Iterator[Result], total: int) -> Iterable[Result]:
     """A progress bar where there is much to do and somebody watches."""
     if total < 32 or not sys.stderr.isatty():
         return results
-    from rich.console import Console
     from rich.progress import track
 
-    return track(results, "classifying", total=total, console=Console(stderr=True), transient=True)
+    return track(results, "classifying", total=total, console=terminal(stderr=True), transient=True)
 
 
 def _save_image(result: Result, folder: Path) -> Result:
@@ -145,47 +159,39 @@ def _save_image(result: Result, folder: Path) -> Result:
     return result
 
 
-def free_name(folder: Path, stem: str, suffix: str) -> Path:
-    """A name that no earlier file has: of a/cat.jpg and b/cat.jpg both are kept."""
-    path, number = folder / f"{stem}.{suffix}", 2
-    while path.exists():
-        path, number = folder / f"{stem}-{number}.{suffix}", number + 1
-    return path
-
-
-def _write_jsonl(output: IO[str]) -> Callable[[Result], None]:
+def _write_jsonl(output: IO[str], csv_safe: bool) -> Callable[[Result], None]:
     def write(result: Result) -> None:
-        print(json.dumps(result.to_dict(), ensure_ascii=False), file=output, flush=True)
+        print(json_text(result.to_dict()), file=output, flush=True)
 
     return write
 
 
-def _write_csv(output: IO[str]) -> Callable[[Result], None]:
-    writer = csv.writer(output, lineterminator="\n")
-    writer.writerow(("source", "rank", "label", "class_id", "wnid", "score", "error"))
+def _write_csv(output: IO[str], csv_safe: bool) -> Callable[[Result], None]:
+    writer = CSVWriter(output, csv_safe)
+    writer.row(("source", "rank", "label", "class_id", "wnid", "score", "error"))
 
     def write(result: Result) -> None:
         if result.error is not None:
-            writer.writerow((result.source, "", "", "", "", "", result.error))
+            writer.row((result.source, "", "", "", "", "", result.error))
         for rank, each in enumerate(result.predictions, start=1):
             row = (result.source, rank, each.label, each.class_id, each.wnid or "", f"{each.score:.6f}", "")
-            writer.writerow(row)
+            writer.row(row)
 
     return write
 
 
-def _write_table(output: IO[str]) -> Callable[[Result], None]:
+def _write_table(output: IO[str], csv_safe: bool) -> Callable[[Result], None]:
     """An image's name, then a line for each label; plain text, because it must start at once."""
     colour = output.isatty() and "NO_COLOR" not in os.environ
     bold, green, red, reset = ("\033[1m", "\033[32m", "\033[31m", "\033[0m") if colour else ("",) * 4
 
     def write(result: Result) -> None:
-        print(f"{bold}{result.source}{reset}", file=output)
+        print(f"{bold}{printable(result.source)}{reset}", file=output)
         if result.error is not None:
-            print(f"  {red}error: {result.error}{reset}", file=output)
+            print(f"  {red}error: {printable(result.error)}{reset}", file=output)
         for each in result.predictions:
             bar = "█" * round(each.score * 20)
-            print(f"  {each.score:6.1%} {green}{bar:<20}{reset} {each.label}", file=output)
+            print(f"  {each.score:6.1%} {green}{bar:<20}{reset} {printable(each.label)}", file=output)
         output.flush()
 
     return write

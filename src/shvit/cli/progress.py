@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from shvit.display import terminal
+
 
 @contextmanager
 def progress(description: str, total: int | None, done: int = 0) -> Iterator[Callable[[int], None]]:
@@ -15,10 +17,9 @@ def progress(description: str, total: int | None, done: int = 0) -> Iterator[Cal
         total: ``None`` where it is not known.
         done: before the start.
     """
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn(description), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+    with Progress(*columns, console=terminal(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task(description, total=total, completed=done)
         yield lambda count: bar.advance(task, count)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, fields
@@ -12,6 +10,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from shvit.atomic import check_outputs
+from shvit.cli.predict import add_csv_safe
+from shvit.display import CSVWriter, json_text, say, terminal
 from shvit.errors import DataError
 from shvit.records.run_folder import (
     CURVES,
@@ -52,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--reverse", action="store_true", help="sort the other way round")
     parser.add_argument("--format", choices=("table", "json", "csv"), default="table", help="default: table")
+    add_csv_safe(parser)
     parser.add_argument("--diff", action="store_true", help="show the recipe's keys that differ between the runs")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the runs' validation top-1 in one picture")
     parser.add_argument("--curves", action="store_true", help=f"write {CURVES} into each run folder")
@@ -69,10 +71,12 @@ def run(args: argparse.Namespace) -> int:
         else:
             records.append(record)
             summaries.append(summary)
+    read = (path for record in records for path in Path(record.name).iterdir() if path.name != CURVES)
+    check_outputs([("--plot", args.plot)], read)
     if args.diff:
-        _print_differences(records, args.format)
+        _print_differences(records, args.format, args.csv_safe)
     else:
-        _print_summaries(_sort(summaries, args.sort, args.reverse), args.format)
+        _print_summaries(_sort(summaries, args.sort, args.reverse), args.format, args.csv_safe)
     if args.plot is not None or args.curves:
         from shvit.records.curves import plot_comparison, plot_run
 
@@ -91,14 +95,14 @@ def _sort(summaries: list[RunSummary], column: str, reverse: bool) -> list[RunSu
     return sorted(known, key=lambda each: getattr(each, column), reverse=numbers != reverse) + unknown
 
 
-def _print_summaries(summaries: list[RunSummary], form: str) -> None:
+def _print_summaries(summaries: list[RunSummary], form: str, csv_safe: bool) -> None:
     if form == "json":
-        print(json.dumps([asdict(each) for each in summaries], indent=2))
+        print(json_text([asdict(each) for each in summaries], indent=2))
         return
     if form == "csv":
-        writer = csv.DictWriter(sys.stdout, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(each) for each in summaries)
+        writer = CSVWriter(sys.stdout, csv_safe)
+        writer.row(COLUMNS)
+        writer.rows(asdict(each).values() for each in summaries)
         return
     table = _table(
         ("name", "model"), ("px", "epochs", "top-1", "loss", "time", "images/s", "seed"), ("teacher", "state")
@@ -120,20 +124,20 @@ def _print_summaries(summaries: list[RunSummary], form: str) -> None:
     _show(table)
     for each in summaries:
         if ":" in each.state:
-            print(f"{each.name}: {each.state}")
+            say(f"{each.name}: {each.state}")
 
 
-def _print_differences(records: list[RunRecord], form: str) -> None:
+def _print_differences(records: list[RunRecord], form: str, csv_safe: bool) -> None:
     names = [record.name for record in records]
     changed = differences(records)
     if form == "json":
-        print(json.dumps({key: dict(zip(names, values, strict=True)) for key, values in changed.items()}, indent=2))
+        print(json_text({key: dict(zip(names, values, strict=True)) for key, values in changed.items()}, indent=2))
     elif form == "csv":
-        writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(["key", *names])
-        writer.writerows([key, *values] for key, values in changed.items())
+        writer = CSVWriter(sys.stdout, csv_safe)
+        writer.row(["key", *names])
+        writer.rows([key, *values] for key, values in changed.items())
     elif not changed:
-        print(f"the recipes of {len(records)} runs are the same")
+        say(f"the recipes of {len(records)} runs are the same")
     else:
         table = _table(("key", *names), (), ())
         for key, values in changed.items():
@@ -156,7 +160,5 @@ def _table(left: Sequence[str], right: Sequence[str], last: Sequence[str]) -> Ta
 
 
 def _show(table: Table) -> None:
-    from rich.console import Console
-
     # Into a pipe or a file a row is one line, whatever its length.
-    Console(width=None if sys.stdout.isatty() else 1000, markup=False, highlight=False).print(table)
+    terminal(width=None if sys.stdout.isatty() else 1000).print(table)

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from shvit.cli.predict import positive
+from shvit.reading import read_text
 from shvit.runtime.engines import ENGINES
 from shvit.runtime.models import DEFAULT_MODEL
 from shvit.serve.settings import Settings
@@ -22,7 +23,8 @@ examples:
   {TOKEN_VARIABLE}=... shvit serve --host 0.0.0.0           the same from the environment
   curl -H 'Content-Type: image/jpeg' --data-binary @photo.jpg http://127.0.0.1:8000/v1/predict
 
-exit status: 0 ended by SIGTERM or SIGINT, when all that was accepted is answered; 2 wrong usage
+exit status: 0 ended by SIGTERM or SIGINT, when all that was accepted is answered; 1 ended so, but something was still
+open ten seconds after --timeout; 2 wrong usage
 """
 
 
@@ -81,6 +83,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="seconds that an upload may take; above it: 408 (default: %(default)s)",
     )
     limits.add_argument(
+        "--decode-timeout",
+        type=seconds,
+        default=defaults.decode_timeout,
+        metavar="S",
+        help="seconds that decoding or explaining an image may take; above it: 422 (default: %(default)s)",
+    )
+    limits.add_argument(
         "--max-body",
         type=positive,
         default=defaults.max_body,
@@ -100,6 +109,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="ORIGIN",
         help="let pages of this origin call it from a browser; again for more (default: off)",
+    )
+    access.add_argument(
+        "--allowed-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a name that clients call it by, besides localhost and --host; * for any; not needed with a token",
     )
     access.add_argument("--ssl-certfile", type=Path, metavar="FILE", help="serve over TLS with this certificate (PEM)")
     access.add_argument("--ssl-keyfile", type=Path, metavar="FILE", help="and its key")
@@ -124,12 +140,14 @@ def run(args: argparse.Namespace) -> int:
         queue=args.queue,
         decoding="fast" if args.fast_decode else "exact",
         timeout=args.timeout,
+        decode_timeout=args.decode_timeout,
         max_body=args.max_body,
         token=_token(args.token_file),
         cors_origins=tuple(args.cors_origin),
+        allowed_hosts=tuple(args.allowed_host),
         pages=args.pages,
     )
-    serve(
+    answered_all = serve(
         args.model or [DEFAULT_MODEL],
         settings,
         args.host,
@@ -138,14 +156,13 @@ def run(args: argparse.Namespace) -> int:
         args.ssl_keyfile,
         not args.no_access_log,
         args.root_path,
-        announce=lambda text: print(text, flush=True),
     )
-    return 0
+    return 0 if answered_all else 1
 
 
 def _token(file: Path | None) -> str | None:
     """Raises: ValueError: there is meant to be one, and it is empty."""
-    token = os.environ.get(TOKEN_VARIABLE) if file is None else file.read_text(encoding="utf-8").strip()
+    token = os.environ.get(TOKEN_VARIABLE) if file is None else read_text(file, 2**20).strip()
     if token == "":
         raise ValueError(f"{file or TOKEN_VARIABLE}: expected a token, found nothing")
     return token

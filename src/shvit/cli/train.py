@@ -8,8 +8,12 @@ import os
 import re
 import sys
 from dataclasses import asdict, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from shvit.atomic import check_outputs
+from shvit.display import say
 
 if TYPE_CHECKING:
     from shvit.train import Execution, Recipe
@@ -153,8 +157,25 @@ def _joined(execution: Execution) -> Execution:
     return replace(execution, devices=local, nodes=world // local)
 
 
+def _check_outputs(args: argparse.Namespace, recipe: Recipe) -> None:
+    """Raises: ValueError: the run would write over what it reads."""
+    from shvit.records.run_folder import CURVES, ENVIRONMENT, METRICS, RECIPE
+    from shvit.train.checkpoint import checkpoints
+
+    given = recipe.distillation
+    inputs = [args.data, *(each for each in (recipe.pretrained, given.teacher, given.teacher_weights) if each)]
+    names = ["best.safetensors", "last.safetensors", METRICS, ENVIRONMENT, CURVES]
+    check_outputs([("--output", args.output / name) for name in names], inputs)
+    if not checkpoints(args.output):  # else its recipe is the one that it goes on with
+        arguments = args.more_arguments
+        files = [after for each, after in pairwise(arguments) if each == "--config"]
+        files += [each.partition("=")[2] for each in arguments if each.startswith("--config=")]
+        check_outputs([("--output", args.output / RECIPE)], files)
+
+
 def run(args: argparse.Namespace) -> int:
-    from shvit.data.datasets import open_datasets
+    from shvit.data.datasets import open_datasets, short_path
+    from shvit.data.unread import describe_unread, left_out
     from shvit.records.run_folder import RECIPE
     from shvit.train import Recipe, fit, resume, setup
     from shvit.train.checkpoint import checkpoints
@@ -162,17 +183,19 @@ def run(args: argparse.Namespace) -> int:
     from shvit.train.logs import RunLog
 
     begun = args.output / RECIPE if args.resume == "auto" else None
-    seed_and_share = parse_recipe(args.more_arguments, begun=begun)[0]
-    train, val, note = open_datasets(args.data, seed_and_share.seed, seed_and_share.val_share)
+    wanted = parse_recipe(args.more_arguments, begun=begun)[0]
+    train, val, note = open_datasets(args.data, wanted.seed, wanted.val_share, wanted.image_key)
     recipe, execution = parse_recipe(args.more_arguments, len(train), begun)
     first = os.environ.get("LOCAL_RANK", "0") == "0"
     if args.resume == "never" and first and checkpoints(args.output):
         raise ValueError(f"--output {args.output}: holds a run already; add --resume auto, or give another folder")
+    _check_outputs(args, recipe)
     job = setup(recipe, train, val, args.output, execution)
     resumed = args.resume == "auto" and resume(job)
     if job.fabric.is_global_zero:
         for line in (
-            note,
+            note or f"validation: {short_path(val.name)}",
+            describe_unread(left_out(train, val)),
             f"{recipe.model}: {len(train):,} training and {len(val):,} validation images, "
             f"{len(train.classes)} classes; {job.fabric.world_size} x {job.fabric.device.type}",
             f"going on from epoch {job.progress.epoch + 1} of {recipe.epochs}, step {job.progress.step + 1}"
@@ -180,22 +203,23 @@ def run(args: argparse.Namespace) -> int:
             else describe(recipe, len(train), chosen=not _names_a_file(_as_keys(args.more_arguments))),
         ):
             if line:
-                print(line, file=sys.stderr)
+                say(line, sys.stderr)
     with RunLog(job, wandb=args.wandb) as log:
         progress = fit(job, log)
     if not job.fabric.is_global_zero:
         return 0
     best, model_file = args.output / "best.safetensors", args.output / f"{recipe.model}.onnx"
-    print(f"best top-1 {progress.best_top1:.2%} after epoch {progress.best_epoch}; weights in {best}")
+    say(f"best top-1 {progress.best_top1:.2%} after epoch {progress.best_epoch}; weights in {best}")
     if broken := list(job.broken.found.values()):
-        named = "".join(f"\n  {each.source}: {each.reason}" for each in broken[:BROKEN_SHOWN])
-        print(f"unreadable images, left out: {len(broken)}{named}")
+        say(f"unreadable images, left out: {len(broken)}")
+        for each in broken[:BROKEN_SHOWN]:
+            say(f"  {each.source}: {each.reason}")
     if progress.skipped:
-        print(f"steps that were not finite, left out: {progress.skipped}")
+        say(f"steps that were not finite, left out: {progress.skipped}")
     held_out = f" --held-out {recipe.seed}" if note else ""
     if note and recipe.val_share != Recipe.val_share:
         held_out += f" --val-share {recipe.val_share}"
-    print(f"next: shvit eval --model {best} --data {args.data}{held_out} --output {args.output / 'report'}")
-    print(f"      shvit export --model {best} --output {model_file}")
-    print(f"      shvit predict IMAGE --model {model_file}")
+    say(f"next: shvit eval --model {best} --data {args.data}{held_out} --output {args.output / 'report'}")
+    say(f"      shvit export --model {best} --output {model_file}")
+    say(f"      shvit predict IMAGE --model {model_file}")
     return 0

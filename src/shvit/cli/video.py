@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
-import json
 import os
 import signal
 import sys
@@ -17,12 +16,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from shvit.atomic import atomic_path
-from shvit.cli.predict import positive
+from shvit.atomic import STDOUT, atomic_text, check_outputs, find_target, free_name
+from shvit.cli.predict import notice, positive
+from shvit.display import json_text, printable, say, terminal
 from shvit.media.sources import SourceError, expand_sources
 from shvit.runtime.classifier import Classifier
 from shvit.runtime.engines import BATCH_SIZE, ENGINES
-from shvit.runtime.models import DEFAULT_MODEL, resolve_model
+from shvit.runtime.models import DEFAULT_MODEL, SHIPPED_MODELS, resolve_model
 from shvit.video.events import Event, EventSettings, clock
 
 if TYPE_CHECKING:
@@ -95,7 +95,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         )
     output = parser.add_argument_group("output")
     output.add_argument("--format", choices=("table", "jsonl"), default="table", help="of the events (default: table)")
-    output.add_argument("--output", type=Path, metavar="FILE", help="write the events here instead of to stdout")
+    output.add_argument(
+        "--output", type=Path, metavar="FILE", help="write the events here; default: -, which is stdout"
+    )
     output.add_argument("--frames", type=Path, metavar="FILE", help="write every frame's labels: .jsonl or .parquet")
     output.add_argument("--top-k", type=positive, default=5, metavar="K", help="labels for each frame (default: 5)")
     output.add_argument("--report", type=Path, metavar="FILE", help="write a page with a timeline and pictures (.html)")
@@ -129,15 +131,16 @@ def _not_negative(text: str) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
+    from shvit.media.containers import is_live
     from shvit.media.sources import VIDEO_EXTENSIONS
-    from shvit.media.video import is_live
     from shvit.video.complete import Options
     from shvit.video.output import check_frames_path
 
     settings = EventSettings(args.smoothing, args.enter, args.leave, args.minimum, args.gap)
-    sources = list(expand_sources(args.sources, sys.stdin, VIDEO_EXTENSIONS, "videos"))
+    sources = list(expand_sources(args.sources, sys.stdin, VIDEO_EXTENSIONS, "videos", notice))
     live = args.live or (any(isinstance(each, str) and is_live(each) for each in sources) and not args.complete)
     _check(args, live, sources)
+    _check_outputs(args, live, sources)
     options = Options(
         settings, args.fps, args.keyframes, args.fast_decode, args.top_k, pictures=args.report is not None
     )
@@ -160,37 +163,57 @@ def run(args: argparse.Namespace) -> int:
         write_report(args.report, summaries, classifier.classes, classifier.card.name, settings)
     failed = sum(each.failed for each in summaries)
     if failed and not live:
-        print(f"{failed} of {len(summaries)} videos failed or are damaged", file=sys.stderr)
+        say(f"{failed} of {len(summaries)} videos failed or are damaged", sys.stderr)
     return 1 if failed else 0
 
 
 def _check(args: argparse.Namespace, live: bool, sources: list[str | SourceError]) -> None:
-    """Raises: ValueError: options that do not go together."""
+    """Raises: ValueError: options that do not go together; VideoError: there is no such live source."""
+    from shvit.media.containers import check_source
+
     if live and len(sources) != 1:
         raise ValueError(f"live: expected one source, got {len(sources)}; start one process for each")
     if live and isinstance(sources[0], SourceError):
         raise ValueError(str(sources[0]))
+    if live:
+        check_source(str(sources[0]))
     if live and args.resume:
         raise ValueError("--resume: what a live source showed is gone; it is for files")
     if live and args.keyframes:
         raise ValueError("--keyframes: not of a live source; use --fps")
     if not live and args.duration is not None:
         raise ValueError("--duration: only of live sources")
-    if args.resume and args.frames is None and args.output is None:
-        raise ValueError("--resume: needs --frames or --output, beside which the run is noted")
+    if args.resume and args.frames is None and _file_of_events(args) is None:
+        raise ValueError("--resume: needs --frames or --output with a file, beside which the run is noted")
     if args.resume and args.save_video is not None:
         raise ValueError("--resume: an annotated video cannot be gone on with; leave out --save-video")
 
 
+def _file_of_events(args: argparse.Namespace) -> Path | None:
+    """The file that the events are written to; ``None`` where nothing can be kept beside them, as of a FIFO."""
+    if args.output is None or str(args.output) == STDOUT or find_target(args.output).through:
+        return None
+    return args.output
+
+
+def _check_outputs(args: argparse.Namespace, live: bool, sources: list[str | SourceError]) -> None:
+    """Raises: ValueError: an output cannot be written to, or is an input."""
+    from shvit.video.output import journal_files, working_file
+
+    outputs = [("--output", args.output), ("--frames", args.frames), ("--report", args.report)]
+    if args.frames is not None:
+        outputs.append(("--frames", working_file(args.frames)))
+    if not live and (beside := args.frames or _file_of_events(args)) is not None:
+        outputs += [("the journal of the run,", path) for path in journal_files(beside)]
+    inputs = [each for each in sources if isinstance(each, str)]
+    check_outputs(outputs, [SHIPPED_MODELS.get(args.model, args.model), *inputs])
+
+
 @contextmanager
 def _events_output(path: Path | None) -> Iterator[IO[str]]:
-    if path is None:
-        yield sys.stdout
-        return
     with ExitStack() as stack:
         try:
-            aside = stack.enter_context(atomic_path(path))
-            output = stack.enter_context(aside.open("w", encoding="utf-8"))
+            output = stack.enter_context(atomic_text(path or STDOUT))
         except OSError as error:
             raise ValueError(f"--output {path}: {error.strerror}") from None
         yield output
@@ -206,7 +229,7 @@ def _run_complete(
     from shvit.video.complete import CompleteRun
     from shvit.video.output import FrameRows, Journal
 
-    beside = args.frames or args.output
+    beside = args.frames or _file_of_events(args)
     summaries = []
     with ExitStack() as stack:
         journal: Journal | None = None
@@ -247,12 +270,12 @@ def _run_live(
     args: argparse.Namespace, source: str, classifier: Classifier, options: Options, write: Writer
 ) -> Summary:
     from shvit.media.encode import open_encoder
-    from shvit.video.complete import free_path
+    from shvit.video.complete import video_stem
     from shvit.video.live import LiveSource, LiveStatistics, follow
     from shvit.video.output import FrameRows
 
     def report(line: str) -> None:
-        print(f"{source}: {line}", file=sys.stderr, flush=True)
+        say(f"{source}: {line}", sys.stderr)
 
     statistics = LiveStatistics()
     live = LiveSource(source, statistics, classifier.threads, args.fps, args.reconnect, report)
@@ -276,12 +299,16 @@ def _run_live(
         if args.frames is not None:
             rows = stack.enter_context(contextlib.closing(FrameRows(args.frames)))
         if args.save_video is not None:
-            encoder = stack.enter_context(open_encoder(free_path(args.save_video, source), classifier.threads))
+            encoder = stack.enter_context(
+                open_encoder(free_name(args.save_video, video_stem(source), "mp4"), classifier.threads)
+            )
         summary = follow(
             live, source, classifier, options, rows, encoder, lambda event: write.event(source, event), status
         )
         write.summary(summary)
         if rows is not None:
+            if summary.error is not None:
+                rows.write({"source": source, "error": summary.error})
             rows.finish()
     return summary
 
@@ -298,16 +325,15 @@ def _live_line(figures: dict[str, Any]) -> str:
 @contextmanager
 def _progress() -> Iterator[Callable[[Video, float], None]]:
     """A bar of the current video's time on stderr where somebody watches."""
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TextColumn("{task.fields[speed]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+    with Progress(*columns, console=terminal(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task("", total=None, speed="")
         current: Video | None = None
         began, began_at = time.monotonic(), 0.0
@@ -317,7 +343,7 @@ def _progress() -> Iterator[Callable[[Video, float], None]]:
             now = time.monotonic()
             if video is not current:
                 current, began, began_at = video, now, seconds
-                bar.reset(task, description=Path(video.source).name, total=video.duration)
+                bar.reset(task, description=printable(Path(video.source).name), total=video.duration)
             speed = f"{(seconds - began_at) / (now - began):.1f}× real time" if now > began else ""
             bar.update(task, completed=seconds, speed=speed)
 
@@ -379,7 +405,7 @@ class JSONLines(Writer):
         self._print({"source": summary.source, "video": values})
 
     def _print(self, values: dict[str, Any]) -> None:
-        print(json.dumps(values, ensure_ascii=False), file=self._output, flush=True)
+        print(json_text(values), file=self._output, flush=True)
 
 
 class Table(Writer):
@@ -394,22 +420,22 @@ class Table(Writer):
 
     def event(self, source: str, event: Event) -> None:
         when = f"{clock(event.start):>10} – {clock(event.end):<10}"
-        label = self._classes[event.class_id].label
+        label = printable(self._classes[event.class_id].label)
         print(f"{when} {self._green}{event.peak_score:6.1%}{self._reset} {label}", file=self._output, flush=True)
 
     def summary(self, summary: Summary) -> None:
         for each in summary.damage:
             until = "" if each.until is None else f" – {clock(each.until)}"
-            line = f"{clock(each.time):>10}{until} {self._red}damage: {each.reason}{self._reset}"
+            line = f"{clock(each.time):>10}{until} {self._red}damage: {printable(each.reason)}{self._reset}"
             print(line, file=self._output)
         if summary.error is not None:
-            about = f"{self._red}error: {summary.error}{self._reset}"
+            about = f"{self._red}error: {printable(summary.error)}{self._reset}"
         elif summary.live is not None:
             about = _live_line(summary.live)
         else:
             speed = f", {summary.seconds / summary.elapsed:.1f}× real time" if summary.elapsed else ""
             about = f"{clock(summary.seconds)}, {summary.frames} frames, {len(summary.events)} events{speed}"
-        print(f"{self._bold}{summary.source}{self._reset}: {about}", file=self._output, flush=True)
+        print(f"{self._bold}{printable(summary.source)}{self._reset}: {about}", file=self._output, flush=True)
 
 
 WRITERS: dict[str, Callable[[IO[str], Classifier], Writer]] = {"table": Table, "jsonl": JSONLines}

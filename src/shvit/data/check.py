@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import signal
 import warnings
 from collections import Counter, defaultdict
@@ -14,10 +13,11 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from shvit.data.datasets import ImageDataset
+from shvit.data.unread import left_out, missing_pictures
 from shvit.errors import DataError, ImageError
+from shvit.runtime.encoded import open_image
 from shvit.runtime.preprocess import decode, describe
 
 NEAR_CONSTANT = 8
@@ -86,6 +86,8 @@ class DataReport:
     broken: tuple[UnreadableImage, ...]
     duplicates: tuple[Duplicates, ...]
     near_constant: tuple[Place, ...]
+    left_out: Mapping[str, int]
+    """Files among the images that are not read, by suffix or by what they are."""
 
     @property
     def problems(self) -> list[str]:
@@ -93,10 +95,12 @@ class DataReport:
         leaked = [group for group in self.duplicates if group.leaked]
         contradictory = sum(group.conflicting for group in leaked)
         conflicting = sum(group.conflicting for group in self.duplicates) - contradictory
+        missing = missing_pictures(self.left_out)
         return [
             line
             for count, line in (
                 (len(self.broken), f"{len(self.broken):,} images cannot be decoded"),
+                (missing, f"{missing:,} files among the images are not read"),
                 (
                     len(leaked),
                     f"{len(leaked):,} images are both in training and in validation, "
@@ -142,6 +146,7 @@ class DataReport:
                 }
                 for group in self.duplicates
             ],
+            "left_out": dict(self.left_out),
             "near_constant": [place._asdict() for place in self.near_constant],
         }
 
@@ -238,7 +243,9 @@ def check_datasets(
     ]
     # The worst first: a list of thousands is read from the top.
     duplicates.sort(key=lambda group: (not group.leaked, not group.conflicting))
-    return DataReport(names, summaries, tuple(broken), tuple(duplicates), tuple(near_constant))
+    return DataReport(
+        names, summaries, tuple(broken), tuple(duplicates), tuple(near_constant), left_out(*splits.values())
+    )
 
 
 def _examine_all(images: ImageDataset, workers: int) -> Iterator[_Facts]:
@@ -272,7 +279,7 @@ def _examine(index: int) -> _Facts:
         return _Facts((0, 0), "", "", b"", False, str(error).removeprefix(f"{name}: "))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with Image.open(io.BytesIO(encoded)) as header:
+        with open_image(encoded, name) as header:
             kind, mode = header.format or "unknown", header.mode
     digest = hashlib.sha256(repr(image.size).encode() + image.tobytes()).digest()
     extrema = image.getextrema()

@@ -14,6 +14,7 @@ from shvit.errors import MissingDependencyError
 from shvit.runtime.preprocess import decode
 
 try:
+    from matplotlib import rc_context
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
     from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
@@ -29,6 +30,7 @@ THUMBNAIL = 192
 """Longest side of an image on the contact sheet, in pixels."""
 
 
+@rc_context({"text.parse_math": False})  # a class's name is no formula
 def draw_report(report: DataReport, splits: Mapping[str, ImageDataset], title: str, path: Path) -> None:
     """Writes the picture as PNG, 1600 by 1200 pixels."""
     figure = Figure(figsize=(16, 12), dpi=100, layout="constrained", facecolor="white")

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from shvit.errors import DataError
+from shvit.reading import read_text
 from shvit.runtime.card import ClassInfo
 
 MAX_CLASSES = 1_000_000
@@ -77,6 +78,19 @@ def encode_labels(
     return np.array([ids[value] for value in values], dtype=np.int64), name_classes(names, root)
 
 
+def are_listed(root: Path, names: Sequence[str]) -> bool:
+    """Whether ``classes.txt`` beside the data lists just these: then they are the classes, whatever they look like."""
+    return sorted(_classes_txt(root) or ()) == sorted(names)
+
+
+def check_class_count(classes: Sequence[ClassInfo], name: str) -> None:
+    """Raises ``DataError`` where there is nothing to tell apart."""
+    if len(classes) < 2:
+        raise DataError(
+            f"{name}: all images are of one class, {classes[0].label!r}; a classifier needs two or more to tell apart"
+        )
+
+
 def _listed_names(root: Path) -> list[str] | None:
     if names := _classes_txt(root):
         return names
@@ -90,7 +104,7 @@ def _classes_txt(root: Path) -> list[str] | None:
     if file is None:
         return None
     try:
-        names = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        names = [line.strip() for line in read_text(file).splitlines() if line.strip()]
     except UnicodeDecodeError:
         raise DataError(f"{file}: is not UTF-8 text; expected one class name a line") from None
     name, times = Counter(names).most_common(1)[0] if names else ("", 0)
@@ -106,7 +120,7 @@ def _classes_json(root: Path) -> list[dict[str, Any]]:
     try:
         return [
             {"label": entry["label"], "wnid": entry["wnid"], "name": entry["name"]}
-            for entry in json.loads(file.read_text(encoding="utf-8"))
+            for entry in json.loads(read_text(file))
         ]
     except (ValueError, TypeError, KeyError) as error:
         raise DataError(f"{file}: expected a list of label, wnid and name: {error!r}") from None

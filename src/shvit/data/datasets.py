@@ -13,14 +13,14 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from shvit.data.classes import name_classes
+from shvit.data.classes import check_class_count, name_classes
 from shvit.data.formats.files import ImageFiles, image_folder, subfolders
 from shvit.data.formats.listing import listed_splits, lists_images
-from shvit.data.formats.shards import expand_pattern, is_url, shard_images
+from shvit.data.formats.shards import ShardImages, expand_pattern, is_url, shard_images
 from shvit.data.formats.tables import hub_splits, parquet_images, saved_images
+from shvit.data.layout import check_class_folders, split_folders
 from shvit.data.splits import SPLIT_NAMES, by_split, split_dataset
 from shvit.errors import DataError, ImageError
-from shvit.media.sources import is_image
 from shvit.runtime.card import ClassInfo
 
 __all__ = [
@@ -68,7 +68,7 @@ Splits = dict[str, Callable[[], ImageDataset]]
 """How to open what was found: under ``train`` and ``val``, or all of it under ``""``."""
 
 
-def open_dataset(path: str | Path, split: str) -> ImageDataset:
+def open_dataset(path: str | Path, split: str, image_key: str | None = None) -> ImageDataset:
     """Opens one split of a dataset; all of it, where it is not divided into splits.
 
     Args:
@@ -83,29 +83,38 @@ def open_dataset(path: str | Path, split: str) -> ImageDataset:
             - a CSV file with the columns ``path``, ``label`` and perhaps ``split``, or a folder with ``train.csv``
               and ``val.csv``.
         split: ``"train"`` or ``"val"``.
+        image_key: of tar shards with several images under one key: the extension of the one that is meant, such as
+            ``jpg`` or ``left.jpg``; or several, with commas, of which each key has one.
 
     Raises:
         DataError: there is nothing of the kind; the message says what was looked for and what is there.
     """
     with _readable(path):
-        return _open(path, _find_splits(path), split)
+        images = _open(path, _find_splits(path, image_key), split)
+        _check_image_key(images, image_key)
+        return images
 
 
-def open_datasets(path: str | Path, seed: int = 0, val_share: float = 0.1) -> OpenedDatasets:
+def open_datasets(
+    path: str | Path, seed: int = 0, val_share: float = 0.1, image_key: str | None = None
+) -> OpenedDatasets:
     """Opens training and validation images; where there are no validation images, holds some out.
 
     Args:
         path: as for ``open_dataset``.
         seed: decides which images are held out.
         val_share: share of each class that is held out, in (0, 1).
+        image_key: as for ``open_dataset``.
 
     Raises:
         DataError: as ``open_dataset``; or a class has no training images, or the two splits' classes differ.
     """
     with _readable(path):
-        splits = _find_splits(path)
+        splits = _find_splits(path, image_key)
         train = _open(path, splits, "train")
         val = splits["val"]() if "val" in splits else None
+        _check_image_key(train, image_key)
+    check_class_count(train.classes, train.name)
     empty = np.flatnonzero(np.bincount(train.labels, minlength=len(train.classes)) == 0)
     if len(empty):
         raise DataError(
@@ -143,6 +152,11 @@ def _open(path: str | Path, splits: Splits, split: str) -> ImageDataset:
     return splits[split]()
 
 
+def _check_image_key(images: ImageDataset, image_key: str | None) -> None:
+    if image_key is not None and not isinstance(images, ShardImages):
+        raise DataError(f"{images.name}: --image-key chooses among the images of tar shards; leave it out")
+
+
 def _match_classes(train: ImageDataset, val: ImageDataset) -> None:
     """Refuses splits that do not number the same classes alike."""
     numbered = all(each.label == str(each.class_id) for each in train.classes)
@@ -168,44 +182,39 @@ def _readable(path: str | Path) -> Iterator[None]:
         raise DataError(f"{error.filename or path}: {error.strerror or error}{remedy}") from None
 
 
-def _find_splits(path: str | Path) -> Splits:
+def _find_splits(path: str | Path, image_key: str | None) -> Splits:
     text, root = str(path), Path(path)
     if text.startswith("hf://"):
         return _known(hub_splits(text), text)
     if is_url(text) or ((has_magic(text) or "{" in text) and not root.exists()):
-        return _of_files(expand_pattern(text), chosen_by_user=True)
+        return _of_files(expand_pattern(text), image_key, chosen_by_user=True)
     if root.is_dir():
-        return _in_folder(root)
+        return _in_folder(root, image_key)
     root.stat()  # nothing there, or no right to look: the system's own words
-    return _of_files([text], chosen_by_user=True)
+    return _of_files([text], image_key, chosen_by_user=True)
 
 
-def _in_folder(root: Path) -> Splits:
+def _in_folder(root: Path, image_key: str | None) -> Splits:
     if (root / "state.json").is_file():
         return {"": partial(saved_images, root)}
     if (root / "dataset_dict.json").is_file():
         return _known({name: partial(saved_images, root / name) for name in subfolders(root)}, str(root))
-    folders = subfolders(root)
-    splits = by_split(folders)
-    if splits and not _are_classes(root, folders, splits):
-        return {split: partial(_open_split, root / names[0]) for split, names in splits.items()}
+    if splits := split_folders(root, subfolders(root)):
+        return {split: partial(_open_split, root / name, image_key) for split, name in splits.items()}
     for folder in (root, root / "data"):
         if folder.is_dir() and (files := _table_files(folder)):
-            return _of_files(files)
-    return {"": partial(image_folder, root)}
+            return _of_files(files, image_key)
+    return {"": partial(_class_folders, root)}
 
 
-def _are_classes(root: Path, folders: list[str], splits: dict[str, list[str]]) -> bool:
-    """Whether folders called like splits are classes among others: a train is also a vehicle."""
-    called = [name for names in splits.values() for name in names]
-    return len(folders) > len(called) and all(
-        not subfolders(root / name) and any(is_image(file.name) for file in (root / name).iterdir()) for name in called
-    )
+def _class_folders(root: Path, split: bool = False) -> ImageFiles:
+    check_class_folders(root, split)
+    return image_folder(root)
 
 
-def _open_split(folder: Path) -> ImageDataset:
+def _open_split(folder: Path, image_key: str | None) -> ImageDataset:
     files = _table_files(folder)
-    return _of_files(files, chosen_by_user=True)[""]() if files else image_folder(folder)
+    return _of_files(files, image_key, chosen_by_user=True)[""]() if files else _class_folders(folder, split=True)
 
 
 def _table_files(folder: Path) -> list[str]:
@@ -223,7 +232,7 @@ def _table_files(folder: Path) -> list[str]:
 FILE_FORMATS = (".parquet", ".tar", ".csv")
 
 
-def _of_files(names: Sequence[str], chosen_by_user: bool = False) -> Splits:
+def _of_files(names: Sequence[str], image_key: str | None, chosen_by_user: bool = False) -> Splits:
     """Files of one format by their split; those that the user chose are one whole unless they are of two splits."""
     suffixes = {PurePosixPath(urlsplit(name).path if is_url(name) else name).suffix.lower() for name in names}
     suffix = suffixes.pop()
@@ -236,7 +245,7 @@ def _of_files(names: Sequence[str], chosen_by_user: bool = False) -> Splits:
         listed = listed_splits({Path(name): split for split, group in groups.items() for name in group})
         return _known({split: partial(_same, images) for split, images in listed.items()}, names[0])
     if suffix == ".tar":
-        return {split: partial(shard_images, group) for split, group in groups.items()}
+        return {split: partial(shard_images, group, image_key) for split, group in groups.items()}
     return {split: partial(parquet_images, [Path(name) for name in group]) for split, group in groups.items()}
 
 

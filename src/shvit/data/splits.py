@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,8 +15,21 @@ from shvit.errors import DataError
 if TYPE_CHECKING:
     from shvit.data.datasets import ImageDataset
 
-SPLIT_NAMES = {"train": ("train", "training"), "val": ("val", "validation", "valid", "test")}
+SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "val": ("val", "validation", "valid", "dev", "eval", "evaluation", "test", "testing"),
+}
 """Names under which a split is looked for, in this order."""
+
+_SPELLINGS = frozenset(chain(*SPLIT_NAMES.values()))
+
+_ADDED = frozenset(
+    {"set", "sets", "split", "data", "dataset", "folder", "dir", "image", "images", "img", "imgs", "photo", "photos"}
+    | {"picture", "pictures"}
+)
+"""Words that a split's folder may have beside its name: ``training_set``, ``test-data``, ``train2017``."""
+
+_JOINED = re.compile(rf"({'|'.join(sorted(_SPELLINGS, key=len, reverse=True))})({'|'.join(sorted(_ADDED))})")
 
 
 class Subset:
@@ -89,13 +103,35 @@ def by_split(names: Iterable[str], words: bool = False) -> dict[str, list[str]]:
     found = {}
     for split, spellings in SPLIT_NAMES.items():
         for spelling in spellings:
-            chosen = [name for name in names if _split_word(name, words) == spelling]
+            if words:
+                chosen = [name for name in names if _split_word(name) == spelling]
+            else:
+                exact = [name for name in names if name.lower() == spelling]
+                chosen = exact or [name for name in names if split_and_rest(name) == (spelling, "")]
             if chosen:
                 found[split] = chosen
                 break
     return found
 
 
-def _split_word(name: str, words: bool) -> str | None:
-    parts = re.split("[^a-z]+", name.rpartition("/")[2].lower()) if words else [name.lower()]
-    return next((part for part in parts if any(part in spellings for spellings in SPLIT_NAMES.values())), None)
+def split_and_rest(name: str) -> tuple[str, str] | None:
+    """A folder's name as the split that it speaks of and its other words; ``None`` where it speaks of none.
+
+    ``Train Set``, ``train_images`` and ``train2017`` are the split alone; ``seg_train`` is ``("train", "seg")``.
+    """
+    spaced = re.sub("(?<=[a-z])(?=[A-Z])", " ", name)
+    words = [part for word in re.split("[^a-z]+", spaced.lower()) for part in _parts(word) if part]
+    called = [word for word in words if word in _SPELLINGS]
+    if len(called) != 1:
+        return None
+    return called[0], " ".join(word for word in words if word not in _SPELLINGS | _ADDED)
+
+
+def _parts(word: str) -> tuple[str, ...]:
+    joined = _JOINED.fullmatch(word)
+    return joined.groups() if joined else (word,)
+
+
+def _split_word(name: str) -> str | None:
+    parts = re.split("[^a-z]+", name.rpartition("/")[2].lower())
+    return next((part for part in parts if part in _SPELLINGS), None)

@@ -16,9 +16,10 @@ from shvit.evaluation.labels import (
     labels_from_file,
     match_classes,
 )
-from shvit.evaluation.report import provenance, summarize, worst_classes, write_report
+from shvit.evaluation.report import REPORT_FILES, provenance, summarize, worst_classes, write_report
 
 __all__ = [
+    "REPORT_FILES",
     "Evaluation",
     "FastDecoding",
     "ImageClassifier",

@@ -127,7 +127,7 @@ def pixelate(pixels: np.ndarray, scale: float, random: np.random.Generator) -> n
 def jpeg_compression(pixels: np.ndarray, quality: int, random: np.random.Generator) -> np.ndarray:
     encoded = io.BytesIO()
     _to_image(pixels).save(encoded, "JPEG", quality=quality)
-    return np.asarray(Image.open(encoded)) / 255
+    return np.asarray(Image.open(encoded, formats=["JPEG"])) / 255
 
 
 def _to_image(pixels: np.ndarray) -> Image.Image:

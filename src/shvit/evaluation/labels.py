@@ -15,6 +15,7 @@ import numpy as np
 from shvit.data.datasets import ImageDataset
 from shvit.data.splits import Subset
 from shvit.errors import DataError
+from shvit.reading import read_text
 from shvit.runtime.card import ClassInfo
 
 Accepted = Mapping[int, Sequence[int]]
@@ -158,7 +159,7 @@ def _names(source: str) -> Iterator[str]:
 
 def _read_entries(path: Path) -> dict[str, list[Any]]:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:

@@ -17,7 +17,7 @@ from shvit.evaluation.metrics import Calibration
 TICK_LABELS = 25
 """Up to how many classes the confusion matrix has their names at its sides."""
 
-LIGHT: dict[Any, Any] = {"font.size": 10}
+LIGHT: dict[Any, Any] = {"font.size": 10, "text.parse_math": False}  # a label is no formula
 _INK, _PAPER = "#e6e6e6", "#15181c"
 DARK = LIGHT | {
     "figure.facecolor": _PAPER,

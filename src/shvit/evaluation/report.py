@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import csv
 import datetime
 import io
 import math
@@ -22,6 +21,7 @@ from PIL import Image
 
 from shvit.atomic import atomic_path, write_bytes, write_json, write_text
 from shvit.data.datasets import ImageDataset
+from shvit.display import CSVWriter
 from shvit.evaluation import plots
 from shvit.evaluation.evaluate import Evaluation, Robustness
 from shvit.evaluation.labels import short_name
@@ -39,6 +39,11 @@ PAIRS = 20
 """How many pairs of confused classes are listed."""
 MISTAKES = 48
 """How many mistakes are shown."""
+REPORT_FILES = (
+    *("results.json", "per_class.csv", "confusion.csv", "predictions.csv"),
+    *("confusion.png", "reliability.png", "mistakes.jpg", "report.html"),
+)
+"""What a report is made of."""
 PACKAGES = ("shvit", "torch", "onnxruntime", "openvino", "numpy", "pillow")
 
 
@@ -123,6 +128,7 @@ def write_report(
     evaluation: Evaluation,
     images: ImageDataset,
     classes: Sequence[ClassInfo],
+    csv_safe: bool = False,
 ) -> None:
     """Writes tables (CSV), pictures, ``results.json`` and ``report.html``, which needs no other file.
 
@@ -131,6 +137,7 @@ def write_report(
         results: of ``summarize``, with whatever else is to be told.
         images: the whole dataset, from which the mistakes' pictures are read.
         classes: the classifier's.
+        csv_safe: put a ``'`` before text in the tables that a spreadsheet would take for a formula.
     """
     predictions = evaluation.predictions
     names = [short_name(each.label) for each in classes]
@@ -153,12 +160,16 @@ def write_report(
 
     write_json({**results, "mistakes": mistakes}, folder / "results.json")
     _write_csv(
-        folder / "per_class.csv", list(results["per_class"][0]), (each.values() for each in results["per_class"])
+        folder / "per_class.csv",
+        list(results["per_class"][0]),
+        (each.values() for each in results["per_class"]),
+        csv_safe,
     )
     _write_csv(
         folder / "confusion.csv",
         ["label \\ predicted", *present_names],
         ([name, *row.tolist()] for name, row in zip(present_names, matrix, strict=True)),
+        csv_safe,
     )
     _write_csv(
         folder / "predictions.csv",
@@ -175,6 +186,7 @@ def write_report(
                 strict=True,
             )
         ),
+        csv_safe,
     )
     figures = {
         "confusion": lambda: plots.confusion_figure(matrix, present_names),
@@ -229,8 +241,8 @@ def _data_uri(kind: str, content: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:
+def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Iterable[Any]], safe: bool) -> None:
     with atomic_path(path) as aside, aside.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
+        writer = CSVWriter(file, safe)
+        writer.row(header)
+        writer.rows(rows)

@@ -58,13 +58,16 @@ def calibration_images(images: ImageDataset, card: Card) -> np.ndarray:
     return pixels
 
 
-def verification_pixels(path: str, preprocessing: Preprocessing) -> np.ndarray:
+def verification_pixels(path: str, preprocessing: Preprocessing, image_key: str | None = None) -> np.ndarray:
     """Images of a dataset's validation split to verify an export on, ``uint8 (N, H, W, 3)``.
+
+    Args:
+        image_key: as for ``open_dataset``.
 
     Raises:
         DataError: it cannot be read, or has too few.
     """
-    images = open_dataset(path, "val")
+    images = open_dataset(path, "val", image_key)
     pixels, _ = prepared_images(images, preprocessing, VERIFICATION_IMAGES)
     if len(pixels) < ENOUGH_IMAGES:
         raise DataError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ from PIL import Image
 
 from shvit.atomic import atomic_path
 from shvit.errors import VideoError
-from shvit.media.video import av
+from shvit.media.containers import av
+from shvit.media.video import MATRICES, colour_matrix
 
 _TIME_BASE = Fraction(1, 90_000)
 _ENCODERS = ("libx264", "libopenh264", "mpeg4")
@@ -42,6 +43,7 @@ class VideoEncoder:
             near = abs(picture.width - size[0]) <= 1 and abs(picture.height - size[1]) <= 1
             picture = picture.crop((0, 0, *size)) if near else picture.resize(size)
         frame = av.VideoFrame.from_ndarray(np.asarray(picture), format="rgb24")
+        frame = frame.reformat(format="yuv420p", dst_colorspace=self._matrix)
         self._last = max(round(time / _TIME_BASE), self._last + 1)
         frame.pts, frame.time_base = self._last, _TIME_BASE
         self._container.mux(self._stream.encode(frame))
@@ -50,12 +52,23 @@ class VideoEncoder:
         name = next(each for each in _ENCODERS if each in av.codecs_available)
         self._stream = self._container.add_stream(name, rate=30, options={"preset": "veryfast", "crf": "23"})
         self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, "yuv420p"
+        self._matrix = colour_matrix(width, height)  # what players take where they do not look at what is stated
+        self._stream.codec_context.colorspace = next(tag for tag, each in MATRICES.items() if each == self._matrix)
         self._stream.time_base = self._stream.codec_context.time_base = _TIME_BASE
         self._stream.codec_context.thread_count = self._threads
+
+    @property
+    def empty(self) -> bool:
+        """Whether it was given no picture."""
+        return self._stream is None
 
     def finish(self) -> None:
         if self._stream is not None:
             self._container.mux(self._stream.encode(None))
+
+
+class _EmptyError(Exception):
+    """There is nothing to give the file's name to."""
 
 
 @contextmanager
@@ -66,9 +79,12 @@ def open_encoder(path: Path, threads: int = 1) -> Iterator[VideoEncoder]:
         VideoError: it cannot be written.
     """
     try:
-        with atomic_path(path) as aside, av.open(str(aside), "w", format="mp4") as container:
-            encoder = VideoEncoder(container, threads)
-            yield encoder
-            encoder.finish()
+        with suppress(_EmptyError), atomic_path(path) as aside:
+            with av.open(str(aside), "w", format="mp4") as container:
+                encoder = VideoEncoder(container, threads)
+                yield encoder
+                encoder.finish()
+            if encoder.empty:
+                raise _EmptyError
     except av.error.FFmpegError as error:
         raise VideoError(f"{path}: cannot be written: {error.strerror}") from None

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Set
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Set
 from glob import glob, has_magic
 from pathlib import Path
 from typing import TextIO
 
-from shvit.errors import ImageError
+from shvit.reading import why_irregular
+from shvit.runtime.encoded import HEIF_INSTALLED
+
+HEIF_EXTENSIONS = frozenset({".heic", ".heif", ".hif", ".heics", ".heifs"})
 
 IMAGE_EXTENSIONS = frozenset(
     {
@@ -25,6 +30,7 @@ IMAGE_EXTENSIONS = frozenset(
         ".pgm",
         ".avif",
         ".jp2",
+        *(HEIF_EXTENSIONS if HEIF_INSTALLED else ()),
     }
 )
 """Which files of a folder are taken for images. A file named by itself is tried whatever it is called."""
@@ -37,9 +43,6 @@ VIDEO_EXTENSIONS = frozenset(
     }
 )
 """Which files of a folder are taken for videos. A file named by itself is tried whatever it is called."""
-
-MAX_IMAGE_BYTES = 256 * 2**20
-"""Encoded images of more bytes are refused before they are read."""
 
 
 class SourceError(Exception):
@@ -55,70 +58,64 @@ def is_image(name: str) -> bool:
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS  # noqa: PTH122 - 4× faster
 
 
-def read_encoded(file: str | Path, source: str, offset: int = 0, size: int | None = None) -> bytes:
-    """The bytes of one encoded image: a whole file, or part of one.
-
-    Raises:
-        ImageError: they cannot be read, are not all there, or are more than ``MAX_IMAGE_BYTES``.
-    """
-    try:
-        with open(file, "rb") as stream:  # noqa: PTH123 - the path is a string where there are many
-            if size is None:
-                size = os.fstat(stream.fileno()).st_size
-            if size > MAX_IMAGE_BYTES:
-                raise ImageError(too_large(source, size))
-            stream.seek(offset)
-            data = stream.read(size)
-    except OSError as error:
-        raise ImageError(f"{source}: {error.strerror or error}") from None
-    if len(data) != size:
-        raise ImageError(f"{source}: {len(data):,} of {size:,} bytes are there; the file was cut short")
-    return data
-
-
-def too_large(source: str, size: int) -> str:
-    """Why an encoded image of more than ``MAX_IMAGE_BYTES`` is refused."""
-    return f"{source}: {size:,} bytes, at most {MAX_IMAGE_BYTES:,} are accepted"
-
-
 def expand_sources(
-    sources: Iterable[str], stdin: TextIO, extensions: Set[str] = IMAGE_EXTENSIONS, kind: str = "images"
+    sources: Iterable[str],
+    stdin: TextIO,
+    extensions: Set[str] = IMAGE_EXTENSIONS,
+    kind: str = "images",
+    notice: Callable[[str], None] = lambda line: None,
 ) -> Iterator[str | SourceError]:
     """Files, folders (all levels), globs, and ``-`` for paths on ``stdin``, one a line.
 
     Yields a path for each image, in a settled order within a folder, and a ``SourceError`` for each source
-    that gives none. Paths that are files, or nothing, are passed on as they are: opening them tells.
+    that gives none, and for each pipe, device or socket in a folder or among a pattern's. Paths that are files, or
+    nothing, are passed on as they are: opening them tells.
 
     Args:
         extensions: which files of a folder are taken; in lower case, with the dot.
         kind: what those are, for messages.
+        notice: told, a line for each folder, of the files in it that are not taken.
     """
     for source in sources:
         if source == "-":
-            for line in stdin:
-                if path := line.rstrip("\r\n"):
-                    yield from _expand(path, extensions, kind)
+            for path in listed(stdin):
+                yield from _expand(path, extensions, kind, notice)
         else:
-            yield from _expand(source, extensions, kind)
+            yield from _expand(source, extensions, kind, notice)
 
 
-def _expand(source: str, extensions: Set[str], kind: str) -> Iterator[str | SourceError]:
+def listed(lines: Iterable[str]) -> Iterator[str]:
+    """The paths of a list, one a line; empty lines and a byte order mark, which Windows' editors write, are no part."""
+    for number, line in enumerate(lines):
+        if path := (line.removeprefix("\ufeff") if number == 0 else line).rstrip("\r\n"):
+            yield path
+
+
+def _expand(source: str, extensions: Set[str], kind: str, notice: Callable[[str], None]) -> Iterator[str | SourceError]:
     if Path(source).is_dir():
-        found = False
-        for path in walk_files(Path(source), extensions):
+        found, others = False, Counter[str]()
+        for path in walk_files(Path(source), extensions, others):
             found = True
-            yield str(path)
+            yield _found(str(path))
         if not found:
-            yield SourceError(source, f"no {kind} in this folder")
+            yield SourceError(source, f"no {kind} in this folder{'; ' if others else ''}{describe_left_out(others)}")
+        elif others:
+            notice(f"{source}: {describe_left_out(others)}")
     elif not os.path.lexists(source) and has_magic(source):
         matches = sorted(glob(source, recursive=True))  # noqa: PTH207 - keeps the pattern relative as typed
         if not matches:
             yield SourceError(source, "no file matches")
         for match in matches:
             if not Path(match).is_dir():
-                yield match
+                yield _found(match)
     else:
         yield source
+
+
+def _found(path: str) -> str | SourceError:
+    """What a folder or a pattern gave: nobody named it, so it is a file or nothing."""
+    reason = why_irregular(path)
+    return SourceError(path, reason) if reason else path
 
 
 def walk_images(folder: Path) -> Iterator[Path]:
@@ -126,10 +123,61 @@ def walk_images(folder: Path) -> Iterator[Path]:
     return walk_files(folder, IMAGE_EXTENSIONS)
 
 
-def walk_files(folder: Path, extensions: Set[str]) -> Iterator[Path]:
-    """Files with these extensions, as ``walk_images`` gives images."""
+def walk_files(folder: Path, extensions: Set[str], others: Counter[str] | None = None) -> Iterator[Path]:
+    """Files with these extensions, as ``walk_images`` gives images.
+
+    Args:
+        others: counts, on the way, what is not given, as ``left_out`` does.
+    """
     for current, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
+        if others is not None:
+            others.update(LINKED_FOLDER for name in folders if Path(current, name).is_symlink())
         for name in sorted(files):
-            if not name.startswith(".") and Path(name).suffix.lower() in extensions:
-                yield Path(current, name)
+            if name.startswith("."):
+                continue
+            path = Path(current, name)
+            if path.suffix.lower() in extensions:
+                yield path
+            elif others is not None:
+                others[kind_of_other(path)] += 1
+
+
+LINKED_FOLDER, BROKEN_LINK, OTHER_NAME = "link to a folder", "broken link", "other name"
+"""What ``left_out`` counts beside suffixes."""
+
+
+def left_out(folder: Path, extensions: Set[str] = IMAGE_EXTENSIONS) -> Counter[str]:
+    """What a folder and all below it hold that is not read, by suffix in lower case; hidden files are not counted.
+
+    Links to folders, which are not followed, and links to nothing are counted under names of their own, and so are
+    files without a suffix or with one that looks like none. Broken links with one of the extensions are not among
+    them: they are given like files, and fail when they are opened.
+    """
+    others = Counter[str]()
+    for _ in walk_files(folder, extensions, others):
+        pass
+    return others
+
+
+def describe_left_out(others: Counter[str]) -> str:
+    """What was not read, and what to do about it, in a line; empty when there is nothing."""
+    counts = others.most_common()
+    if not counts:
+        return ""
+    named = [f"{count:,} {name}" for name, count in counts[:8]]
+    if rest := sum(count for _, count in counts[8:]):
+        named.append(f"{rest:,} of other kinds")
+    advice = "what is named by itself, or by a pattern such as '**/*.SUFFIX', is tried whatever its name"
+    if any(name in HEIF_EXTENSIONS for name, _ in counts):
+        advice = f"HEIC needs: pip install 'shvit[heif]'; {advice}"
+    return f"not read: {', '.join(named)} ({advice})"
+
+
+def kind_of_other(path: Path) -> str:
+    """What ``left_out`` counts a file as that is not read."""
+    if path.is_symlink() and not path.exists():
+        return BROKEN_LINK
+    suffix = path.suffix.lower()
+    # A name comes from anybody: what is counted is short and can be printed.
+    return suffix if re.fullmatch(r"\.[a-z0-9_-]{1,12}", suffix) else OTHER_NAME

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import math
-import re
 import threading
 import time
 from collections.abc import Iterator
@@ -21,19 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from shvit.errors import MissingDependencyError, VideoError
+from shvit.errors import VideoError
+from shvit.media.containers import av, is_live, open_container, picture_stream, reason
 from shvit.runtime.preprocess import MAX_PIXELS
-
-try:
-    import av
-    import av.logging
-    from av.sidedata.sidedata import Type as SideDataType
-    from av.stream import Disposition
-    from av.video.reformatter import Interpolation, VideoReformatter
-except ImportError as error:
-    raise MissingDependencyError(
-        "reading video needs PyAV, which is not installed; install it with: pip install 'shvit[video]'"
-    ) from error
 
 _LOG_LEVEL = av.logging.get_level()
 """What PyAV was told to log before this module was loaded; nothing, unless somebody asked for it."""
@@ -52,6 +41,22 @@ _ENDS_EARLY = 1.0
 
 _STATING_FORMATS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "flv", "asf", "mxf"}
 """Those whose duration is written in the file; of others libav guesses it from what there is."""
+
+MAX_ASPECT = 16
+"""A pixel's longer side divided by its shorter one, at most."""
+
+_SCALING, _COLOURS = av.video.reformatter.Interpolation, av.video.reformatter.Colorspace
+
+MATRICES = {
+    1: _COLOURS.ITU709,
+    4: _COLOURS.FCC,
+    5: _COLOURS.ITU601,
+    6: _COLOURS.ITU601,
+    7: _COLOURS.SMPTE240M,
+    9: _COLOURS.BT2020,
+    10: _COLOURS.BT2020,  # with constant luminance: nearly the same
+}
+"""libswscale's numbers to those of H.273."""
 
 _thread = threading.local()
 
@@ -120,21 +125,25 @@ class Frame:
     decoded: Any = field(repr=False)
     """PyAV's frame."""
     orientation: Orientation = Orientation()
+    aspect: Fraction = Fraction(1)
+    """Width of a stored pixel, before it is turned, divided by its height."""
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height, the right way up."""
-        width, height = self.decoded.width, self.decoded.height
+        """Width and height as shown: of square pixels, the right way up."""
+        width, height = shown_size(self.decoded.width, self.decoded.height, self.aspect)
         return (height, width) if self.orientation.transpose else (width, height)
 
     @property
     def image(self) -> np.ndarray:
-        """``uint8 (H, W, 3)``, RGB, the right way up.
+        """``uint8 (H, W, 3)``, RGB, as shown: of square pixels, the right way up.
 
         Raises:
             VideoError: it is of a kind that cannot be converted.
         """
-        return self._convert(self.decoded.width, self.decoded.height, None)
+        stored = self.decoded.width, self.decoded.height
+        shown = shown_size(*stored, self.aspect)
+        return self._convert(*shown, None if shown == stored else _SCALING.BICUBIC)
 
     def resized(self, width: int, height: int) -> np.ndarray:
         """The picture at another size, ``uint8 (height, width, 3)``, resized by libav in the video's own colours.
@@ -145,21 +154,55 @@ class Frame:
         Raises:
             VideoError: it is of a kind that cannot be converted.
         """
-        own_width, own_height = self.size
-        shrinks = width <= own_width and height <= own_height
         if self.orientation.transpose:
             width, height = height, width
-        return self._convert(width, height, Interpolation.AREA if shrinks else Interpolation.BICUBIC)
+        shrinks = width <= self.decoded.width and height <= self.decoded.height
+        return self._convert(width, height, _SCALING.AREA if shrinks else _SCALING.BICUBIC)
 
-    def _convert(self, width: int, height: int, interpolation: Interpolation | None) -> np.ndarray:
+    def _convert(self, width: int, height: int, interpolation: int | None) -> np.ndarray:
         try:
-            reformatter = _thread.__dict__.setdefault("reformatter", VideoReformatter())  # keeps its tables
+            reformatter = _thread.__dict__.setdefault(
+                "reformatter", av.video.reformatter.VideoReformatter()
+            )  # keeps its tables
+            matrix = colour_matrix(self.decoded.width, self.decoded.height, self.decoded.colorspace)
             converted = reformatter.reformat(
-                self.decoded, width, height, "rgb24", interpolation=interpolation, threads=1
+                self.decoded, width, height, "rgb24", matrix, matrix, interpolation=interpolation, threads=1
             )
             return np.ascontiguousarray(self.orientation.apply(converted.to_ndarray()))
         except (av.error.FFmpegError, ValueError, MemoryError) as error:
-            raise VideoError(f"frame at {self.time:.3f} s: cannot be converted to RGB: {_reason(error)}") from None
+            raise VideoError(f"frame at {self.time:.3f} s: cannot be converted to RGB: {reason(error)}") from None
+
+
+def shown_size(width: int, height: int, aspect: Fraction) -> tuple[int, int]:
+    """The size of a picture once its pixels are square: one side grows, so that nothing of the other is lost.
+
+    Args:
+        width: of the stored picture.
+        aspect: a pixel's width divided by its height; beyond ``MAX_ASPECT`` it is taken for damage, and for square.
+    """
+    if not 1 / MAX_ASPECT <= aspect <= MAX_ASPECT:
+        return width, height
+    wider, higher = max(aspect, Fraction(1)), max(1 / aspect, Fraction(1))
+    wide, high = round(width * wider), round(height * higher)
+    if wide * high > MAX_PIXELS:  # then the other side shrinks
+        wide, high = max(round(width / higher), 1), max(round(height / wider), 1)
+    return wide, high
+
+
+def colour_matrix(width: int, height: int, tag: int = 2) -> int:
+    """What a stored picture's YCbCr is taken for, as libswscale numbers it.
+
+    Where the video does not say, or says what libswscale does not know, that is what players take: BT.709 from high
+    definition on (1280 columns or more than 576 rows), else BT.601.
+
+    Args:
+        width: of the stored picture.
+        tag: what it says, as H.273 numbers matrix coefficients; 2 is none.
+    """
+    known = MATRICES.get(tag)
+    if known is not None:
+        return int(known)
+    return int(_COLOURS.ITU709 if width >= 1280 or height > 576 else _COLOURS.ITU601)
 
 
 def frames(path: str | Path, fps: float | None = None, keyframes: bool = False, threads: int = 1) -> Iterator[Frame]:
@@ -186,11 +229,6 @@ def frames(path: str | Path, fps: float | None = None, keyframes: bool = False, 
         raise VideoError(f"{path}: damaged at {damaged[0].time:.3f} s: {damaged[0].reason}{more}")
 
 
-def is_live(source: str | Path) -> bool:
-    """Whether a source is a network stream or a camera, not a file."""
-    return re.match(r"[a-z][a-z0-9+.-]+://|/dev/video", str(source)) is not None
-
-
 class Video:
     """A video that is being read; iterate over it once, for its frames and its damage in the order of time.
 
@@ -210,7 +248,7 @@ class Video:
     """
 
     width: int
-    """In pixels, the right way up only as far as known before the first frame: each ``Frame`` has its own."""
+    """In square pixels, the right way up only as far as known before the first frame: each ``Frame`` has its own."""
     height: int
     duration: float | None
     """Seconds, as the file states it."""
@@ -235,9 +273,9 @@ class Video:
             raise ValueError(f"fps: expected more than 0, got {fps}")
         self.source = str(source)
         self._fps, self._keyframes, self._start, self._low_delay = fps, keyframes, start, low_delay
-        self._container = _open(self.source, low_delay, timeout)
+        self._container = open_container(self.source, low_delay, timeout)
         try:
-            self._stream = _picture_stream(self._container, self.source)
+            self._stream = picture_stream(self._container, self.source)
             context = self._stream.codec_context
             context.thread_count = threads
             # Threads that each decode a frame of their own hold back as many frames as there are.
@@ -245,7 +283,11 @@ class Video:
             context.options = {"max_pixels": str(MAX_PIXELS), **({"skip_loop_filter": "noref"} if fast else {})}
             if keyframes:
                 context.skip_frame = "NONKEY"
-            self.width, self.height, self.codec = context.width, context.height, context.codec.name
+            self.codec = context.codec.name
+            stated = self._stream.sample_aspect_ratio
+            # What the container states holds; what the pictures themselves state may change from one to the next.
+            self._stated_aspect = stated if stated != context.sample_aspect_ratio else None
+            self.width, self.height = shown_size(context.width, context.height, self._aspect())
             self._time_base: Fraction = self._stream.time_base or Fraction(1, 90_000)
             rate = self._stream.average_rate or self._stream.guessed_rate
             self.rate = float(rate) if rate else None
@@ -260,7 +302,7 @@ class Video:
                 self._container.seek(max(early, start.origin or 0), stream=self._stream)
         except av.error.FFmpegError as error:
             self._container.close()
-            raise VideoError(f"{self.source}: {_reason(error)}") from None
+            raise VideoError(f"{self.source}: {reason(error)}") from None
         except BaseException:
             self._container.close()
             raise
@@ -327,7 +369,9 @@ class Video:
             position = Position(max(index, 0), pts, self._origin, at)
             if decoded.is_corrupt:
                 yield Damage(at, "damaged data; parts of the picture are made up")
-            yield Frame(at, max(index, 0), duration, position, arrival, decoded, self._orientation_of(decoded))
+            yield Frame(
+                at, max(index, 0), duration, position, arrival, decoded, self._orientation_of(decoded), self._aspect()
+            )
             last, seen_until = at, at + duration
             index += index >= 0
         if last < 0 and not self._start:
@@ -340,6 +384,10 @@ class Video:
         if decoded.rotation != self._rotation:
             self._rotation, self._orientation = decoded.rotation, _orientation(decoded)
         return self._orientation
+
+    def _aspect(self) -> Fraction:
+        """Of the pixels of the frame that was decoded last."""
+        return self._stated_aspect or self._stream.codec_context.sample_aspect_ratio or Fraction(1)
 
     def _cut_off(self) -> bool:
         """Whether all streams end before the time that the file states."""
@@ -357,10 +405,12 @@ class Video:
                 yield packet
                 continue
             now = time.monotonic()
-            if packet.stream_index != self._stream.index:
+            # An empty one would end the decoder, wherever it stands. PyAV adds one for each stream at the end of the
+            # file, whose stream_index is 0 in all of them.
+            if packet.size == 0 or packet.stream_index != self._stream.index:
                 continue
-            self._packets_seen += packet.size > 0
-            if self._keyframes and packet.size and not packet.is_keyframe:
+            self._packets_seen += 1
+            if self._keyframes and not packet.is_keyframe:
                 continue
             if packet.is_corrupt:
                 yield "data is missing within a frame"
@@ -368,19 +418,23 @@ class Video:
                     continue
             if packet.pts is not None and self._low_delay:
                 arrivals[packet.pts] = now
-            try:
-                decoded = packet.decode()
-            except (av.error.FFmpegError, MemoryError) as error:
-                if not isinstance(error, av.error.EOFError):
-                    yield f"cannot be decoded: {_reason(error)}"
-                continue
-            for each in decoded:
-                yield each, arrivals.pop(each.pts, now)
+            yield from self._decode(packet, arrivals, now)
             if len(arrivals) > 256:  # of frames that never came
                 arrivals.clear()
+        yield from self._decode(None, arrivals, time.monotonic())
+
+    def _decode(self, packet: Any, arrivals: dict[int, float], now: float) -> Iterator[tuple[Any, float] | str]:
+        """The frames that a packet brings or, with ``None``, those that the decoder still holds."""
+        try:
+            decoded = self._stream.codec_context.decode(packet)
+        except (av.error.FFmpegError, MemoryError) as error:
+            yield f"cannot be decoded: {reason(error)}"
+            return
+        for each in decoded:
+            yield each, arrivals.pop(each.pts, now)
 
     def _packets(self) -> Iterator[Any]:
-        """Packets of all streams, the last an empty one that empties the decoder; a reason for what cannot be read."""
+        """Packets of all streams; a reason for what cannot be read."""
         errors = 0
         while errors < _DEMUX_ERRORS:
             packets = self._container.demux()
@@ -393,7 +447,7 @@ class Video:
                     return
                 except (av.error.FFmpegError, OSError, MemoryError) as error:
                     errors += 1
-                    yield f"cannot be read: {_reason(error)}"
+                    yield f"cannot be read: {reason(error)}"
                     if is_live(self.source):
                         return
                     break
@@ -429,59 +483,10 @@ def _log_as_before() -> None:
     av.logging.restore_default_callback()
 
 
-def _open(source: str, low_delay: bool, timeout: float) -> Any:
-    live = is_live(source)
-    options: dict[str, str] = {}
-    if live and low_delay:
-        # What is read while the stream is being recognised is dropped, not kept for later; so look at it briefly.
-        options |= {"fflags": "nobuffer", "analyzeduration": "1000000"}
-    if source.startswith(("rtsp://", "rtsps://")):
-        options["rtsp_transport"] = "tcp"  # what is lost of UDP is seen as damage
-    if not live:
-        if not Path(source).exists():
-            raise VideoError(f"{source}: No such file or directory")
-        if Path(source).is_dir():
-            raise VideoError(f"{source}: is a folder")
-        options["protocol_whitelist"] = "file"  # a playlist must not fetch what it likes
-    try:
-        return av.open(
-            source if live else f"file:{source}",
-            format="v4l2" if source.startswith("/dev/video") else None,
-            options=options,
-            metadata_errors="replace",
-            timeout=timeout if live else None,
-        )
-    except (av.error.FFmpegError, OSError, ValueError, MemoryError) as error:
-        reason = _reason(error)
-        if isinstance(error, av.error.InvalidDataError):
-            reason = "not a video, or its beginning or index is damaged or missing"
-        raise VideoError(f"{source}: {reason}") from None
-
-
-def _picture_stream(container: Any, source: str) -> Any:
-    """The first stream of moving pictures; a cover is none."""
-    streams = [each for each in container.streams.video if not each.disposition & Disposition.attached_pic]
-    if not streams:
-        audio = "only audio" if container.streams.audio else "no pictures"
-        cover = " and a cover" if container.streams.video else ""
-        raise VideoError(f"{source}: no video in it, {audio}{cover}")
-    stream = next((each for each in streams if each.codec_context is not None), None)
-    if stream is None:
-        raise VideoError(f"{source}: its pictures are of a codec that this libav cannot decode")
-    return stream
-
-
 def _orientation(decoded: Any) -> Orientation:
     matrix = None
     with suppress(KeyError):
-        matrix = decoded.side_data.get(SideDataType.DISPLAYMATRIX)
+        matrix = decoded.side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return Orientation()
     return Orientation.from_matrix(np.frombuffer(bytes(matrix), np.int32))
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, MemoryError):
-        return "not enough memory"
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return " ".join(str(text).split())

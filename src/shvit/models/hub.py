@@ -7,6 +7,8 @@ from typing import Any
 
 from huggingface_hub import PyTorchModelHubMixin, constants, hf_hub_download
 
+from shvit.atomic import write_text
+
 
 class HubModel(PyTorchModelHubMixin):
     """``save_pretrained``, ``from_pretrained`` and ``push_to_hub`` as Hub users know them.
@@ -23,7 +25,7 @@ class HubModel(PyTorchModelHubMixin):
         assert isinstance(self, SHViT)
         save_checkpoint(self, save_directory / constants.SAFETENSORS_SINGLE_FILE)
         config = json.dumps(asdict(self.config), indent=2)
-        (save_directory / constants.CONFIG_NAME).write_text(config + "\n")
+        write_text(config + "\n", save_directory / constants.CONFIG_NAME)
 
     @classmethod
     def _from_pretrained(

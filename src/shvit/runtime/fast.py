@@ -7,13 +7,13 @@ both are done by libraries that use the processor's vector instructions, simplej
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import numpy as np
 
 from shvit.errors import MissingDependencyError
 from shvit.runtime.card import Preprocessing
-from shvit.runtime.preprocess import ImageSource, decode, is_long, preprocess, resize_and_crop
+from shvit.runtime.encoded import read_encoded
+from shvit.runtime.preprocess import ImageSource, decode, describe, is_long, preprocess, resize_and_crop
 
 try:
     from shvit.runtime.jpeg import decode_fraction, read_header
@@ -46,18 +46,17 @@ def preprocess_fast(source: ImageSource, preprocessing: Preprocessing) -> np.nda
     """
     if preprocessing.interpolation not in MARGINS:
         return preprocess(decode(source), preprocessing)
-    if (reduced := _decode_reduced(source, preprocessing)) is not None:
+    name = describe(source)
+    if isinstance(source, str | os.PathLike):
+        source = read_encoded(source, name)  # once: a pipe gives its bytes to the first who asks
+    if isinstance(source, bytes) and (reduced := _decode_reduced(source, preprocessing)) is not None:
         return resize_parts(*reduced, preprocessing)
-    return preprocess_pixels(np.asarray(decode(source)), preprocessing)
+    return preprocess_pixels(np.asarray(decode(source, name=name)), preprocessing)
 
 
-def _decode_reduced(source: ImageSource, preprocessing: Preprocessing) -> tuple[np.ndarray, tuple[Part, Part]] | None:
+def _decode_reduced(data: bytes, preprocessing: Preprocessing) -> tuple[np.ndarray, tuple[Part, Part]] | None:
     """A JPEG's pixels, of as little detail as will do, and what of them to resize; ``None`` for all else."""
-    try:
-        data = Path(source).read_bytes() if isinstance(source, str | os.PathLike) else source
-    except OSError:
-        return None
-    if not isinstance(data, bytes) or not data.startswith(b"\xff\xd8\xff") or (header := read_header(data)) is None:
+    if not data.startswith(b"\xff\xd8\xff") or (header := read_header(data)) is None:
         return None
     height, width = header.upright_size
     axes = resize_and_crop(width, height, preprocessing)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from typing import NamedTuple
 
 import numpy as np
 import simplejpeg
-from PIL import ExifTags, Image
+from PIL import ExifTags
 
+from shvit.runtime.encoded import open_image
 from shvit.runtime.preprocess import MAX_PIXELS, warnings_ignored
 
 TRANSPOSED = (5, 6, 7, 8)
@@ -45,7 +45,7 @@ def read_header(data: bytes) -> JPEGHeader | None:
         return JPEGHeader(height, width, 1)
     with warnings_ignored:
         try:
-            orientation = Image.open(io.BytesIO(data)).getexif().get(ExifTags.Base.Orientation, 1)
+            orientation = open_image(data, "").getexif().get(ExifTags.Base.Orientation, 1)
         except Exception:  # hostile bytes: let the general decoder refuse them in its own words
             return None
     return JPEGHeader(height, width, orientation if orientation in range(1, 9) else 1)

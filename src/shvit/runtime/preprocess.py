@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import io
 import math
 import os
 import threading
 import warnings
 from contextlib import suppress
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from shvit.errors import ImageError
 from shvit.runtime.card import Preprocessing
+from shvit.runtime.encoded import open_image, read_encoded
+from shvit.runtime.greyscale import no_data_value, scaled_to_eight_bits
 
 MAX_PIXELS = 100_000_000
 """Images of more pixels are refused before they are decoded: 100 megapixels are 300 MB of RGB."""
@@ -75,37 +75,34 @@ def describe(source: ImageSource) -> str:
     return f"<array {getattr(source, 'shape', '')}>"
 
 
-def decode(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def decode(source: ImageSource, max_pixels: int = MAX_PIXELS, name: str = "") -> Image.Image:
     """Reads an image as RGB, the right way up.
 
     The pixels are those of ``PIL.ImageOps.exif_transpose(image).convert("RGB")``: EXIF orientation applied,
     palettes and CMYK converted, transparency dropped, the first frame of an animation. 16-bit, 32-bit and
-    floating-point greyscale, which that would clip to white, is scaled: 16-bit by 1/257, other integers from
-    [0, 2³²) or, like floats, from the image's own range.
+    floating-point greyscale, which that would clip to white, is scaled, as ``scaled_to_eight_bits`` does.
 
     Args:
         source: a path, the encoded bytes, a PIL image, or an array ``uint8 (H, W, 3)`` in RGB or ``(H, W)``.
         max_pixels: refuse larger images; nothing of their size is allocated.
+        name: what messages call it, if not what ``describe`` does.
 
     Raises:
-        ImageError: it is missing, unreadable, not an image, damaged or too large.
+        ImageError: it is missing, unreadable, not an image of one of ``shvit.runtime.encoded.FORMATS``, damaged or too
+            large.
     """
-    name = describe(source)
+    name = name or describe(source)
     if isinstance(source, np.ndarray):
         return _from_array(source, name)
     try:
         if isinstance(source, Image.Image):
             return _to_rgb(source, name, max_pixels)
         if not isinstance(source, bytes):
-            source = Path(source).read_bytes()
-        if not source:
-            raise ImageError(f"{name}: the file is empty")
-        with warnings_ignored, Image.open(io.BytesIO(source)) as image:
+            source = read_encoded(source, name)
+        with warnings_ignored, open_image(source, name) as image:
             return _to_rgb(image, name, max_pixels, ours=True)
     except ImageError:
         raise
-    except UnidentifiedImageError:
-        raise ImageError(f"{name}: not an image, or of a format that is not known") from None
     except Image.DecompressionBombError:
         raise ImageError(f"{name}: larger than the {max_pixels / 1e6:.0f} megapixels accepted") from None
     except OSError as error:
@@ -121,27 +118,17 @@ def _to_rgb(image: Image.Image, name: str, max_pixels: int, ours: bool = False) 
         raise ImageError(
             f"{name}: {image.width}×{image.height} pixels, at most {max_pixels / 1e6:.0f} megapixels are accepted"
         )
+    no_data = no_data_value(image)
     if ours:
         ImageOps.exif_transpose(image, in_place=True)
     else:
         image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":
-        return _scaled_to_eight_bits(image)
+        return scaled_to_eight_bits(image, name, no_data)
     if image.mode != "RGB":
         return image.convert("RGB")
     image.load()
     return image
-
-
-def _scaled_to_eight_bits(image: Image.Image) -> Image.Image:
-    values = np.asarray(image).astype(np.float64)
-    if image.mode.startswith("I;16") or (image.mode == "I" and values.min() >= 0 and 255 < values.max() < 65536):
-        values = values / 257
-    elif not (image.mode == "I" and values.min() >= 0 and values.max() <= 255):
-        values = np.nan_to_num(values)
-        low, high = values.min(), values.max()
-        values = (values - low) * (255 / (high - low) if high > low else 0)
-    return Image.fromarray(np.rint(values).astype(np.uint8)).convert("RGB")
 
 
 def _from_array(array: np.ndarray, name: str) -> Image.Image:

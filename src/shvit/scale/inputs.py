@@ -18,7 +18,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shvit.errors import ImageError, MissingDependencyError, VideoError
-from shvit.media.sources import MAX_IMAGE_BYTES, is_image, read_encoded, too_large
+from shvit.media.sources import is_image
+from shvit.reading import too_large
+from shvit.runtime.encoded import MAX_IMAGE_BYTES, read_encoded
 from shvit.scale.listing import Item, Kind, image_column
 from shvit.scale.stores import filesystem, is_url, one_line, open_binary, printable
 
@@ -88,7 +90,7 @@ def _image_object(item: Item) -> Input:
     if not is_url(item.path):
         return _image_file(item)
     if item.size is not None and item.size > MAX_IMAGE_BYTES:
-        return Input(item.path, error=too_large(item.path, item.size).removeprefix(f"{item.path}: "))
+        return Input(item.path, error=too_large(item.size, MAX_IMAGE_BYTES))
     try:
         store, inside = filesystem(item.path)
         return Input(item.path, store.cat_file(inside))
@@ -149,7 +151,7 @@ def _tar_members(path: str) -> Iterator[Input]:
                     continue
                 source = f"{shard}:{printable(member.name)}"
                 if member.size > MAX_IMAGE_BYTES:
-                    yield Input(source, error=too_large(source, member.size).removeprefix(f"{source}: "))
+                    yield Input(source, error=too_large(member.size, MAX_IMAGE_BYTES))
                     continue
                 data = tar.extractfile(member)
                 assert data is not None  # a regular member

@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 from shvit.atomic import atomic_path
 from shvit.errors import BatchError, MissingDependencyError, ShvitError
+from shvit.reading import open_regular
 
 ATOMIC_STORES = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "oci", "memory"})
 """Where an object that is put is there whole or not at all."""
@@ -69,7 +70,7 @@ def filesystem(url: str) -> tuple[Any, str]:
 def open_binary(path: str, block: int = STREAM_BLOCK) -> IO[bytes]:
     """A file or an object, to read."""
     if not is_url(path):
-        return open(path, "rb")  # noqa: PTH123 - the caller closes it
+        return open_regular(path)
     store, inside = filesystem(path)
     return store.open(inside, "rb", block_size=block)
 

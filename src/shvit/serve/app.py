@@ -3,33 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 import json
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from typing import Annotated, Any
 
-import anyio
 import numpy as np
 from fastapi import APIRouter, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
-from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive
 
 from shvit import __version__
 from shvit.errors import ImageError, ShvitError
 from shvit.runtime.classifier import Classifier, top_predictions
 from shvit.runtime.preprocess import describe
 from shvit.runtime.results import Result
-from shvit.serve.batching import Batcher, EngineFailure, Job, Served, Task
+from shvit.serve.access import SECURITY_HEADERS, OwnSiteOnly, SecurityHeaders, TokenRequired, own_names
+from shvit.serve.batching import Batcher, EngineFailure, Job, Served, Task, public_reason
 from shvit.serve.bodies import (
     JSON,
     MULTIPART,
@@ -41,27 +40,21 @@ from shvit.serve.bodies import (
     Upload,
     images_in,
     media_type,
-    read_body,
 )
 from shvit.serve.explain import Kind, ModelExplainer, Wanted
 from shvit.serve.metrics import Metrics
 from shvit.serve.reference import reference_page
+from shvit.serve.refusals import RETRY_AFTER, RefusedWhenFull, content_length, refusal
 from shvit.serve.settings import Settings
+from shvit.serve.workers import NoWorkerError, TookTooLongError
 from shvit.web import PAGE, SAMPLES
 
 logger = logging.getLogger("shvit.serve")
 
-RETRY_AFTER = "1"
-"""Seconds after which a refused client may try again: a full queue is worked off in about that time."""
+PARSED_AT_ONCE = 256 * 1024
+"""Bytes of a body that is taken apart in the event loop; larger ones are in a thread."""
 
-LINGER_SECONDS, LINGER_BYTES = 2.0, 64 * 2**20
-"""How long, and how much, of a body that was refused is still read, so that the client gets to read why."""
-
-IMAGE_ROUTES = ("/v1/predict", "/v1/explain")
-"""What takes a place in the queue."""
-
-GUARDED = ("/v1", "/metrics")
-"""What a token is asked for; health, the reference and the page say nothing of anybody's images."""
+ENGINE_FAILED = "the engine failed; the server's log says how"
 
 DESCRIPTION = """\
 Send images to `/v1/predict`: one as the body, several as files of a form, or base64 in JSON.
@@ -98,10 +91,13 @@ ERRORS = {
     400: "The body is not what its Content-Type says.",
     401: "The token is missing or wrong.",
     404: "There is no such model.",
+    403: "A page of another site sent it; `--cors-origin` allows that.",
     408: "The body did not arrive in time.",
     413: "The body is too large, or has more images than the server takes at once.",
     415: "The Content-Type is not one that images come in.",
+    421: "The Host is not one of the server's names; `--allowed-host` adds one.",
     422: "A parameter is wrong, or none of the images can be read; `results` says why of each.",
+    500: "The engine failed; `results`, if there are any, says of which images.",
     503: "The queue is full; try again after `Retry-After` seconds.",
 }
 
@@ -120,12 +116,15 @@ class Service:
         self.waiting = 0
         """Images accepted and not yet answered."""
         self.held = Held(settings.max_held)
-        self.metrics = Metrics(lambda: self.waiting)
+        self.metrics = Metrics(lambda: self.waiting, lambda: self.batcher.stuck)
         self.models = {name: Served(name, classifier, self.metrics) for name, classifier in models.items()}
         self.explainers = {name: ModelExplainer(classifier) for name, classifier in models.items()}
         self.default = next(iter(self.models))
         threads = max(classifier.threads for classifier in models.values())
-        self.batcher = Batcher(list(self.models.values()), threads, settings.max_delay_ms / 1000)
+        self.batcher = Batcher(
+            list(self.models.values()), threads, settings.max_delay_ms / 1000, settings.decode_timeout
+        )
+        self._parser = ThreadPoolExecutor(1, "shvit-parse")
         self.draining = False
         """Whether the server is about to end: what was accepted is still done."""
 
@@ -156,11 +155,13 @@ class Service:
             try:
                 await self._until_done(task, 1, request.receive)
                 picture = task.done.result()
+            except TookTooLongError as error:
+                raise RefusedError(422, "not_explained", f"{_source(uploads[0])}: {error}") from None
             except (ShvitError, ValueError) as error:
-                reason = str(error).removeprefix(f"{describe(uploads[0].data)}: ")
+                text = str(error).replace(str(served.classifier.path), f"model {served.name}")
+                reason = public_reason(text, uploads[0].data)
                 if isinstance(error, ImageError):
                     reason = f"{_source(uploads[0])}: {reason}"
-                reason = reason.replace(str(served.classifier.path), f"model {served.name}")
                 raise RefusedError(422, "not_explained", reason) from None
         if picture is None:
             raise GoneError
@@ -177,26 +178,28 @@ class Service:
         """The images of a request's body, for which there is room; their bytes count as held until the block ends."""
         content_type = request.headers.get("content-type", "")
         kind = media_type(content_type)
-        body = await read_body(
-            request.receive,
-            _content_length(request.headers),
-            self.settings.max_body,
-            self.settings.timeout,
-            self.held,
+        encoding = request.headers.get("content-encoding", "identity")
+        if encoding.lower() != "identity":
+            raise RefusedError(415, "unsupported", f"Content-Encoding: expected none, got {encoding!r}")
+        body = await self.held.read_body(
+            request.receive, content_length(request.headers), self.settings.max_body, self.settings.timeout
         )
         size = len(body)
         try:
-            uploads = images_in(body, kind, content_type)
-            del body
-            if len(uploads) > self.settings.queue:
-                raise RefusedError(
-                    413, "too_many", f"{len(uploads)} images; at most {self.settings.queue} are accepted in a request"
-                )
+            parts = (body, kind, content_type, self.settings.queue)
+            if size <= PARSED_AT_ONCE or kind not in (JSON, MULTIPART):
+                uploads = images_in(*parts)
+            else:
+                uploads = await asyncio.get_running_loop().run_in_executor(self._parser, images_in, *parts)
+            del body, parts
             if self.waiting + len(uploads) > self.settings.queue:
                 raise self.full()
             yield uploads
         finally:
-            self.held.bytes -= size
+            self.held.release(size)
+
+    def close(self) -> None:
+        self._parser.shutdown(wait=False)
 
     def full(self) -> RefusedError:
         """That there is no room for more images."""
@@ -232,114 +235,44 @@ async def _until_gone(receive: Receive) -> None:
         pass
 
 
-def _content_length(headers: Headers) -> int | None:
-    value = headers.get("content-length", "")
-    return int(value) if value.isascii() and value.isdigit() else None
-
-
 def _source(upload: Upload) -> str:
     return upload.name or (describe(upload.data) if isinstance(upload.data, bytes) else "<base64>")
 
 
 def _answer(served: Served, uploads: Sequence[Upload], job: Job, top_k: int) -> Response:
-    """200 if any image has its labels, 422 if none has."""
+    """200 if any image has its labels; else 500 if the engine failed on one, and 422 if none can be read."""
     results = []
     failed = []
+    status = 422
     for upload, outcome in zip(uploads, job.outcomes, strict=True):
         source = _source(upload)
         if isinstance(outcome, np.ndarray):
             results.append(Result(source, top_predictions(outcome, served.classifier.classes, top_k)).to_dict())
-        else:
-            failed.append(f"{source}: {outcome}")
-            results.append(Result(source, error=outcome).to_dict())
+            continue
+        if isinstance(outcome, EngineFailure):
+            outcome, status = ENGINE_FAILED, 500
+        failed.append(f"{source}: {outcome}")
+        results.append(Result(source, error=outcome).to_dict())
     answer: dict[str, Any] = {"model": served.name, "results": results}
-    if len(failed) == len(results):
-        answer = {"error": failed[0] if len(failed) == 1 else f"none of the images can be read: {failed[0]}", **answer}
-    return Response(
-        json.dumps(answer, ensure_ascii=False).encode("utf-8", "replace"),
-        422 if "error" in answer else 200,
-        media_type="application/json",
-    )
+    if len(failed) < len(results):
+        return _json(answer)
+    what = failed[0] if len(failed) == 1 else f"none of the images has labels: {failed[0]}"
+    return _json({"error": what, **answer}, status)
 
 
-class TokenRequired:
-    """Lets requests for ``GUARDED`` paths through only if they carry the token."""
-
-    def __init__(self, app: ASGIApp, token: str) -> None:
-        self._app, self._expected = app, f"Bearer {token}".encode()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path = scope.get("path", "")  # with the part that a proxy took off, if uvicorn was told of one
-        guarded = path.startswith(GUARDED) or path.removeprefix(scope.get("root_path", "")).startswith(GUARDED)
-        if scope["type"] == "http" and guarded:
-            sent = Headers(scope=scope).get("authorization", "").encode("utf-8", "replace")
-            if not hmac.compare_digest(sent, self._expected):
-                headers = {"WWW-Authenticate": "Bearer"}
-                response = JSONResponse({"error": "the token is missing or wrong"}, 401, headers)
-                return await response(scope, receive, send)
-        await self._app(scope, receive, send)
+def _json(value: Any, status: int = 200) -> Response:
+    """Raises: ValueError: it holds a number that JSON has not."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    return Response(text.encode("utf-8", "replace"), status, media_type="application/json")
 
 
-class RefusedWhenFull:
-    """Answers 503 to images that there is no room for, before anything else is done for them.
-
-    A server at three times its load refuses two of three requests: what each of them costs is what the others lose.
-    """
-
-    def __init__(self, app: ASGIApp, service: Service) -> None:
-        self._app, self._service = app, service
-        self._error = service.full()
-        self._answer = _refusal(self._error)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        service = self._service
-        if (
-            service.waiting >= service.settings.queue
-            and scope["type"] == "http"
-            and scope["method"] == "POST"
-            and scope["path"].removeprefix(scope.get("root_path", "")) in IMAGE_ROUTES
-        ):
-            declared = _content_length(Headers(scope=scope))
-            if declared is None or declared <= service.settings.max_body:
-                service.metrics.refused(self._error.reason, self._error.status)
-                return await self._answer(scope, receive, send)
-        await self._app(scope, receive, send)
-
-
-class ClosingResponse(JSONResponse):
-    """An answer to a request whose body is not wanted: the rest is read for a while, then the connection is closed.
-
-    Closing at once would make the client's system throw the answer away while it still sends.
-    """
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = [*self.raw_headers, (b"connection", b"close")]
-        await send({"type": "http.response.start", "status": self.status_code, "headers": headers})
-        await send({"type": "http.response.body", "body": self.body, "more_body": True})
-        size = 0
-        with anyio.move_on_after(LINGER_SECONDS):
-            while size < LINGER_BYTES:
-                message = await receive()
-                size += len(message.get("body", b""))
-                if not message.get("more_body", False):
-                    break
-        await send({"type": "http.response.body", "body": b""})
-
-
-def _refusal(error: RefusedError) -> Response:
-    if error.status in (408, 413):
-        return ClosingResponse({"error": str(error)}, error.status)
-    return JSONResponse(
-        {"error": str(error)}, error.status, {"Retry-After": RETRY_AFTER} if error.status == 503 else None
-    )
-
-
-def create_app(models: dict[str, Classifier], settings: Settings) -> FastAPI:
+def create_app(models: dict[str, Classifier], settings: Settings, listens_at: str = "0.0.0.0") -> FastAPI:
     """The application. Its threads run from the ASGI server's start-up to its shutdown.
 
     Args:
         models: by name; the first is used where a request names none.
         settings: those that concern requests; engines and threads are the classifiers' own.
+        listens_at: the address that its server listens at; ``0.0.0.0`` for all.
     """
     service = Service(models, settings)
 
@@ -348,6 +281,7 @@ def create_app(models: dict[str, Classifier], settings: Settings) -> FastAPI:
         service.batcher.start(asyncio.get_running_loop())
         yield
         await asyncio.to_thread(service.batcher.stop)
+        service.close()
 
     app = FastAPI(
         title="shvit",
@@ -370,6 +304,13 @@ def create_app(models: dict[str, Classifier], settings: Settings) -> FastAPI:
     app.add_middleware(RefusedWhenFull, service=service)
     if settings.token is not None:
         app.add_middleware(TokenRequired, token=settings.token)
+    else:
+        app.add_middleware(
+            OwnSiteOnly,
+            is_own=own_names(listens_at, settings.allowed_hosts),
+            origins=settings.cors_origins,
+            refused=service.metrics.refused,
+        )
     if settings.cors_origins:
         from starlette.middleware.cors import CORSMiddleware
 
@@ -380,6 +321,7 @@ def create_app(models: dict[str, Classifier], settings: Settings) -> FastAPI:
             allow_headers=["Authorization", "Content-Type"],
             expose_headers=["Retry-After"],
         )
+    app.add_middleware(SecurityHeaders)
     return app
 
 
@@ -483,41 +425,49 @@ def _top_k(text: str) -> int:
 
 def _add_models(app: FastAPI, service: Service) -> None:
     @app.get("/v1/models", summary="The models and what their cards say")
-    async def models() -> JSONResponse:
-        return JSONResponse({"models": [_describe(service, served) for served in service.models.values()]})
+    async def models() -> Response:
+        return _json({"models": [_describe(service, served) for served in service.models.values()]})
 
     @app.get(
         "/v1/models/{name}",
         summary="One model, with its classes",
         responses={404: {"description": ERRORS[404], "model": ErrorAnswer}},
     )
-    async def model(name: str) -> JSONResponse:
+    async def model(name: str) -> Response:
         if name not in service.models:
             raise RefusedError(404, "no_model", f"model: expected one of {', '.join(service.models)}, got {name!r}")
-        served = service.models[name]
-        classes = [asdict(each) for each in served.classifier.classes]
-        return JSONResponse({**_describe(service, served), "classes": classes})
+        return _json(_describe(service, service.models[name], classes=True))
 
 
-def _describe(service: Service, served: Served) -> dict[str, Any]:
+def _describe(service: Service, served: Served, classes: bool = False) -> dict[str, Any]:
+    """What a model's card says; of one that cannot be written as JSON only that, so that the others are shown."""
     classifier = served.classifier
-    card = {key: value for key, value in asdict(classifier.card).items() if key != "classes"}
-    return {
+    model = {
         "name": served.name,
         "default": served.name == service.default,
         "engine": classifier.engine,
         "threads": classifier.threads,
         "decoding": classifier.decoding,
         "number_of_classes": len(classifier.classes),
-        "card": card,
     }
+    try:
+        card = asdict(classifier.card)
+        shown = {"card": {key: value for key, value in card.items() if key != "classes"}}
+        if classes:
+            shown["classes"] = card["classes"]
+        _json(shown)
+    except (ValueError, TypeError, RecursionError) as error:
+        logger.warning("%s: its card cannot be shown: %s", served.name, error)
+        return {**model, "error": "the card cannot be written as JSON"}
+    return {**model, **shown}
 
 
 def _add_operations(app: FastAPI, service: Service) -> None:
-    @app.get("/healthz", summary="Whether the process works", responses={503: {"description": "A thread has ended."}})
+    @app.get("/healthz", summary="Whether the process works", responses={503: {"description": "Restart it."}})
     async def healthz() -> JSONResponse:
-        alive = service.batcher.alive
-        return JSONResponse({"status": "ok" if alive else "a thread has ended"}, 200 if alive else 503)
+        alive, stuck = service.batcher.alive, service.batcher.stuck
+        status = "ok" if alive else f"{stuck} decoders are stuck" if stuck else "a thread has ended"
+        return JSONResponse({"status": status, "stuck_decoders": stuck}, 200 if alive else 503)
 
     @app.get("/readyz", summary="Whether it takes requests", responses={503: {"description": "It is ending."}})
     async def readyz() -> JSONResponse:
@@ -542,7 +492,7 @@ def _add_errors(app: FastAPI, service: Service) -> None:
     @app.exception_handler(RefusedError)
     async def refused(request: Request, error: RefusedError) -> Response:
         service.metrics.refused(error.reason, error.status)
-        return _refusal(error)
+        return refusal(error)
 
     @app.exception_handler(GoneError)
     async def gone(request: Request, error: GoneError) -> Response:
@@ -552,7 +502,19 @@ def _add_errors(app: FastAPI, service: Service) -> None:
     @app.exception_handler(EngineFailure)
     async def failed(request: Request, error: EngineFailure) -> Response:
         service.metrics.requests.labels(500).inc()
-        return answer(500, "the engine failed; the server's log says how")
+        return answer(500, ENGINE_FAILED)
+
+    @app.exception_handler(NoWorkerError)
+    async def stuck(request: Request, error: NoWorkerError) -> Response:
+        service.metrics.refused("stuck", 503)
+        return answer(503, "all decoders are stuck; the server must be restarted", {"Retry-After": "10"})
+
+    @app.exception_handler(Exception)
+    async def fault(request: Request, error: Exception) -> Response:
+        """A fault of ours. uvicorn logs it; the answer comes from outside of the application's other layers."""
+        service.metrics.requests.labels(500).inc()
+        named = {name.decode(): value.decode() for name, value in SECURITY_HEADERS}
+        return answer(500, "the server failed; its log says how", named)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:

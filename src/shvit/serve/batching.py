@@ -10,10 +10,12 @@ import asyncio
 import base64
 import binascii
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable, Sequence
-from queue import SimpleQueue
+from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -21,15 +23,27 @@ from shvit.errors import ImageError, ShvitError
 from shvit.runtime.classifier import Classifier
 from shvit.runtime.preprocess import describe
 from shvit.serve.metrics import Metrics, ModelMetrics
+from shvit.serve.workers import TookTooLongError, Workers
 
 logger = logging.getLogger("shvit.serve")
 
 Encoded = bytes | str
 """An image as it came: its bytes, or their base64."""
 
+STOP_SECONDS = 2.0
+"""How long the end of the server waits for threads; by then all that was accepted is answered, or was given up."""
+
+_PATH = re.compile(r"(?:^|[\s'\"(\[=:])(?:/|~/|[A-Za-z]:\\)\S")
+"""Where a file of the server's is named."""
+
+CANNOT_BE_DECODED = "cannot be decoded"
+
 
 class EngineFailure(Exception):  # noqa: N818 - what happened, not what is wrong with the caller's input
     """The engine failed on a batch; the log says how."""
+
+
+Outcome = np.ndarray | str | EngineFailure
 
 
 class Job:
@@ -37,15 +51,15 @@ class Job:
 
     def __init__(self, served: Served, images: Sequence[Encoded], loop: asyncio.AbstractEventLoop) -> None:
         self.served = served
-        self.outcomes: list[np.ndarray | str | None] = [None] * len(images)
-        """For each image its probabilities ``float32 (classes,)``, or why there are none."""
+        self.outcomes: list[Outcome | None] = [None] * len(images)
+        """For each image its probabilities ``float32 (classes,)``, why it cannot be read, or that the engine failed."""
         self.done: asyncio.Future[None] = loop.create_future()
         """Set when all have an outcome, or when it was cancelled."""
         self.cancelled = False
-        self.images = [_Image(self, place, image) for place, image in enumerate(images)]
+        self.images = [_Image(self, place, image, loop) for place, image in enumerate(images)]
         self._left = len(images)
 
-    def settle(self, place: int, outcome: np.ndarray | str) -> None:
+    def settle(self, place: int, outcome: Outcome) -> None:
         self.outcomes[place] = outcome
         self._left -= 1
         if not self._left and not self.done.done():
@@ -69,18 +83,57 @@ class Job:
 class _Image:
     """One image on its way, and when it passed where."""
 
-    __slots__ = ("accepted", "decode_began", "decode_ended", "encoded", "job", "pixels", "place")
+    __slots__ = ("accepted", "decode_began", "decode_ended", "encoded", "job", "loop", "pixels", "place")
 
-    def __init__(self, job: Job, place: int, encoded: Encoded) -> None:
-        self.job, self.place, self.encoded = job, place, encoded
+    def __init__(self, job: Job, place: int, encoded: Encoded, loop: asyncio.AbstractEventLoop) -> None:
+        self.job, self.place, self.encoded, self.loop = job, place, encoded, loop
         self.accepted = time.perf_counter()
         self.decode_began = self.decode_ended = 0.0
         self.pixels: np.ndarray | None = None
         """``uint8 (H, W, 3)``."""
 
+    def do(self) -> Callable[[], None]:
+        """Decodes."""
+        served = self.job.served
+        if self.job.cancelled:
+            return served.miss
+        self.decode_began = time.perf_counter()
+        encoded, self.encoded = self.encoded, b""
+        try:
+            if isinstance(encoded, str):
+                encoded = _from_base64(encoded)
+            pixels = served.classifier.preprocess(encoded)
+        except ImageError as error:
+            return partial(self._fail, self.settle_failed, public_reason(str(error), encoded))
+        except Exception as error:  # a fault of ours must not end the thread that serves all
+            logger.exception("decoding failed")
+            return partial(self._fail, self.job.fail, EngineFailure(str(error)))
+        return partial(self._decoded, pixels)
+
+    def _decoded(self, pixels: np.ndarray) -> None:
+        self.pixels, self.decode_ended = pixels, time.perf_counter()
+        self.job.served.add(self)
+
+    def _fail(self, settle: Callable[[Any], None], why: Any) -> None:
+        self.job.served.miss()
+        self.loop.call_soon_threadsafe(settle, why)
+
+    def give_up(self, error: Exception) -> None:
+        self.job.served.miss()
+        if isinstance(error, TookTooLongError):
+            self.settle_failed(f"decoding {error}")
+        else:
+            self.job.fail(error)
+
+    def settle_failed(self, reason: str) -> None:
+        """In the event loop."""
+        if not self.job.cancelled:
+            self.job.served.metrics.failed.inc()
+            self.job.settle(self.place, reason)
+
 
 class Task:
-    """An image of which a decoder makes the answer by itself. Lives in the event loop's thread, but for ``run``."""
+    """An image of which a decoder makes the answer by itself. Lives in the event loop's thread, but for ``do``."""
 
     def __init__(self, encoded: Encoded, work: Callable[[bytes], bytes], loop: asyncio.AbstractEventLoop) -> None:
         self.done: asyncio.Future[bytes | None] = loop.create_future()
@@ -93,20 +146,25 @@ class Task:
             self._encoded = b""
             self.done.set_result(None)
 
-    def run(self) -> None:
+    def do(self) -> Callable[[], object]:
         """In a decoder's thread."""
         if self.done.done():
-            return
+            return lambda: None
         encoded, self._encoded = self._encoded, b""
         try:
             answer = self._work(_from_base64(encoded) if isinstance(encoded, str) else encoded)
         except (ShvitError, ValueError) as error:
-            self._loop.call_soon_threadsafe(self._settle, None, error)
+            return self._later(None, error)
         except Exception as error:  # a fault of ours must not end the thread that serves all
             logger.exception("a task failed")
-            self._loop.call_soon_threadsafe(self._settle, None, EngineFailure(str(error)))
-        else:
-            self._loop.call_soon_threadsafe(self._settle, answer, None)
+            return self._later(None, EngineFailure(str(error)))
+        return self._later(answer, None)
+
+    def give_up(self, error: Exception) -> None:
+        self._settle(None, error)
+
+    def _later(self, answer: bytes | None, error: Exception | None) -> Callable[[], object]:
+        return partial(self._loop.call_soon_threadsafe, self._settle, answer, error)
 
     def _settle(self, answer: bytes | None, error: Exception | None) -> None:
         if self.done.done():
@@ -189,84 +247,59 @@ class Batcher:
         decoders: threads that decode.
         max_delay: seconds that a decoded image waits for others, while there are some on their way but not enough to
             fill its batch.
+        decode_timeout: seconds that decoding an image may take, or a task.
     """
 
-    def __init__(self, models: Sequence[Served], decoders: int, max_delay: float) -> None:
+    def __init__(self, models: Sequence[Served], decoders: int, max_delay: float, decode_timeout: float) -> None:
         self._models, self._max_delay = models, max_delay
-        self._encoded: SimpleQueue[_Image | Task | None] = SimpleQueue()
-        self._decoders = [
-            threading.Thread(target=self._decode, name=f"shvit-decode-{number}", daemon=True)
-            for number in range(decoders)
-        ]
+        self._decoders = Workers("shvit-decode", decoders, decode_timeout)
         self._engines = [
             threading.Thread(target=self._infer, args=(served,), name=f"shvit-infer-{served.name}", daemon=True)
             for served in models
         ]
+        self.ended = False
+        """Whether all threads have, and the process may end like any other."""
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begins; results are given to ``loop``."""
         self._loop = loop
-        for thread in (*self._decoders, *self._engines):
+        self._decoders.start(loop)
+        for thread in self._engines:
             thread.start()
 
     def stop(self) -> None:
-        """Finishes what was submitted and ends the threads."""
-        for _ in self._decoders:
-            self._encoded.put(None)
-        for thread in self._decoders:
-            thread.join()
+        """Finishes what was submitted and ends the threads, but does not wait for one that is stuck."""
+        until = time.monotonic() + STOP_SECONDS
+        decoders_ended = self._decoders.stop(until)
         for served in self._models:
             served.end()
         for thread in self._engines:
-            thread.join()
+            thread.join(max(until - time.monotonic(), 0))
+        self.ended = decoders_ended and not any(thread.is_alive() for thread in self._engines)
 
     @property
     def alive(self) -> bool:
-        """Whether all threads run."""
-        return all(thread.is_alive() for thread in (*self._decoders, *self._engines))
+        """Whether all threads run, and not too many are stuck."""
+        return self._decoders.alive and all(thread.is_alive() for thread in self._engines)
+
+    @property
+    def stuck(self) -> int:
+        """Decoders that were given up and still run."""
+        return self._decoders.stuck
 
     def submit(self, served: Served, images: Sequence[Encoded]) -> Job:
         """Takes the images of a request; called in the event loop's thread."""
         job = Job(served, images, self._loop)
         served.expect(len(images))
         for image in job.images:
-            self._encoded.put(image)
+            self._decoders.submit(image)
         return job
 
     def submit_task(self, image: Encoded, work: Callable[[bytes], bytes]) -> Task:
         """Has a decoder do something else with an image, in its turn; called in the event loop's thread."""
         task = Task(image, work, self._loop)
-        self._encoded.put(task)
+        self._decoders.submit(task)
         return task
-
-    def _decode(self) -> None:
-        while (image := self._encoded.get()) is not None:
-            if isinstance(image, Task):
-                image.run()
-                continue
-            job = image.job
-            served = job.served
-            if job.cancelled:
-                served.miss()
-                continue
-            image.decode_began = time.perf_counter()
-            encoded, image.encoded = image.encoded, b""
-            try:
-                if isinstance(encoded, str):
-                    encoded = _from_base64(encoded)
-                image.pixels = served.classifier.preprocess(encoded)
-            except ImageError as error:
-                reason = str(error).removeprefix(f"{describe(encoded)}: ")
-                served.miss()
-                self._loop.call_soon_threadsafe(_settle_failed, image, reason)
-                continue
-            except Exception as error:  # a fault of ours must not end the thread that serves all
-                logger.exception("decoding failed")
-                served.miss()
-                self._loop.call_soon_threadsafe(job.fail, EngineFailure(str(error)))
-                continue
-            image.decode_ended = time.perf_counter()
-            served.add(image)
 
     def _infer(self, served: Served) -> None:
         while (batch := served.next_batch(self._max_delay)) is not None:
@@ -274,41 +307,68 @@ class Batcher:
             if not wanted:
                 continue
             began = time.perf_counter()
-            try:
-                pixels = np.stack([image.pixels for image in wanted])  # type: ignore[misc]
-                for image in wanted:
-                    image.pixels = None
-                probabilities = served.classifier.predict_batch(pixels)
-            except Exception as error:  # a fault of the engine's must not end the thread that serves all
-                logger.exception("the engine failed on a batch of %d", len(wanted))
-                for image in wanted:
-                    self._loop.call_soon_threadsafe(image.job.fail, EngineFailure(str(error)))
-                continue
-            self._loop.call_soon_threadsafe(_settle, served, wanted, probabilities, began, time.perf_counter())
+            outcomes = _rows(served, [image.pixels for image in wanted])  # type: ignore[misc]
+            for image in wanted:
+                image.pixels = None
+            self._loop.call_soon_threadsafe(_settle, served, wanted, outcomes, began, time.perf_counter())
+
+
+def _rows(served: Served, pixels: Sequence[np.ndarray]) -> Sequence[np.ndarray | EngineFailure]:
+    """Of each image its probabilities ``float32 (classes,)``, or that the engine failed.
+
+    When it fails on several together each is run alone: one image must not take the others' answers from them.
+    """
+    expected = (len(pixels), len(served.classifier.classes))
+    try:
+        rows = served.classifier.predict_batch(np.stack(pixels))
+        if rows.shape != expected or not np.isfinite(rows).all():
+            raise ValueError(f"expected {expected} finite probabilities, got {rows.dtype} {rows.shape}")
+    except Exception as error:  # a fault of the engine's must not end the thread that serves all
+        if len(pixels) > 1:
+            return [outcome for each in pixels for outcome in _rows(served, [each])]
+        logger.exception("%s: the engine failed on an image", served.name)
+        return [EngineFailure(str(error))]
+    return list(rows)
+
+
+def public_reason(text: str, encoded: Encoded) -> str:
+    """Why an image has no answer, in a line for the client: nothing of the server's files or programs."""
+    text = text.removeprefix(f"{describe(encoded)}: ")
+    if "\n" in text or _PATH.search(text):
+        logger.warning("an image cannot be decoded: %r", text)
+        return CANNOT_BE_DECODED
+    return text
 
 
 def _from_base64(text: str) -> bytes:
-    """Raises: ImageError: it is not base64."""
+    """The bytes of base64 as it stands in JSON, where some programs escape ``/``, ``+`` and ``=``.
+
+    Raises:
+        ImageError: it is not base64.
+    """
+    if "\\" in text:
+        for escape, character in _ESCAPES:
+            text = text.replace(escape, character)
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         raise ImageError("not base64") from None
 
 
-def _settle_failed(image: _Image, reason: str) -> None:
-    if not image.job.cancelled:
-        image.job.served.metrics.failed.inc()
-        image.job.settle(image.place, reason)
+_ESCAPES = [("\\/", "/"), *((f"\\u00{code}", chr(int(code, 16))) for code in ("2B", "2b", "2F", "2f", "3D", "3d"))]
 
 
-def _settle(served: Served, images: Sequence[_Image], probabilities: np.ndarray, began: float, ended: float) -> None:
+def _settle(
+    served: Served, images: Sequence[_Image], outcomes: Sequence[np.ndarray | EngineFailure], began: float, ended: float
+) -> None:
     """In the event loop: hands a batch's rows to their requests, and counts."""
     metrics = served.metrics
     metrics.batch_size.observe(len(images))
-    metrics.classified.inc(sum(not image.job.cancelled for image in images))
-    for image, row in zip(images, probabilities, strict=True):
+    for image, outcome in zip(images, outcomes, strict=True):
         metrics.queue.observe(image.decode_began - image.accepted + began - image.decode_ended)
         metrics.decode.observe(image.decode_ended - image.decode_began)
         metrics.infer.observe(ended - began)
-        if not image.job.cancelled:
-            image.job.settle(image.place, row)
+        if image.job.cancelled:
+            continue
+        (metrics.failed if isinstance(outcome, EngineFailure) else metrics.classified).inc()
+        image.job.settle(image.place, outcome)

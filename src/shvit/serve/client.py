@@ -8,10 +8,10 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from shvit.errors import ImageError, MissingDependencyError, ServerError
+from shvit.runtime.encoded import read_encoded
 from shvit.runtime.preprocess import ImageSource, decode, describe
 from shvit.runtime.results import Prediction, Result
 
@@ -251,10 +251,7 @@ def _encode(source: ImageSource) -> bytes:
     """
     name = describe(source)
     if isinstance(source, str | os.PathLike):
-        try:
-            source = Path(source).read_bytes()
-        except OSError as error:
-            raise ImageError(f"{name}: {error.strerror or error}") from None
+        source = read_encoded(source, name)
     if isinstance(source, bytes):
         if not source:
             raise ImageError(f"{name}: the file is empty")

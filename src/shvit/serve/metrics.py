@@ -23,10 +23,11 @@ class ModelMetrics:
 class Metrics:
     """All of a server's metrics; each application has its own registry."""
 
-    def __init__(self, waiting: Callable[[], int]) -> None:
+    def __init__(self, waiting: Callable[[], int], stuck: Callable[[], int]) -> None:
         """
         Args:
             waiting: how many images are accepted and not yet answered.
+            stuck: how many decoders were given up and still run.
         """
         self.registry = CollectorRegistry()
         self.requests = Counter(
@@ -67,6 +68,9 @@ class Metrics:
         )
         Gauge("shvit_queue_images", "Images accepted and not yet answered.", registry=self.registry).set_function(
             waiting
+        )
+        Gauge("shvit_stuck_decoders", "Decoders given up and still running.", registry=self.registry).set_function(
+            stuck
         )
         ProcessCollector(registry=self.registry)
 

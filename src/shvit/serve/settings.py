@@ -26,12 +26,17 @@ class Settings:
     decoding: Decoding = "exact"
     timeout: float = 30.0
     """Seconds that an upload may take; a slower one is answered 408."""
+    decode_timeout: float = 10.0
+    """Seconds that decoding an image may take, or explaining one; then its request fails, and another thread takes the
+    place of the one that is stuck."""
     max_body: int = 16 * 2**20
     """Bytes of a request's body at most; a larger one is answered 413."""
     token: str | None = None
     """What requests to ``/v1`` and ``/metrics`` must carry as ``Authorization: Bearer TOKEN``."""
     cors_origins: tuple[str, ...] = ()
     """Origins whose pages may call the server from a browser; ``*`` for all."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Names that requests may give the server in ``Host``, besides its own; ``*`` for any. With a token all may."""
     pages: Path | None = None
     """A folder of static files to show at ``/``; the package's page when not given."""
 

@@ -71,8 +71,7 @@ def resume(run: Run) -> bool:
         saved, own = state["recipe"], asdict(run.recipe)
     except Exception as error:  # of many kinds: what torch and zipfile make of a damaged file
         raise CheckpointError(f"{path}: cannot be read ({str(error).splitlines()[0][:120]}); {before}") from None
-    if saved != own:
-        changed = sorted(key for key in own.keys() | saved.keys() if saved.get(key) != own.get(key))
+    if changed := sorted(key for key in own.keys() | saved.keys() if saved.get(key) != own.get(key)):
         raise CheckpointError(
             f"{path}: the run had another recipe; changed: {', '.join(changed)}; "
             "give the recipe it began with (recipe.yaml beside it), or another --output"

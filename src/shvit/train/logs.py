@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import yaml
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.table import Column
 from rich.text import Text
 from torch.utils.tensorboard import SummaryWriter
 
 from shvit.atomic import atomic_path, write_json
+from shvit.display import terminal
 from shvit.errors import DataError, MissingDependencyError
 from shvit.processor import processor_name
 from shvit.records.curves import plot_run
@@ -89,7 +89,7 @@ class RunLog:
         self._wandb = self._start_wandb() if self.wandb else None
         self._write_sessions()
 
-        self.console = Console(stderr=True)
+        self.console = terminal(stderr=True)
         self.bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=12),
@@ -129,7 +129,7 @@ class RunLog:
             self._wandb.log({"epoch": progress.epoch, **row}, step=step)
         if validated or self.bar.disable:
             text = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
-            self.console.print(f"epoch {progress.epoch}  step {step}  {text}", highlight=False)
+            self.console.print(f"epoch {progress.epoch}  step {step}  {text}")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from shvit.atomic import atomic_path
+from shvit.atomic import atomic_path, put_in_place
 from shvit.data.datasets import ImageDataset
 from shvit.data.loader import BrokenImages, normalize, training_loader
 from shvit.data.sampler import EpochSampler, SampleKey
@@ -164,9 +164,7 @@ class _FeaturesFile:
 
     def finish(self) -> None:
         if not self.path.exists():
-            with self.partial.open("rb+") as file:
-                os.fsync(file.fileno())
-            self.partial.replace(self.path)
+            put_in_place(self.partial, self.path)
 
     def read(self) -> np.ndarray:
         try:

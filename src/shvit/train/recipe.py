@@ -104,6 +104,8 @@ class Recipe:
     """Decides initialisation, order and augmentation."""
     val_share: float = 0.1
     """Share of each class held out for validation where the data has no validation split, in (0, 1)."""
+    image_key: str | None = None
+    """Of tar shards with several images under one key, the extension of the one that is meant: jpg, left.jpg."""
     optimizer: Optimizer = field(default_factory=Optimizer)
     augmentation: Augmentation = field(default_factory=Augmentation)
     repeats: int = 1

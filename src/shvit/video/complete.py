@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from shvit.atomic import free_name
 from shvit.errors import VideoError
 from shvit.media.annotate import annotate
 from shvit.media.encode import open_encoder
@@ -202,7 +203,7 @@ class CompleteRun:
         with ExitStack() as stack:
             encoder = None
             if self._save_video is not None:
-                path = free_path(self._save_video, summary.source)
+                path = free_name(self._save_video, video_stem(summary.source), "mp4")
                 encoder = stack.enter_context(open_encoder(path, self._classifier.threads))
             for each in stack.enter_context(closing(classified(items, self._classifier, self._prepare))):
                 if isinstance(each, Damage):
@@ -284,10 +285,6 @@ def add_damage(damage: list[Damage], new: Damage) -> None:
     damage.append(new)
 
 
-def free_path(folder: Path, source: str) -> Path:
-    """A name for a copy of a video that no other has."""
-    stem = Path(source.rstrip("/")).stem or "video"
-    path, number = folder / f"{stem}.mp4", 2
-    while path.exists():
-        path, number = folder / f"{stem}-{number}.mp4", number + 1
-    return path
+def video_stem(source: str) -> str:
+    """What a copy of a video is called, but for the suffix."""
+    return Path(source.rstrip("/")).stem or "video"

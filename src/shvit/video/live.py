@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from shvit.errors import VideoError
+from shvit.media.containers import is_live
 from shvit.media.encode import VideoEncoder
-from shvit.media.video import READ_TIMEOUT, Damage, Frame, Video, is_live
+from shvit.media.video import READ_TIMEOUT, Damage, Frame, Video
 from shvit.runtime.classifier import Classifier
 from shvit.video.classify import Classified, preparation
 from shvit.video.complete import Options, Summary, draw, frame_row

@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
-from shvit.atomic import atomic_path, clear_partials
+from shvit.atomic import atomic_path, beside, clear_partials, put_in_place
 from shvit.errors import MissingDependencyError, VideoError
 
 FRAME_FORMATS = (".jsonl", ".parquet")
@@ -29,13 +29,20 @@ class FrameRows:
     Raises:
         ValueError: another suffix.
         MissingDependencyError: Parquet needs pyarrow.
-        VideoError: what an earlier run left is shorter than it was.
+        VideoError: what an earlier run left is gone, or shorter than it was.
     """
 
     def __init__(self, path: Path, keep: int = 0) -> None:
         check_frames_path(path)
         self.path, self._aside = path, working_file(path)
-        self._file: IO[bytes] = self._aside.open("rb+" if keep else "wb")
+        try:
+            self._file: IO[bytes] = self._aside.open("rb+" if keep else "wb")
+        except FileNotFoundError:
+            if not keep:
+                raise
+            raise VideoError(
+                f"{self._aside}: the earlier run's rows are not there any more; begin anew without --resume"
+            ) from None
         if keep > self._file.seek(0, os.SEEK_END):
             self._file.close()
             raise VideoError(f"{self._aside}: shorter than when the earlier run wrote it; begin anew without --resume")
@@ -56,15 +63,14 @@ class FrameRows:
 
     def rewind(self, size: int) -> None:
         """Forgets what was written after the first ``size`` bytes."""
-        self._file.seek(size)
-        self._file.truncate()
+        _cut(self._file, size)
 
     def finish(self) -> None:
         """Gives the file its name."""
         self.size()
         self._file.close()
         if self.path.suffix == ".jsonl":
-            self._aside.replace(self.path)
+            put_in_place(self._aside, self.path)
             return
         with atomic_path(self.path) as aside:
             _to_parquet(self._aside, aside)
@@ -72,6 +78,12 @@ class FrameRows:
 
     def close(self) -> None:
         self._file.close()
+
+
+def _cut(file: IO[bytes], size: int) -> None:
+    """Ends a file after ``size`` bytes and goes on writing there: ``truncate`` alone leaves the position behind it."""
+    file.seek(size)
+    file.truncate()
 
 
 def check_frames_path(path: Path) -> None:
@@ -89,7 +101,7 @@ def check_frames_path(path: Path) -> None:
 
 def working_file(path: Path) -> Path:
     """Where the rows are until all are there."""
-    return path.with_name(f"{path.name}.partial")
+    return beside(path, ".partial")
 
 
 def _to_parquet(rows: Path, path: Path) -> None:
@@ -118,11 +130,16 @@ def _groups(lines: IO[bytes]) -> Iterator[list[dict[str, Any]]]:
         yield group
 
 
+def journal_files(output: Path) -> tuple[Path, Path]:
+    """Where the journal of a run with this output is."""
+    return beside(output, ".journal"), beside(output, ".finished")
+
+
 class Journal:
     """How far a run has come, in two files beside its output; gone when the run is done.
 
     Args:
-        beside: the output.
+        output: what it is beside of.
         settings: what has to be the same for an earlier run to go on.
         resume: go on from what an earlier run wrote, if there is such; else begin anew.
 
@@ -133,22 +150,25 @@ class Journal:
     earlier: dict[str, Any] | None
     """What the earlier run wrote: ``rows``, ``finished`` and ``current``."""
 
-    def __init__(self, beside: Path, settings: dict[str, Any], resume: bool) -> None:
-        self._path = beside.with_name(f"{beside.name}.journal")
-        self._finished_path = beside.with_name(f"{beside.name}.finished")
+    def __init__(self, output: Path, settings: dict[str, Any], resume: bool) -> None:
+        self._path, self._finished_path = journal_files(output)
         self._settings = json.loads(json.dumps(settings))
         self.earlier = self._read() if resume else None
         if self.earlier is None:
             self.remove()
-        self._finished = self._finished_path.open("ab")
-        self._finished.truncate(self.earlier["finished_bytes"] if self.earlier else 0)
+        kept = self.earlier["finished_bytes"] if self.earlier else 0
+        self._finished: IO[bytes] = self._finished_path.open("rb+" if kept else "wb")
+        _cut(self._finished, kept)
 
     def _read(self) -> dict[str, Any] | None:
         try:
             state = json.loads(self._path.read_text(encoding="utf-8"))
-            lines = self._finished_path.read_bytes()[: state["finished_bytes"]].splitlines()
-            state["finished"] = [json.loads(line) for line in lines]
-            settings = dict(state["settings"])
+            settings, rows, kept = dict(state["settings"]), state["rows"], state["finished_bytes"]
+            finished = self._finished_path.read_bytes()
+            if not (type(rows) is type(kept) is int and rows >= 0 and 0 <= kept <= len(finished)):
+                raise ValueError(f"{rows} bytes of rows, {kept} of {len(finished)} bytes of finished videos")
+            state["finished"] = [json.loads(line) for line in finished[:kept].splitlines()]
+            state["current"]  # that it is there
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:

@@ -70,6 +70,8 @@ def check_replaceable(path: Path) -> None:
     """
     if not path.name:
         raise ExportError(f"{path}: expected the name of a folder that may be replaced, such as site")
+    if path.exists() and not path.is_dir():
+        raise ExportError(f"{path}: is no folder; expected the name of a new one, or an earlier export")
     if path.is_dir() and any(path.iterdir()) and not (path / VERSION_FILE).is_file():
         raise ExportError(f"{path}: is a folder with other things in it; give a new one, or an earlier export")
 

@@ -14,6 +14,7 @@ from shvit.data.classes import encode_labels
 from shvit.data.formats.files import ImageFiles
 from shvit.data.splits import SPLIT_NAMES
 from shvit.errors import DataError
+from shvit.reading import open_table
 
 FORM = "expected a first line path,label or path,label,split, then one line for each image"
 
@@ -39,7 +40,7 @@ def read_rows(file: Path) -> list[Row]:
     """
     rows: list[Row] = []
     try:
-        with file.open(encoding="utf-8-sig", newline="") as stream:
+        with open_table(file) as stream:
             reader = csv.reader(stream)
             header = _header(reader)
             if missing := [name for name in ("path", "label") if name not in header]:
@@ -100,7 +101,7 @@ def listed_splits(files: Mapping[Path, str]) -> dict[str, ImageFiles]:
 def lists_images(file: Path) -> bool:
     """Whether a CSV file's first line has the columns of such a list."""
     try:
-        with file.open(encoding="utf-8-sig", newline="") as stream:
+        with open_table(file) as stream:
             return {"path", "label"} <= set(_header(csv.reader(stream)))
     except (csv.Error, UnicodeDecodeError):
         return False

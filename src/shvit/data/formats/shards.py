@@ -6,6 +6,7 @@ import json
 import math
 import re
 import tarfile
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from glob import glob, has_magic
@@ -20,8 +21,10 @@ import pyarrow.parquet as pq
 from shvit.atomic import atomic_path
 from shvit.data.cache import cache_folder, download, files_key
 from shvit.data.classes import encode_labels
+from shvit.data.unread import LABEL_ALONE, LINKED_MEMBER, describe_unread, is_unread_picture
 from shvit.errors import DataError
-from shvit.media.sources import is_image, read_encoded
+from shvit.media.sources import OTHER_NAME, is_image
+from shvit.runtime.encoded import read_encoded
 
 MAX_SHARDS = 100_000
 """A pattern that stands for more is a slip of the finger."""
@@ -32,8 +35,18 @@ MAX_LABEL_BYTES = 2**20
 _BRACES = re.compile(r"\{(?:(\d{1,18})\.\.(\d{1,18})|([^{}]*,[^{}]*))\}")
 
 _INDEX = pa.schema(
-    [("member", pa.large_string()), ("offset", pa.int64()), ("size", pa.int64()), ("label", pa.string())]
+    [
+        ("member", pa.large_string()),
+        ("offset", pa.int64()),
+        ("size", pa.int64()),
+        ("label", pa.string()),
+        ("sample", pa.int64()),  # number of its key in the shard: one may have several images
+        ("extension", pa.string()),  # in lower case; all after the first dot
+    ]
 )
+
+_LEFT_OUT = b"shvit.left_out"
+"""Key in an index's metadata: what the shard holds that is not read."""
 
 
 class Shard(NamedTuple):
@@ -49,14 +62,26 @@ class ShardImages:
     """Images inside tar files, read where they lie: nothing is unpacked.
 
     Each shard is gone through once; where its images are is kept in the cache.
+
+    Args:
+        image_key: extension of the image where a key has several: ``jpg``, ``left.jpg``. Without it that is the one
+            with a single extension: of ``key.jpg`` and ``key.seg.png`` the first.
     """
 
-    def __init__(self, name: str, root: Path, shards: Sequence[Shard]) -> None:
+    def __init__(self, name: str, root: Path, shards: Sequence[Shard], image_key: str | None = None) -> None:
         self.name, self._shards = name, tuple(shards)
-        indices = [_read_index(shard) for shard in shards]
+        self.left_out = Counter[str]()
+        """What lies beside the images and is not read."""
+        found = [_read_index(shard) for shard in shards]
+        for index in found:
+            self.left_out.update(json.loads(index.schema.metadata[_LEFT_OUT]))
+        indices = _choose_images(found, shards, image_key, self.left_out)
         table = pa.concat_tables(indices)
         if not table.num_rows:
-            raise DataError(f"{name}: no images in {len(shards)} shards; expected members key.jpg beside key.cls")
+            there = f" ({describe_unread(self.left_out)})" if self.left_out else ""
+            raise DataError(
+                f"{name}: no images in {len(shards)} shards{there}; expected members key.jpg beside key.cls"
+            )
         self._members = table["member"].combine_chunks()
         self._offsets, self._sizes = table["offset"].to_numpy(), table["size"].to_numpy()
         self._starts = np.cumsum([0] + [index.num_rows for index in indices])
@@ -76,17 +101,20 @@ class ShardImages:
         return f"{self._shard(index).name}:{self._members[index].as_py()}"
 
 
-def shard_images(names: Sequence[str]) -> ShardImages:
+def shard_images(names: Sequence[str], image_key: str | None = None) -> ShardImages:
     """Shards by path or by URL (``http``, ``https``, ``file``); those on the network are fetched into the cache.
 
+    Args:
+        image_key: as for ``ShardImages``.
+
     Raises:
-        DataError: one cannot be fetched, is not an uncompressed tar file, is cut short, or holds images without
-            labels.
+        DataError: one cannot be fetched, is not an uncompressed tar file, is cut short, holds images without labels,
+            or several under one key, so that it cannot be told which is meant.
         OSError: one cannot be read.
     """
     shards = [Shard(name, _local(name)) for name in names]
     parent = names[0].rpartition("/")[0] if len(names) > 1 else names[0]
-    return ShardImages(parent or ".", Path() if is_url(names[0]) else shards[0].path.parent, shards)
+    return ShardImages(parent or ".", Path() if is_url(names[0]) else shards[0].path.parent, shards, image_key)
 
 
 def is_url(name: str) -> bool:
@@ -159,7 +187,9 @@ def _read_index(shard: Shard) -> pa.Table:
         cached = cache_folder("shards") / f"{files_key([shard.path])}.parquet"
     if cached is not None and cached.exists():
         with suppress(OSError, pa.ArrowInvalid):
-            return pq.read_table(cached, schema=_INDEX)
+            index = pq.read_table(cached)
+            if index.schema.equals(_INDEX) and _LEFT_OUT in (index.schema.metadata or {}):
+                return index
     index = _make_index(shard)
     if cached is not None:
         with suppress(OSError), atomic_path(cached) as aside:
@@ -168,38 +198,119 @@ def _read_index(shard: Shard) -> pa.Table:
 
 
 def _make_index(shard: Shard) -> pa.Table:
-    images: dict[str, tuple[str, int, int]] = {}
-    labels: dict[str, str] = {}
+    images: list[tuple[str, int, int, str, str]] = []  # member, offset, size, key, extension
+    classes: dict[str, str] = {}
+    described: dict[str, str | DataError] = {}
+    others: list[tuple[str, str]] = []
     try:
         with tarfile.open(shard.path, "r:", errors="replace") as tar:
             for member in tar:
-                if not member.isreg() or member.issparse():
-                    continue
                 folder, _, name = member.name.rpartition("/")
                 key, _, extension = name.partition(".")
-                key = f"{folder}/{key}"
-                if is_image(name):
-                    images[key] = member.name, member.offset_data, member.size
-                elif extension.lower() in ("cls", "json") and (extension.lower() == "cls" or key not in labels):
-                    labels[key] = _read_label(tar, member, shard)
+                key, extension = f"{folder}/{key}", extension.lower()
+                if member.isdir() or not key.rpartition("/")[2]:
+                    continue
+                if not member.isreg() or member.issparse():
+                    others.append((key, LINKED_MEMBER))
+                elif is_image(name):
+                    images.append((member.name, member.offset_data, member.size, key, extension))
+                elif extension == "cls":
+                    label = _read_label(tar, member, shard)
+                    if classes.setdefault(key, label) != label:
+                        raise DataError(f"{shard.name}:{member.name}: is there twice, with different labels")
+                elif extension == "json":
+                    try:
+                        described[key] = _read_label(tar, member, shard)
+                    except DataError as error:  # no matter where there is a .cls
+                        described[key] = error
+                else:
+                    others.append((key, Path(name).suffix.lower() or OTHER_NAME))
     except (tarfile.TarError, EOFError) as error:
         if is_remote(shard.name):
             shard.path.unlink()  # what the cache holds of it is no use
         raise DataError(f"{shard.name}: not an uncompressed tar file, or cut short: {error}") from None
-    if unlabelled := [key for key in images if key not in labels]:
-        raise DataError(
-            f"{shard.name}:{images[unlabelled[0]][0]}: no label ({len(unlabelled)} such images); expected a member "
-            f"{unlabelled[0].lstrip('/')}.cls, or .json with a key 'label', in the same shard"
-        )
+    labels: list[str] = []
+    unlabelled = dict.fromkeys(key for *_, key, _ in images if key not in classes and key not in described)
+    for member_name, *_, key, _ in images:
+        found = classes.get(key, described.get(key))
+        if isinstance(found, DataError):
+            raise found
+        if found is None:
+            raise DataError(
+                f"{shard.name}:{member_name}: no label ({len(unlabelled)} such images); expected a member "
+                f"{key.lstrip('/')}.cls, or .json with a key 'label', in the same shard"
+            )
+        labels.append(found)
+    samples = {key: place for place, key in enumerate(dict.fromkeys(key for *_, key, _ in images))}
+    # Beside an image may lie anything; without one, what is there instead may have been meant for it.
+    without = dict.fromkeys(key for key in (*classes, *described) if key not in samples)
+    left_out = Counter(kind for key, kind in others if key not in samples and (key in without or _may_be_image(kind)))
+    left_out[LABEL_ALONE] = len(without.keys() - {key for key, _ in others})
     return pa.table(
         {
-            "member": [member for member, _, _ in images.values()],
-            "offset": [offset for _, offset, _ in images.values()],
-            "size": [size for _, _, size in images.values()],
-            "label": [labels[key] for key in images],
+            "member": [member for member, *_ in images],
+            "offset": [offset for _, offset, *_ in images],
+            "size": [size for _, _, size, *_ in images],
+            "label": labels,
+            "sample": [samples[key] for *_, key, _ in images],
+            "extension": [extension for *_, extension in images],
         },
-        schema=_INDEX,
+        schema=_INDEX.with_metadata({_LEFT_OUT: json.dumps(+left_out)}),
     )
+
+
+def _may_be_image(kind: str) -> bool:
+    return kind == LINKED_MEMBER or is_unread_picture(f"key{kind}")
+
+
+def _choose_images(
+    indices: Sequence[pa.Table], shards: Sequence[Shard], image_key: str | None, left_out: Counter[str]
+) -> list[pa.Table]:
+    """One image of each key; counts in ``left_out`` the keys that have none of the extensions asked for."""
+    single = [~np.char.count(_extensions(index), ".").astype(bool) for index in indices]
+    if image_key is not None:
+        wanted = {each.strip().lstrip(".").lower() for each in image_key.split(",")}
+        chosen = [np.isin(_extensions(index), sorted(wanted)) for index in indices]
+    elif any(each.any() for each in single):
+        chosen = single
+    else:
+        chosen = [np.ones(index.num_rows, dtype=bool) for index in indices]
+    kept = []
+    for index, shard, mask in zip(indices, shards, chosen, strict=True):
+        samples = index["sample"].to_numpy()
+        counts = np.bincount(samples[mask], minlength=int(samples.max(initial=-1)) + 1)
+        wrong = np.flatnonzero(counts > 1 if image_key is not None else counts != 1)
+        if len(wrong):
+            raise DataError(_ambiguous(index, shard, wrong, int(counts[wrong[0]]), image_key))
+        if missing := int((counts == 0).sum()):
+            left_out[f"sample without {image_key}"] += missing
+        kept.append(index if mask.all() else index.filter(pa.array(mask)))
+    if image_key is not None and not any(each.num_rows for each in kept) and any(index.num_rows for index in indices):
+        there = sorted({each for index in indices for each in _extensions(index).tolist()})
+        raise DataError(f"{shards[0].name}: no image has the extension {image_key}; there are {', '.join(there[:8])}")
+    return kept
+
+
+def _extensions(index: pa.Table) -> np.ndarray:
+    return np.array(index["extension"].to_pylist(), dtype=str)
+
+
+def _ambiguous(index: pa.Table, shard: Shard, samples: np.ndarray, count: int, image_key: str | None) -> str:
+    rows = np.flatnonzero(index["sample"].to_numpy() == samples[0])
+    members, extensions = index["member"].take(rows).to_pylist(), _extensions(index)[rows].tolist()
+    key = members[0][: len(members[0]) - len(extensions[0]) - 1]
+    such = f"({len(samples):,} such {'key' if len(samples) == 1 else 'keys'})"
+    if len(set(extensions)) < len(extensions) and (image_key is None or count > 1):
+        return (
+            f"{shard.name}: {key} has the image {extensions[0]} more than once {such}; give each image a key of its own"
+        )
+    there = ", ".join(extensions)
+    if count == 0:
+        return (
+            f"{shard.name}: {key} has only {there}, where other keys have an image with a single extension {such}; "
+            f"choose one, such as --image-key {extensions[0]}"
+        )
+    return f"{shard.name}: {key} has several images, {there} {such}; choose one, such as --image-key {extensions[0]}"
 
 
 def _read_label(tar: tarfile.TarFile, member: tarfile.TarInfo, shard: Shard) -> str:

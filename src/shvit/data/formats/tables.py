@@ -17,8 +17,8 @@ from shvit.atomic import atomic_path
 from shvit.data.cache import cache_folder, files_key
 from shvit.data.classes import check_labels, encode_labels, name_classes, number_classes
 from shvit.errors import DataError, ImageError, MissingDependencyError
-from shvit.media.sources import read_encoded
 from shvit.runtime.card import ClassInfo
+from shvit.runtime.encoded import read_encoded
 
 IN_MEMORY_BYTES = 2 * 2**30
 """Parquet of more bytes is not kept in memory, but rewritten once to a file that can be mapped."""

@@ -1,0 +1,134 @@
+"""Text from elsewhere (labels, names of files, errors), made harmless where people read it: terminals, spreadsheets.
+
+All that the commands print goes through here.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import re
+import sys
+import traceback
+import warnings
+from collections.abc import Iterable
+from types import TracebackType
+from typing import IO, TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_UNSAFE = re.compile(
+    "[\x00-\x1f\x7f-\x9f"  # control codes: C0, DEL, C1
+    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # what turns the direction of writing
+    "\u2028\u2029"  # ends of lines and of paragraphs
+    "\ud800-\udfff]"  # halves of pairs: bytes of a file's name that are no UTF-8
+)
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+"""Begins of cells that spreadsheets may take for formulas."""
+
+
+def printable(text: object) -> str:
+    r"""A text on one line: what steers a terminal is an escape, such as ``\x1b`` or ``\n``.
+
+    These are control codes, ends of lines, marks that turn the direction of writing, and bytes of file names that are
+    no UTF-8.
+    """
+    return _UNSAFE.sub(_escape, str(text))
+
+
+def _escape(found: re.Match[str]) -> str:
+    character = found[0]
+    if "\udc80" <= character <= "\udcff":  # how Python holds a byte that it cannot decode
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode()
+
+
+def say(text: object, file: IO[str] | None = None) -> None:
+    """Prints one line for people, whatever is in it.
+
+    Args:
+        file: default: stdout.
+    """
+    print(printable(text), file=file, flush=True)
+
+
+def json_text(contents: Any, indent: int | None = None) -> str:
+    """JSON as ``json.dumps`` writes it, with all that ``printable`` escapes as JSON's own escapes."""
+    return json_escaped(json.dumps(contents, indent=indent, ensure_ascii=False))
+
+
+def json_escaped(text: str) -> str:
+    """The same for JSON that is written already."""
+    return "\n".join(_UNSAFE.sub(lambda found: json.dumps(found[0])[1:-1], line) for line in text.split("\n"))
+
+
+def terminal(stderr: bool = False, width: int | None = None, soft_wrap: bool = False) -> Console:
+    """A terminal of Rich's, on which strings are shown as ``printable`` gives them; markup in them is text."""
+    from rich.console import Console
+    from rich.text import Text
+
+    class PlainConsole(Console):
+        def render_str(self, text: str, **options: Any) -> Text:
+            return super().render_str(printable(text), **options)
+
+    return PlainConsole(stderr=stderr, width=width, soft_wrap=soft_wrap, markup=False, emoji=False, highlight=False)
+
+
+class CSVWriter:
+    """Rows of a table; cells keep their bytes, but where they are shown on a terminal.
+
+    Args:
+        safe: cells that a spreadsheet would take for formulas get a ``'`` before them.
+    """
+
+    def __init__(self, file: IO[str], safe: bool = False) -> None:
+        self._file, self._safe, self._shown = file, safe, file.isatty()
+        self._writer = csv.writer(self)  # its own end of a row lets it quote cells with a carriage return
+
+    def row(self, cells: Iterable[Any]) -> None:
+        self._writer.writerow([self._cell(each) if isinstance(each, str) else each for each in cells])
+
+    def write(self, row: str) -> None:
+        """What ``csv`` writes: a row."""
+        self._file.write(row.removesuffix("\r\n") + "\n")
+
+    def rows(self, rows: Iterable[Iterable[Any]]) -> None:
+        for each in rows:
+            self.row(each)
+
+    def _cell(self, text: str) -> str:
+        if self._safe and text.startswith(FORMULA):
+            text = f"'{text}"
+        return printable(text) if self._shown else text
+
+
+class LineFormatter(logging.Formatter):
+    """Records as one line each, then the traceback if there is one."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return "\n".join(printable(line) for line in super().format(record).split("\n"))
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the base class's name
+        return printable(super().formatMessage(record))
+
+
+def guard_terminal() -> None:
+    """Lets warnings, log records and tracebacks, which libraries write to stderr too, be ``printable``."""
+    warnings.formatwarning = _format_warning
+    sys.excepthook = _print_exception
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(LineFormatter("%(message)s"))
+
+
+def _format_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    return f"{printable(f'{filename}:{lineno}: {category.__name__}: {message}')}\n"
+
+
+def _print_exception(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    for line in "".join(traceback.format_exception(kind, error, trace)).rstrip("\n").split("\n"):
+        say(line, sys.stderr)

@@ -1,0 +1,81 @@
+"""Answers to requests that are not done."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import anyio
+from fastapi import Response
+from fastapi.responses import JSONResponse
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from shvit.serve.bodies import LINGER_BYTES, LINGER_SECONDS, RefusedError
+
+if TYPE_CHECKING:
+    from shvit.serve.app import Service
+
+RETRY_AFTER = "1"
+"""Seconds after which a refused client may try again: a full queue is worked off in about that time."""
+
+IMAGE_ROUTES = ("/v1/predict", "/v1/explain")
+"""What takes a place in the queue."""
+
+
+def content_length(headers: Headers) -> int | None:
+    value = headers.get("content-length", "")
+    return int(value) if value.isascii() and value.isdigit() and len(value) < 20 else None
+
+
+class RefusedWhenFull:
+    """Answers 503 to images that there is no room for, before anything else is done for them.
+
+    A server at three times its load refuses two of three requests: what each of them costs is what the others lose.
+    """
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self._app, self._service = app, service
+        self._error = service.full()
+        self._answer = refusal(self._error)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        service = self._service
+        if (
+            service.waiting >= service.settings.queue
+            and scope["type"] == "http"
+            and scope["method"] == "POST"
+            and scope["path"].removeprefix(scope.get("root_path", "")) in IMAGE_ROUTES
+        ):
+            declared = content_length(Headers(scope=scope))
+            if declared is None or declared <= service.settings.max_body:
+                service.metrics.refused(self._error.reason, self._error.status)
+                return await self._answer(scope, receive, send)
+        await self._app(scope, receive, send)
+
+
+class ClosingResponse(JSONResponse):
+    """An answer to a request whose body is not wanted: the rest is read for a while, then the connection is closed.
+
+    Closing at once would make the client's system throw the answer away while it still sends.
+    """
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = [*self.raw_headers, (b"connection", b"close")]
+        await send({"type": "http.response.start", "status": self.status_code, "headers": headers})
+        await send({"type": "http.response.body", "body": self.body, "more_body": True})
+        size = 0
+        with anyio.move_on_after(LINGER_SECONDS):
+            while size < LINGER_BYTES:
+                message = await receive()
+                size += len(message.get("body", b""))
+                if not message.get("more_body", False):
+                    break
+        await send({"type": "http.response.body", "body": b""})
+
+
+def refusal(error: RefusedError) -> Response:
+    if error.status in (408, 413):
+        return ClosingResponse({"error": str(error)}, error.status)
+    return JSONResponse(
+        {"error": str(error)}, error.status, {"Retry-After": RETRY_AFTER} if error.status == 503 else None
+    )

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import ast
+import io
+import json
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import shvit
+from shvit.display import CSVWriter, LineFormatter, json_text, printable, say, terminal
+
+from .conftest import PATIENCE
+
+ROOT = Path(shvit.__file__).parent
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("\x1b]0;owned\x07", r"\x1b]0;owned\x07"),
+        ("a\nb\r\tc\x00\x7f", r"a\nb\r\tc\x00\x7f"),
+        ("\x9b2J\x85", r"\x9b2J\x85"),
+        ("\u202egpj.exe\u2066\u2069", r"\u202egpj.exe\u2066\u2069"),
+        ("one\u2028two\u2029", r"one\u2028two\u2029"),
+        ("caf\udce9 \ud800", r"caf\xe9 \ud800"),
+        ("Größe 猫 🐱 [red] :smile: \\x1b", "Größe 猫 🐱 [red] :smile: \\x1b"),
+    ],
+)
+def test_what_steers_a_terminal_is_shown_as_an_escape(text, shown, capsys):
+    assert printable(text) == shown
+    say(text)
+    terminal(width=100).print(text)
+    assert capsys.readouterr().out == f"{shown}\n" * 2
+    written = json_text({text: [text]}, indent=1)
+    assert json.loads(written) == {text: [text]}
+    assert printable(written.replace("\n", "")) == written.replace("\n", "")
+
+
+def test_markup_in_tables_and_under_styles_is_text(capsys):
+    from rich.table import Table
+
+    hostile = "[bold]a[/bold] [link=x]b[/link] :smile:\n\x1b[2J"
+    table = Table(hostile, box=None)
+    table.add_row(hostile)
+    terminal(width=200).print(table)
+    terminal(width=200).print(hostile, style="bold")
+    shown = r"[bold]a[/bold] [link=x]b[/link] :smile:\n\x1b[2J"
+    assert [each.strip() for each in capsys.readouterr().out.splitlines()] == [shown] * 3
+
+
+def test_cells_of_csv_keep_their_bytes_and_formulas_are_marked_where_asked():
+    cells = ["=1+1", "+1", "-1", "@a", "\tb", "\rc", "a=b", "", 'say "x"', -0.5, None, "\x1b"]
+    plain, safe = io.StringIO(newline=""), io.StringIO(newline="")
+    CSVWriter(plain).row(cells)
+    CSVWriter(safe, safe=True).rows([cells])
+    assert plain.getvalue() == '=1+1,+1,-1,@a,\tb,"\rc",a=b,,"say ""x""",-0.5,,\x1b\n'
+    assert safe.getvalue() == '\'=1+1,\'+1,\'-1,\'@a,\'\tb,"\'\rc",a=b,,"say ""x""",-0.5,,\x1b\n'
+
+
+def test_log_records_are_lines():
+    formatter = LineFormatter("%(levelname)s %(message)s")
+    try:
+        raise ValueError("x\x1b[2J")
+    except ValueError:
+        raised = sys.exc_info()
+    record = logging.LogRecord("a", logging.INFO, "", 0, "GET %s", ("/a\nINFO GET /b\x1b",), raised)
+    first, *trace = formatter.format(record).split("\n")
+    assert first == r"INFO GET /a\nINFO GET /b\x1b"
+    assert trace[0].startswith("Traceback")
+    assert trace[-1] == r"ValueError: x\x1b[2J"
+
+
+def test_warnings_log_records_and_tracebacks_of_libraries_too():
+    program = (
+        "import logging, warnings; from shvit.display import guard_terminal; guard_terminal();"
+        "warnings.warn('a\\x1b\\nb'); logging.getLogger('x').warning('c\\x1b\\nd'); raise RuntimeError('e\\x9b\\nf')"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 1
+    assert r"UserWarning: a\x1b\nb" in done.stderr
+    assert r"c\x1b\nd" in done.stderr
+    assert "\\x9b\nf" in done.stderr
+    assert printable(done.stderr.replace("\n", "")) == done.stderr.replace("\n", "")
+
+
+def test_nothing_is_printed_past_this():
+    """Whatever prints is one of these functions, or gives each value to one."""
+    allowed = {"say", "printable", "json_text", "json_escaped"}
+    for file in ROOT.rglob("*.py"):
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        place = file.relative_to(ROOT).as_posix()
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.Call):
+                continue
+            name = ast.unparse(node.func)
+            assert place == "display.py" or name.rpartition(".")[2] != "Console", f"{place}: use display.terminal()"
+            if name == "print" and place not in ("display.py", "bench/worker.py"):
+                called = {ast.unparse(each.func) for each in ast.walk(node) if isinstance(each, ast.Call)}
+                shown = ast.unparse(node)
+                lines_of_video = place == "cli/video.py" and not {"{source}", "{summary.source}"} & set(shown.split())
+                assert called & allowed or lines_of_video, f"{place}: {shown} does not pass shvit.display"
