@@ -16,6 +16,8 @@ import io
 import json
 import math
 import multiprocessing
+import shlex
+import sys
 import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
@@ -337,12 +339,14 @@ def main() -> None:
     parser.add_argument("--log", type=Path, default=Path("small_folders.jsonl"))
     parser.add_argument("--record", action="store_true", help="write the log's runs to results/ when all are there")
     args = parser.parse_args()
-    done = [json.loads(line) for line in args.log.read_text().splitlines()] if args.log.exists() else []
-    known = {_key(each) for each in done}
+    logged = [json.loads(line) for line in args.log.read_text().splitlines()] if args.log.exists() else []
     rates = [None if each == "default" else float(each) for each in args.rates]
     trials = [Trial(t, n, s, r) for s in args.seeds for n in args.per_class for t in args.tasks for r in rates]
     conditions = {"image_size": args.image_size, "precision": args.precision, "changes": args.changes}
-    trials = [each for each in trials if _key({**each._asdict(), **conditions}) not in known]
+    wanted = {_key({**each._asdict(), **conditions}): each for each in trials}
+    done = [each for each in logged if _key(each) in wanted]
+    known = {_key(each) for each in done}
+    trials = [trial for key, trial in wanted.items() if key not in known]
     one = partial(run, data=args.data, **conditions)
     with ProcessPoolExecutor(args.processes, multiprocessing.get_context("spawn")) as pool, args.log.open("a") as log:
         for each in as_completed([pool.submit(one, trial) for trial in trials]):
@@ -350,7 +354,11 @@ def main() -> None:
             print(json.dumps(done[-1]), file=log, flush=True)
             print(json.dumps(done[-1]), flush=True)
     if args.record:
-        record("small_folders", "python benchmarks/small_folders.py --data DATA --record", summarize(done))
+        record(
+            "small_folders",
+            shlex.join(["python", "benchmarks/small_folders.py", *_shown(sys.argv[1:])]),
+            summarize(done),
+        )
 
 
 def summarize(runs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -361,7 +369,7 @@ def summarize(runs: list[dict[str, Any]]) -> dict[str, Any]:
         rates = {}
         for rate in sorted({each["rate"] for each in of_task}, key=lambda rate: rate or 0):
             same = [each for each in of_task if each["rate"] == rate]
-            means = {key: round(float(np.mean([each[key] for each in same])), 4) for key in ("top1", "ece", "seconds")}
+            means = {key: round(float(np.mean([each[key] for each in same])), 4) for key in ("top1", "ece")}
             rates["default" if rate is None else f"{rate:g}"] = {"seeds": len(same), **means}
         best = max(rates, key=lambda rate: rates[rate]["top1"])
         row: dict[str, Any] = {"task": name, "per_class": per_class, "best": best, "rates": rates}
@@ -369,6 +377,12 @@ def summarize(runs: list[dict[str, Any]]) -> dict[str, Any]:
             row["default_behind_best"] = round(rates[best]["top1"] - rates["default"]["top1"], 4)
         rows.append(row)
     return {"tasks": rows, "runs": runs}
+
+
+def _shown(arguments: list[str]) -> list[str]:
+    """A command's arguments without this machine's paths."""
+    paths = {"--data": "DATA", "--log": "LOG"}
+    return [paths.get(before, each) for before, each in zip(["", *arguments], arguments, strict=False)]
 
 
 def _key(trial: dict[str, Any]) -> str:

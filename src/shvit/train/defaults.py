@@ -28,8 +28,9 @@ def default_recipe(model: str, images: int, pretrained: str | None, quantization
     """What ``shvit train`` starts from when it is given no recipe file; flags change single values.
 
     Fine-tuning takes few epochs, small rates for early blocks, and the size that the checkpoint was evaluated at.
-    Training from nothing takes many epochs and stronger augmentation. Small folders get more epochs and a rate that
-    is not scaled down with their small batch; ``benchmarks/small_folders.py`` measured both.
+    Training from nothing takes many epochs and stronger augmentation. Small folders are fine-tuned at a rate that is
+    not scaled down with their small batch (``benchmarks/small_folders.py`` compares rates), and the smallest for more
+    epochs.
 
     Args:
         model: variant.
