@@ -334,3 +334,28 @@ def test_predict_says_what_failed_and_ends_with_1(tmp_path, capsys):
     assert [sorted(row) for row in rows] == [["predictions", "source"], ["error", "source"], ["predictions", "source"]]
     assert rows[1]["error"] == f"{file}: the graph returned output with NaN or infinity"
     assert "1 of 3 inputs failed" in told.err
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_a_videos_frames_without_scores_are_damage_and_the_command_ends_with_1(tmp_path, capsys, live):
+    av = pytest.importorskip("av", reason="needs pip install 'shvit[video]'")
+    with av.open(str(tmp_path / "v.mp4"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width, stream.height = 64, 48
+        for _ in range(5):
+            packets = stream.encode(av.VideoFrame.from_ndarray(np.full((48, 64, 3), 90, np.uint8), format="rgb24"))
+            container.mux(packets)
+        container.mux(stream.encode())
+    file = infinite(tmp_path / "m.onnx")
+    more = ["--live"] if live else []
+    assert main(["video", str(tmp_path / "v.mp4"), "--model", str(file), *more]) == 1
+    assert "the graph returned output with NaN or infinity" in capsys.readouterr().out
+
+
+def test_evaluation_ends_where_the_graph_gives_no_scores(tmp_path, capsys):
+    for label in ("red", "green", "blue"):
+        (tmp_path / "data" / label).mkdir(parents=True)
+        Image.fromarray(GREY).save(tmp_path / "data" / label / "a.png")
+    file = infinite(tmp_path / "m.onnx")
+    assert main(["eval", "--model", str(file), "--data", str(tmp_path / "data")]) == 2
+    assert f"error: {file}: the graph returned output with NaN or infinity\n" in capsys.readouterr().err
