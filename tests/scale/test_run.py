@@ -271,17 +271,17 @@ def test_a_killed_run_leaves_no_process_and_goes_on(colour_model, slow_pictures,
 
 CRASHES = """
 import os, signal
-from PIL import Image
+from PIL import BmpImagePlugin, Image
 def accept(prefix):
     return prefix.startswith(b"CRASH")
 def read(file, name):
     os.kill(os.getpid(), signal.SIGSEGV)
-Image.register_open("CRASH", read, accept)
+Image.register_open("BMP", read, accept)
 """
 
 
 def test_an_input_that_kills_its_worker_is_one_failed_row(colour_model, tmp_path):
-    """A decoder that crashes, as one in C may: a Pillow plugin that every process loads."""
+    """A decoder that crashes, as one in C may: a reader of Pillow's that every process replaces."""
     folder = write_folder(tmp_path / "in", 20)
     (folder / "000/0003.jpg").write_bytes(b"CRASH")
     (tmp_path / "sitecustomize.py").write_text(CRASHES)
