@@ -22,6 +22,7 @@ def test_a_small_folder_gets_steps_enough_at_a_rate_that_its_batch_does_not_scal
     assert (recipe.batch_size, recipe.epochs) == (batch_size, epochs)
     assert recipe.image_size == 128  # what the weights were evaluated at
     assert scaled_lr(recipe) == 1e-3
+    assert recipe.label_smoothing == 0.05
     assert images // batch_size * epochs >= min(400, 60 * (images // batch_size))
 
 
@@ -30,7 +31,7 @@ def test_fine_tuning_of_many_images_is_as_it_was():
         recipe = default_recipe("shvit_s1", images, WEIGHTS)
         assert (recipe.batch_size, recipe.epochs) == (128, epochs)
         assert recipe.optimizer == Optimizer(lr=3e-3, weight_decay=0.05, warmup_epochs=1.0, layer_decay=0.85)
-        assert recipe.augmentation.color_jitter == 0
+        assert (recipe.augmentation.color_jitter, recipe.label_smoothing) == (0, 0.1)
     recipe = default_recipe("shvit_s1", 1_000_000, None)
     assert recipe.optimizer == Optimizer(lr=2e-3, weight_decay=0.05, warmup_epochs=5.0)
     assert (recipe.batch_size, recipe.epochs, recipe.mixup, recipe.cutmix) == (128, 30, 0.2, 1.0)
