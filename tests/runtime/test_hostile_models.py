@@ -21,6 +21,10 @@ from shvit.runtime.onnx_graph import check_file
 
 from ..conftest import colour_card
 
+# Some of these files leave the engines' native code so that the process dies later, in a test that starts a program:
+# with make test-slow they run in a process that other tests do not need.
+pytestmark = pytest.mark.slow
+
 ENGINES = ("onnxruntime", "openvino")
 SIDES = (32, 48, 3)
 
