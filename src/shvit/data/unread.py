@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shvit.data.splits import Subset
-from shvit.media.sources import BROKEN_LINK, HEIF_EXTENSIONS, OTHER_NAME, VIDEO_EXTENSIONS
+from shvit.media.sources import BROKEN_LINK, COMPANION_EXTENSIONS, HEIF_EXTENSIONS, OTHER_NAME, VIDEO_EXTENSIONS
 
 if TYPE_CHECKING:
     from shvit.data.datasets import ImageDataset
@@ -21,10 +21,7 @@ OUTSIDE = "image outside the class folders"
 LINKED_MEMBER, LABEL_ALONE = "link in a tar file", "label without an image"
 """Of shards; only their plain members are read."""
 
-COMPANIONS = frozenset(
-    {".txt", ".md", ".rst", ".html", ".log", ".json", ".jsonl", ".xml", ".csv", ".tsv", ".yaml", ".yml", ".ini"}
-    | {".cls", ".db", ".py", ".ipynb", ".sha1", ".sha256", ".md5", REPEATED_LINK}
-)
+COMPANIONS = COMPANION_EXTENSIONS | {REPEATED_LINK}
 """What commonly lies beside images without being one: told, but no problem."""
 
 PICTURES = frozenset(

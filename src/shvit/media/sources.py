@@ -45,6 +45,13 @@ VIDEO_EXTENSIONS = frozenset(
 """Which files of a folder are taken for videos. A file named by itself is tried whatever it is called."""
 
 
+COMPANION_EXTENSIONS = frozenset(
+    {".txt", ".md", ".rst", ".html", ".log", ".json", ".jsonl", ".xml", ".csv", ".tsv", ".yaml", ".yml", ".ini"}
+    | {".cls", ".db", ".py", ".ipynb", ".sha1", ".sha256", ".md5"}
+)
+"""Which files commonly lie beside images and videos without being one: alone they are not worth a word."""
+
+
 class SourceError(Exception):
     """A source that gives no images: its name and the reason."""
 
@@ -99,7 +106,7 @@ def _expand(source: str, extensions: Set[str], kind: str, notice: Callable[[str]
             yield _found(str(path))
         if not found:
             yield SourceError(source, f"no {kind} in this folder{'; ' if others else ''}{describe_left_out(others)}")
-        elif others:
+        elif others.keys() - COMPANION_EXTENSIONS:
             notice(f"{source}: {describe_left_out(others)}")
     elif not os.path.lexists(source) and has_magic(source):
         matches = sorted(glob(source, recursive=True))  # noqa: PTH207 - keeps the pattern relative as typed
