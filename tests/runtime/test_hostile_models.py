@@ -21,8 +21,8 @@ from shvit.runtime.onnx_graph import check_file
 
 from ..conftest import colour_card
 
-# Some of these files leave the engines' native code so that the process dies later, in a test that starts a program:
-# with make test-slow they run in a process that other tests do not need.
+# All in one process, OpenVINO and what the commands load leave an alternate signal stack behind that is freed already, and the
+# SIGCHLD handler of PyTorch's loader then ends the process when a later test's program ends: so with the slow tests.
 pytestmark = pytest.mark.slow
 
 ENGINES = ("onnxruntime", "openvino")
