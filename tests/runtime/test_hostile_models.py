@@ -21,7 +21,7 @@ from shvit.runtime.onnx_graph import check_file
 
 from ..conftest import colour_card
 
-# All in one process, OpenVINO and what the commands load leave an alternate signal stack behind that is freed already, and the
+# All in one process, OpenVINO and what the commands load leave an alternate signal stack that is freed already, and the
 # SIGCHLD handler of PyTorch's loader then ends the process when a later test's program ends: so with the slow tests.
 pytestmark = pytest.mark.slow
 
