@@ -22,7 +22,7 @@ from shvit.runtime.onnx_graph import check_file
 from ..conftest import colour_card
 
 # All in one process, OpenVINO and what the commands load leave an alternate signal stack that is freed already, and the
-# SIGCHLD handler of PyTorch's loader then ends the process when a later test's program ends: so `make test` runs it apart.
+# SIGCHLD handler of PyTorch's loader ends the process when a later test's program ends: `make test` runs it apart.
 pytestmark = pytest.mark.slow
 
 ENGINES = ("onnxruntime", "openvino")
