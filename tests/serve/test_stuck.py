@@ -7,12 +7,17 @@ import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
 
 import httpx2
 import numpy as np
 import pytest
 
 from shvit.errors import ImageError
+from shvit.runtime.card import Card, ClassInfo, Preprocessing
+from shvit.runtime.classifier import Classifier
+from shvit.runtime.engines import EngineChoice
 from shvit.serve import workers
 from shvit.serve.batching import CANNOT_BE_DECODED, Batcher, Served, public_reason
 from shvit.serve.metrics import Metrics
@@ -144,25 +149,24 @@ def test_what_else_is_wrong_is_told():
     assert public_reason("<3 bytes>: broken data stream: 3/4 read", b"abc") == "broken data stream: 3/4 read"
 
 
-class Engine:
-    """A classifier whose engine gives what a test says."""
-
-    engine, threads, batch_size, classes = "test", 1, 4, (None, None)
+class Answering(Classifier):
+    """Its engine gives what a test says."""
 
     def __init__(self, answer) -> None:
-        self._answer = answer
+        classes = (ClassInfo(0, "one"), ClassInfo(1, "other"))
+        self.card = Card("test", "none", classes, Preprocessing((1, 1)), output="probabilities")
+        self.threads, self.batch_size, self.engine_choice = 1, 4, EngineChoice("test", "asked for", {})
+        self._path, self._engine = Path("m.onnx"), SimpleNamespace(infer=answer)
 
     def preprocess(self, image: bytes) -> np.ndarray:
         if image == b"bad":
             raise ImageError("bad")
         return np.full((1, 1, 3), image[0], np.uint8)
 
-    def predict_batch(self, batch: np.ndarray) -> np.ndarray:
-        return self._answer(batch)
-
 
 def rows(batch: np.ndarray) -> np.ndarray:
-    return np.stack([batch[:, 0, 0, 0], 1 - batch[:, 0, 0, 0]], 1).astype(np.float32)
+    one = batch[:, 0, 0, 0] == 1
+    return np.stack([one, ~one], 1).astype(np.float32)
 
 
 def with_one_nan(batch: np.ndarray) -> np.ndarray:
@@ -189,7 +193,7 @@ def out_of_memory(batch: np.ndarray) -> np.ndarray:
 def test_every_image_has_an_outcome_whatever_the_engine_gives(answer, failed):
     async def ask() -> list:
         metrics = Metrics(lambda: 0, lambda: 0)
-        served = Served("m", Engine(answer), metrics)
+        served = Served("m", Answering(answer), metrics)
         batcher = Batcher([served], 1, 0.005, 30)
         batcher.start(asyncio.get_running_loop())
         job = batcher.submit(served, [b"\0", b"bad", b"\7", b"\1"])

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shvit.atomic import check_outputs
-from shvit.cli.predict import positive
+from shvit.cli.predict import notice, positive
 from shvit.cli.progress import progress
 from shvit.display import json_text, say
 from shvit.runtime.engines.auto import CANDIDATES
@@ -87,10 +87,6 @@ def seconds(text: str) -> float:
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"expected a positive number of seconds, got {text}")
     return value
-
-
-def _note(text: str) -> None:
-    say(f"note: {text}", sys.stderr)
 
 
 def _add_timing(parser: argparse.ArgumentParser, duration: float, rounds: int = 5) -> None:
@@ -176,7 +172,7 @@ def _speed(args: argparse.Namespace) -> int:
     combinations = len(args.engine) * len(args.threads) * len(args.batch_size)
     with tempfile.TemporaryDirectory() as folder:
         with progress("exporting", len(args.model) * len(args.precision)) as advance:
-            files = model_files(args.model, args.precision, Path(folder), _note, args.image_size, advance)
+            files = model_files(args.model, args.precision, Path(folder), notice, args.image_size, advance)
         with progress("timing", len(files) * combinations * (args.rounds + 1)) as advance:
             timed = time_files(files, args.engine, args.threads, args.batch_size, args.seconds, args.rounds, advance)
     results = [each.to_dict() for each in timed]
@@ -272,7 +268,7 @@ def _compare(args: argparse.Namespace) -> int:
             args.rounds,
             folder,
             _command(),
-            _note,
+            notice,
             advance,
         )
     contents = comparison.to_dict()
@@ -372,7 +368,7 @@ def _pipeline(args: argparse.Namespace) -> int:
             paths = list(walk_images(args.folder))[: args.limit]
             if not paths:
                 raise ValueError(f"{args.folder}: no images in this folder")
-        (model,) = model_files([args.model], [args.precision], scratch, _note)
+        (model,) = model_files([args.model], [args.precision], scratch, notice)
         if model.file is None:
             raise ValueError(model.error)
         network = None
@@ -381,7 +377,7 @@ def _pipeline(args: argparse.Namespace) -> int:
             try:
                 network = timm_network(card.architecture, len(card.classes))
             except (ImportError, RuntimeError) as error:
-                _note(f"timm is left out: {str(error).splitlines()[0]}")
+                notice(f"timm is left out: {str(error).splitlines()[0]}")
         sides = 2 if network is None else 3
         with progress("classifying", len(threads) * len(paths) * sides) as advance:
             reports = [
@@ -550,7 +546,7 @@ def _reached(args: argparse.Namespace, networks: list[Network], costs: dict[str,
             args.seconds,
             args.rounds,
             folder,
-            _note,
+            notice,
             advance,
         )
 
@@ -607,7 +603,7 @@ def _studies(args: argparse.Namespace) -> int:
             args.seconds,
             args.rounds,
             folder,
-            _note,
+            notice,
             advance,
         )
     results = [each.to_dict() for each in studied]

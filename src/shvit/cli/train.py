@@ -95,7 +95,7 @@ def parse_recipe(
     from shvit.train.defaults import default_recipe
 
     arguments = _as_keys(arguments)
-    if begun is not None and begun.is_file() and not _names_a_file(arguments):
+    if begun is not None and begun.is_file() and not _recipe_files(arguments):
         arguments = ["--config", str(begun), *arguments]
     try:
         parser = _parser()
@@ -122,8 +122,10 @@ def _as_keys(arguments: list[str]) -> list[str]:
     return keys
 
 
-def _names_a_file(arguments: list[str]) -> bool:
-    return any(each.split("=", 1)[0] == "--config" for each in arguments)
+def _recipe_files(arguments: list[str]) -> list[str]:
+    """What ``--config`` names."""
+    files = [after for each, after in pairwise(arguments) if each == "--config"]
+    return files + [each.partition("=")[2] for each in arguments if each.startswith("--config=")]
 
 
 def _explain(error: Exception, arguments: list[str]) -> str:
@@ -167,10 +169,7 @@ def _check_outputs(args: argparse.Namespace, recipe: Recipe) -> None:
     names = ["best.safetensors", "last.safetensors", METRICS, ENVIRONMENT, CURVES]
     check_outputs([("--output", args.output / name) for name in names], inputs)
     if not checkpoints(args.output):  # else its recipe is the one that it goes on with
-        arguments = args.more_arguments
-        files = [after for each, after in pairwise(arguments) if each == "--config"]
-        files += [each.partition("=")[2] for each in arguments if each.startswith("--config=")]
-        check_outputs([("--output", args.output / RECIPE)], files)
+        check_outputs([("--output", args.output / RECIPE)], _recipe_files(args.more_arguments))
 
 
 def run(args: argparse.Namespace) -> int:
@@ -212,7 +211,7 @@ def _train(args: argparse.Namespace, job: Run, note: str | None) -> int:
             f"{len(train.classes)} classes; {job.fabric.world_size} x {job.fabric.device.type}",
             f"going on from epoch {job.progress.epoch + 1} of {recipe.epochs}, step {job.progress.step + 1}"
             if resumed
-            else describe(recipe, len(train), chosen=not _names_a_file(_as_keys(args.more_arguments))),
+            else describe(recipe, len(train), chosen=not _recipe_files(args.more_arguments)),
         ):
             if line:
                 say(line, sys.stderr)

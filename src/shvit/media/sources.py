@@ -134,7 +134,10 @@ def walk_files(folder: Path, extensions: Set[str], others: Counter[str] | None =
     """Files with these extensions, as ``walk_images`` gives images.
 
     Args:
-        others: counts, on the way, what is not given, as ``left_out`` does.
+        others: counts, on the way, what is not given, by suffix in lower case; hidden files are not counted. Links to
+            folders, which are not followed, and links to nothing are counted under names of their own, and so are files
+            without a suffix or with one that looks like none. Broken links with one of the extensions are given like
+            files, and fail when they are opened.
     """
     for current, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -151,20 +154,7 @@ def walk_files(folder: Path, extensions: Set[str], others: Counter[str] | None =
 
 
 LINKED_FOLDER, BROKEN_LINK, OTHER_NAME = "link to a folder", "broken link", "other name"
-"""What ``left_out`` counts beside suffixes."""
-
-
-def left_out(folder: Path, extensions: Set[str] = IMAGE_EXTENSIONS) -> Counter[str]:
-    """What a folder and all below it hold that is not read, by suffix in lower case; hidden files are not counted.
-
-    Links to folders, which are not followed, and links to nothing are counted under names of their own, and so are
-    files without a suffix or with one that looks like none. Broken links with one of the extensions are not among
-    them: they are given like files, and fail when they are opened.
-    """
-    others = Counter[str]()
-    for _ in walk_files(folder, extensions, others):
-        pass
-    return others
+"""What ``walk_files`` counts beside suffixes."""
 
 
 def describe_left_out(others: Counter[str]) -> str:
@@ -182,7 +172,7 @@ def describe_left_out(others: Counter[str]) -> str:
 
 
 def kind_of_other(path: Path) -> str:
-    """What ``left_out`` counts a file as that is not read."""
+    """What ``walk_files`` counts a file as that is not read."""
     if path.is_symlink() and not path.exists():
         return BROKEN_LINK
     suffix = path.suffix.lower()

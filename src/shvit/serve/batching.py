@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from shvit.errors import ImageError, ShvitError
+from shvit.errors import ImageError, ModelOutputError, ShvitError
 from shvit.runtime.classifier import Classifier
 from shvit.runtime.preprocess import describe
 from shvit.serve.metrics import Metrics, ModelMetrics
@@ -314,21 +314,20 @@ class Batcher:
 
 
 def _rows(served: Served, pixels: Sequence[np.ndarray]) -> Sequence[np.ndarray | EngineFailure]:
-    """Of each image its probabilities ``float32 (classes,)``, or that the engine failed.
-
-    When it fails on several together each is run alone: one image must not take the others' answers from them.
-    """
-    expected = (len(pixels), len(served.classifier.classes))
+    """Of each image its probabilities ``float32 (classes,)``, or that the engine failed."""
     try:
-        rows = served.classifier.predict_batch(np.stack(pixels))
-        if rows.shape != expected or not np.isfinite(rows).all():
-            raise ValueError(f"expected {expected} finite probabilities, got {rows.dtype} {rows.shape}")
-    except Exception as error:  # a fault of the engine's must not end the thread that serves all
-        if len(pixels) > 1:
-            return [outcome for each in pixels for outcome in _rows(served, [each])]
-        logger.exception("%s: the engine failed on an image", served.name)
-        return [EngineFailure(str(error))]
-    return list(rows)
+        judged = served.classifier.predict_each(np.stack(pixels))
+    except Exception as error:  # a fault of ours must not end the thread that serves all
+        logger.exception("%s: the engine failed on a batch of %d", served.name, len(pixels))
+        return [EngineFailure(str(error))] * len(pixels)
+    outcomes: list[np.ndarray | EngineFailure] = []
+    for each in judged:
+        if isinstance(each, ModelOutputError):
+            logger.error("%s: the engine failed on an image: %s", served.name, each)
+            outcomes.append(EngineFailure(str(each)))
+        else:
+            outcomes.append(each)
+    return outcomes
 
 
 def public_reason(text: str, encoded: Encoded) -> str:
