@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 
 import pytest
 from hypothesis import given, settings
@@ -68,10 +69,13 @@ def test_a_folder_is_walked_at_all_levels_without_what_is_hidden_or_no_image(tmp
     (tmp_path / "loop").symlink_to(tmp_path)
     (tmp_path / "gone.jpg").symlink_to(tmp_path / "nothing")
     os.mkfifo(tmp_path / "pipe.jpg")
-    kind, items = list_items([str(tmp_path)], None, None)
+    (tmp_path / "scan.psd").write_bytes(b"x")
+    left_out = Counter[str]()
+    kind, items = list_items([str(tmp_path)], None, None, left_out)
     assert kind == "images"
     names = [item.path.removeprefix(f"{tmp_path}/") for item in items]
     assert names == ["gone.jpg", *(f"{n // 10:03d}/{n:04d}.jpg" for n in range(12))]
+    assert left_out == {".txt": 1, ".psd": 1}
 
 
 def test_the_kind_is_what_the_files_are_called(tmp_path):
@@ -101,12 +105,15 @@ def test_a_file_named_by_itself_is_tried_whatever_it_is_called(tmp_path):
         ("nothing", None, "nothing: no such file or folder"),
         ("empty", None, "empty: there are no images, tar shards, Parquet files or videos"),
         ("empty", "tar", "empty: there are no tar shards"),
+        ("drawings", None, r"drawings: there are no images, .*; not read: 1 \.psd \("),
         ("*.png", None, r"\*.png: there are no images"),
         ("gopher://host/a", None, "gopher"),
     ],
 )
 def test_a_source_that_gives_nothing_is_refused(tmp_path, monkeypatch, source, kind, message):
     (tmp_path / "empty").mkdir()
+    (tmp_path / "drawings").mkdir()
+    (tmp_path / "drawings/one.psd").write_bytes(b"x")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(BatchError, match=message):
         list(list_items([source], kind, None)[1])

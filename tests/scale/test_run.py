@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -226,10 +227,13 @@ def test_the_command_tells_and_exits_as_the_others_do(colour_model, tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(f"{tmp_path / 'out'}: 20 inputs, 0 failed, 20 of them now at ")
     (folder / "bad.jpg").write_bytes(DAMAGED)
+    (folder / "notes.txt").write_bytes(b"x")
+    (folder / "scan.psd").write_bytes(b"x")
     done = subprocess.run(
         command(colour_model, tmp_path / "b", folder), capture_output=True, text=True, timeout=PATIENCE
     )
-    assert (done.returncode, done.stderr) == (1, "")
+    assert done.returncode == 1
+    assert re.fullmatch(r"note: not read: 1 \.\w+, 1 \.\w+ \(what is named by itself, .*\)\n", done.stderr)
     done = subprocess.run(
         command(colour_model, tmp_path / "b", "nothing"), capture_output=True, text=True, timeout=PATIENCE
     )

@@ -7,10 +7,11 @@ import sys
 from collections.abc import Callable
 from contextlib import ExitStack, redirect_stdout
 
-from shvit.cli.predict import positive
+from shvit.cli.predict import notice, positive
 from shvit.cli.progress import progress
 from shvit.display import say
 from shvit.errors import MissingDependencyError
+from shvit.media.sources import COMPANION_EXTENSIONS, describe_left_out
 from shvit.runtime.engines import BATCH_SIZE, ENGINES
 from shvit.runtime.models import DEFAULT_MODEL
 
@@ -113,6 +114,8 @@ def run(args: argparse.Namespace) -> int:
         )
     speed = f", {done.inputs_now:,} of them now at {done.images_per_second:,.0f} a second" if done.inputs_now else ""
     say(f"{args.output}: {done.inputs:,} inputs, {done.failed:,} failed{speed}")
+    if done.left_out.keys() - COMPANION_EXTENSIONS:
+        notice(describe_left_out(done.left_out))
     if done.workers_lost:
         say(f"{done.workers_lost} workers died and were replaced", sys.stderr)
     return 1 if done.failed else 0

@@ -9,13 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from glob import glob
 from itertools import accumulate, chain, islice
+from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shvit.errors import BatchError
-from shvit.media.sources import VIDEO_EXTENSIONS, is_image
+from shvit.media.sources import VIDEO_EXTENSIONS, describe_left_out, is_image, kind_of_other
 from shvit.scale.stores import Found, filesystem, find, is_url, naming, open_binary, settled
 
 Kind = Literal["images", "tar", "parquet", "video"]
@@ -70,20 +71,23 @@ def kind_of(path: str) -> Kind | None:
     return "images" if is_image(name) else None
 
 
-def list_items(sources: Sequence[str], kind: Kind | None, column: str | None) -> tuple[Kind, Iterator[Item]]:
+def list_items(
+    sources: Sequence[str], kind: Kind | None, column: str | None, left_out: Counter[str] | None = None
+) -> tuple[Kind, Iterator[Item]]:
     """What the sources hold, in a settled order, and the one kind that it is of.
 
     Args:
         sources: files, folders and prefixes (all levels), patterns with ``*``; paths or URLs.
         kind: take these and leave the others; ``None`` accepts one kind alone.
         column: of Parquet files, the one that holds the images.
+        left_out: counts, while the iterator is read, the files that are of no kind, as ``walk_files`` names them.
 
     Raises:
         BatchError: a source is missing or holds nothing, the sources hold several kinds, or a Parquet file has no such
             column; some of that only while the iterator is read.
         OSError: a folder cannot be read.
     """
-    files = _files_of_one_kind(sources, kind)
+    files = _files_of_one_kind(sources, kind, Counter() if left_out is None else left_out)
     first = next(files)  # there is one, or the sources were refused
     found = (file for _, file in chain([first], files))
     if first[0] == "parquet":
@@ -111,13 +115,18 @@ def cut(items: Iterable[Item], size: int) -> Iterator[Unit]:
         yield Unit(number, tuple(held))
 
 
-def _files_of_one_kind(sources: Sequence[str], kind: Kind | None) -> Iterator[tuple[Kind, Found]]:
+def _files_of_one_kind(
+    sources: Sequence[str], kind: Kind | None, left_out: Counter[str]
+) -> Iterator[tuple[Kind, Found]]:
     chosen, others = kind, Counter[Kind]()
     for source in sources:
         nothing = True
         for file, named in _files(source):
             its = kind_of(file.path) or ("images" if named else None)
-            if its is None or (kind is not None and its != kind):
+            if its is None:
+                left_out[kind_of_other(Path(file.path))] += 1
+                continue
+            if kind is not None and its != kind:
                 continue
             nothing = False
             chosen = chosen or its
@@ -127,7 +136,9 @@ def _files_of_one_kind(sources: Sequence[str], kind: Kind | None) -> Iterator[tu
                 others[its] += 1
         if nothing:
             expected = "images, tar shards, Parquet files or videos" if kind is None else KIND_NAMES[kind]
-            raise BatchError(f"{source}: there are no {expected}")
+            raise BatchError(
+                f"{source}: there are no {expected}{'; ' if left_out else ''}{describe_left_out(left_out)}"
+            )
     if others and chosen:
         found = ", ".join(f"{count:,} {KIND_NAMES[each]}" for each, count in others.items())
         raise BatchError(f"the sources hold {KIND_NAMES[chosen]}, but also {found}: say which are meant with --kind")

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from importlib import import_module
@@ -110,6 +111,8 @@ class Plan:
     units: int
     inputs: int | None
     """How many there are, where the listing tells."""
+    left_out: Counter[str]
+    """Files among them that are not read, as ``walk_files`` counts them."""
     output: Output
 
     def read_units(self, without: set[int]) -> Iterator[Unit]:
@@ -166,7 +169,7 @@ def make_plan(settings: Settings, output: Output) -> Plan:
         Sampling(settings.fps, settings.keyframes),
         __version__,
     )
-    return Plan(task, pinned["units"], pinned["inputs"], output)
+    return Plan(task, pinned["units"], pinned["inputs"], Counter(pinned.get("left_out", {})), output)
 
 
 def _read_plan(output: Output) -> dict[str, Any] | None:
@@ -202,7 +205,8 @@ def _shown(name: str, value: Any) -> str:
 
 def _list(settings: Settings, output: Output) -> dict[str, Any]:
     """Writes the listing, a row group a unit, and counts."""
-    kind, items = list_items(settings.sources, settings.kind, settings.column)
+    left_out = Counter[str]()
+    kind, items = list_items(settings.sources, settings.kind, settings.column, left_out)
     if kind == "video":
         import_module("shvit.media.video")  # says what to install before anything is written
     units, inputs = 0, 0
@@ -214,4 +218,4 @@ def _list(settings: Settings, output: Output) -> dict[str, Any]:
             units += 1
             unknown = unknown or any(item.rows is None for item in unit.items)
             inputs += sum(item.rows or 0 for item in unit.items)
-    return {"kind": kind, "units": units, "inputs": None if unknown else inputs}
+    return {"kind": kind, "units": units, "inputs": None if unknown else inputs, "left_out": left_out}

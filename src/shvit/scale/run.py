@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
@@ -36,6 +36,8 @@ class Summary:
     """Of them, how many hold an error."""
     inputs_now: int
     """Rows that this run wrote."""
+    left_out: Counter[str]
+    """Files among the inputs that were not read, by suffix or by what they are."""
     workers_lost: int
     """Workers that died and were replaced."""
     seconds: float
@@ -109,7 +111,7 @@ def run_batch(
                     if again[-1].losses == MAX_LOSSES:
                         raise BatchError(_deadly(event))
             working = time.perf_counter() - (ready or started)
-    return Summary(inputs + now, failed, now, lost, time.perf_counter() - started, working)
+    return Summary(inputs + now, failed, now, plan.left_out, lost, time.perf_counter() - started, working)
 
 
 def _deadly(event: Lost) -> str:
