@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-import torch
 
 from shvit.bench import measure, networks
 from shvit.bench.measure import Configuration, interleave
@@ -26,7 +25,6 @@ SMALL = SHViTConfig(widths=(32, 48, 64), depths=(1, 1, 1), partial_dims=(8, 16, 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("checkpoint") / "small.safetensors"
-    torch.manual_seed(0)  # some random networks lose more in 8 bits than an export accepts
     save_checkpoint(SHViT(SMALL), path)
     return path
 
