@@ -115,6 +115,8 @@ def test_defaults_suit_the_task_and_the_number_of_images():
     assert (tuned.pretrained, tuned.optimizer.lr, tuned.optimizer.layer_decay) == ("hub", 1e-3, 0.85)
     assert tuned.epochs < small.epochs
     assert parse_recipe(["--pretrained", str(WEIGHTS)], images=3000)[0].image_size == 128  # what its card says
+    assert parse_recipe(["--pretrained"], images=100)[0].freeze_norm
+    assert parse_recipe(["--pretrained", "--sync-norm", "true"], images=100)[0].sync_norm  # no freezing in its way
 
 
 def test_a_resumed_run_keeps_the_defaults_that_it_began_with(tmp_path):

@@ -22,8 +22,16 @@ def test_a_small_folder_gets_steps_enough_at_a_rate_that_its_batch_does_not_scal
     assert (recipe.batch_size, recipe.epochs) == (batch_size, epochs)
     assert recipe.image_size == 128  # what the weights were evaluated at
     assert scaled_lr(recipe) == 1e-3
-    assert recipe.label_smoothing == 0.05
+    assert (recipe.label_smoothing, recipe.mixup) == (0.05, 0.2)
+    assert recipe.freeze_norm == (batch_size < 32)
+    assert not default_recipe("shvit_s1", images, WEIGHTS, sync_norm=True).freeze_norm  # the two exclude each other
     assert images // batch_size * epochs >= min(400, 60 * (images // batch_size))
+
+
+@pytest.mark.parametrize("images", [9, 450, 4_999])
+def test_other_trainings_of_a_small_folder_have_the_rate_of_a_full_batch(images):
+    assert scaled_lr(default_recipe("shvit_s1", images, None)) == pytest.approx(2e-3 * 128 / 512)
+    assert scaled_lr(default_recipe("shvit_s1", images, WEIGHTS, quantization_aware=True)) == pytest.approx(2.5e-5)
 
 
 def test_fine_tuning_of_many_images_is_as_it_was():
@@ -32,6 +40,7 @@ def test_fine_tuning_of_many_images_is_as_it_was():
         assert (recipe.batch_size, recipe.epochs) == (128, epochs)
         assert recipe.optimizer == Optimizer(lr=3e-3, weight_decay=0.05, warmup_epochs=1.0, layer_decay=0.85)
         assert (recipe.augmentation.color_jitter, recipe.label_smoothing) == (0, 0.1)
+        assert (recipe.mixup, recipe.freeze_norm) == (0, False)
     recipe = default_recipe("shvit_s1", 1_000_000, None)
     assert recipe.optimizer == Optimizer(lr=2e-3, weight_decay=0.05, warmup_epochs=5.0)
     assert (recipe.batch_size, recipe.epochs, recipe.mixup, recipe.cutmix) == (128, 30, 0.2, 1.0)

@@ -102,7 +102,10 @@ def parse_recipe(
         values = parser.parse_args([each for each in arguments if not each.startswith("--print_config")])
         if images is not None:
             if values.config is None:
-                parser = _parser(default_recipe(values.model, images, values.pretrained, values.quantization_aware))
+                recipe = default_recipe(
+                    values.model, images, values.pretrained, values.quantization_aware, values.sync_norm
+                )
+                parser = _parser(recipe)
             values = parser.parse_args(arguments)
     except (ArgumentError, UnicodeDecodeError) as error:
         raise ValueError(_explain(error, arguments)) from None
