@@ -119,6 +119,15 @@ def test_a_source_that_gives_nothing_is_refused(tmp_path, monkeypatch, source, k
         list(list_items([source], kind, None)[1])
 
 
+def test_a_source_that_gives_nothing_is_told_of_its_own_files_only(tmp_path):
+    for name in ("some/one.psd", "empty/notes.txt"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "some/picture.jpg").write_bytes(jpeg(0))
+    with pytest.raises(BatchError, match=r"empty: there are no images, .*; not read: 1 \.txt \("):
+        list(list_items([str(tmp_path / "some"), str(tmp_path / "empty")], None, None)[1])
+
+
 def test_a_column_that_is_not_there_is_named_with_those_that_are(tmp_path):
     write_parquet(tmp_path / "a.parquet", [jpeg(0)])
     with pytest.raises(BatchError, match=r"expected a column 'picture' of encoded images .* label \(int64\), image"):

@@ -120,11 +120,11 @@ def _files_of_one_kind(
 ) -> Iterator[tuple[Kind, Found]]:
     chosen, others = kind, Counter[Kind]()
     for source in sources:
-        nothing = True
+        nothing, of_source = True, Counter[str]()
         for file, named in _files(source):
             its = kind_of(file.path) or ("images" if named else None)
             if its is None:
-                left_out[kind_of_other(Path(file.path))] += 1
+                of_source[kind_of_other(Path(file.path))] += 1
                 continue
             if kind is not None and its != kind:
                 continue
@@ -137,8 +137,9 @@ def _files_of_one_kind(
         if nothing:
             expected = "images, tar shards, Parquet files or videos" if kind is None else KIND_NAMES[kind]
             raise BatchError(
-                f"{source}: there are no {expected}{'; ' if left_out else ''}{describe_left_out(left_out)}"
+                f"{source}: there are no {expected}{'; ' if of_source else ''}{describe_left_out(of_source)}"
             )
+        left_out.update(of_source)
     if others and chosen:
         found = ", ".join(f"{count:,} {KIND_NAMES[each]}" for each, count in others.items())
         raise BatchError(f"the sources hold {KIND_NAMES[chosen]}, but also {found}: say which are meant with --kind")
