@@ -28,7 +28,7 @@ from http_load import from_steady_clients, open_loop, raw_request
 from processes import free_port, started
 from shvit.bench.pipeline import write_photographs
 from shvit.bench.tables import figure, print_table
-from shvit.runtime.models import DEFAULT_MODEL
+from shvit.shipped import DEFAULT_MODEL
 
 ROOT = Path(__file__).parent.parent
 BODY = 16 * 2**20

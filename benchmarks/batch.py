@@ -105,8 +105,8 @@ def one(side: str, source: str, output: str, workers: int) -> None:
     if side == "ray_data":
         print(json.dumps(ray_data(source, output, workers)))
         return
-    from shvit.scale.plan import Settings
-    from shvit.scale.run import run_batch
+    from shvit.batch.plan import Settings
+    from shvit.batch.run import run_batch
 
     done = asdict(run_batch(Settings((source,)), output, workers, ADDRESSES[side]))
     print(json.dumps({name: done[name] for name in ("inputs", "failed", "seconds", "seconds_working")}))

@@ -22,12 +22,12 @@ from PIL import Image
 from common import record, summary
 from shvit import Classifier, Explainer
 from shvit.data.datasets import open_dataset
-from shvit.export.onnx import set_card, to_proto
-from shvit.export.verify import Source
+from shvit.engines.onnx_graph import read_nodes
+from shvit.engines.onnxruntime import ONNXRuntimeEngine
+from shvit.exporting.onnx import set_card, to_proto
+from shvit.exporting.verify import Source
+from shvit.images.preprocess import decode
 from shvit.models.checkpoints import load_model
-from shvit.runtime.engines.onnxruntime import ONNXRuntimeEngine
-from shvit.runtime.onnx_graph import read_nodes
-from shvit.runtime.preprocess import decode
 
 WEIGHTS = Path(__file__).parent.parent / "weights/shvit_s1_tiny_imagenet.safetensors"
 BACKGROUNDS = {"white": "white", "grey": (128, 128, 128), "black": "black"}

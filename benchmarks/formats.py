@@ -41,15 +41,15 @@ def main() -> None:
     import torch
 
     from shvit.data.datasets import open_dataset
+    from shvit.engines import load_engine
     from shvit.evaluation.samples import calibration_images
-    from shvit.export import FORMATS, export_model
-    from shvit.export.aotinductor import load_package
-    from shvit.export.card import card_for
-    from shvit.export.executorch import load_program
-    from shvit.export.torch_export import load_exported
-    from shvit.export.verify import photograph_crops
+    from shvit.exporting import FORMATS, export_model
+    from shvit.exporting.aotinductor import load_package
+    from shvit.exporting.card import card_for
+    from shvit.exporting.executorch import load_program
+    from shvit.exporting.torch_export import load_exported
+    from shvit.exporting.verify import photograph_crops
     from shvit.models.checkpoints import load_model
-    from shvit.runtime.engines import load_engine
 
     torch.set_num_threads(1)
     model, checkpoint = load_model(ROOT / "weights/shvit_s1_tiny_imagenet.safetensors")

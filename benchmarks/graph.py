@@ -1,6 +1,6 @@
 """The deployment graph against the exporter's: SHViT-S1 and S4 in float32 and int8, in both engines, on one thread.
 
-``traced`` is what PyTorch's exporter writes of the folded network, ``written`` is ``shvit.export``'s graph; both are
+``traced`` is what PyTorch's exporter writes of the folded network, ``written`` is ``shvit.exporting``'s graph; both are
 quantised by the same function. Weights are random: speed does not depend on them. All configurations take turns.
 """
 
@@ -16,12 +16,12 @@ import onnx
 from common import record, summary
 from shvit.bench.networks import ModelFile, calibration_crops, deployed, open_network
 from shvit.bench.speed import Timed, time_files
-from shvit.export.graph import deployment_graph
-from shvit.export.onnx import set_card
-from shvit.export.quantize import quantize_graph
-from shvit.export.trace import Deployed, trace_to_onnx
+from shvit.card import Card, ClassInfo, Preprocessing
+from shvit.exporting.graph import deployment_graph
+from shvit.exporting.onnx import set_card
+from shvit.exporting.quantize import quantize_graph
+from shvit.exporting.trace import Deployed, trace_to_onnx
 from shvit.models import SHViT
-from shvit.runtime.card import Card, ClassInfo, Preprocessing
 
 ENGINES = ("onnxruntime", "openvino")
 CALIBRATION = 32

@@ -23,11 +23,11 @@ from shvit.data import open_dataset
 from shvit.data.datasets import ImageDataset
 from shvit.data.splits import Subset
 from shvit.evaluation.int8 import export_int8
-from shvit.export.card import card_for
+from shvit.exporting.card import card_for
 from shvit.models import SHViT, load_model, save_checkpoint
 from shvit.models.shvit import ConvNorm
-from shvit.train import Execution, fit, setup
-from shvit.train.defaults import default_recipe
+from shvit.training import Execution, fit, setup
+from shvit.training.defaults import default_recipe
 
 WEIGHTS = Path(__file__).parent.parent / "weights" / "shvit_s1_tiny_imagenet.safetensors"
 

@@ -39,7 +39,7 @@ from http_load import (
 from processes import free_port, started
 from shvit.bench.summary import ratios
 from shvit.bench.tables import figure, print_table, spread
-from shvit.runtime.models import DEFAULT_MODEL
+from shvit.shipped import DEFAULT_MODEL
 
 ROOT = Path(__file__).parent.parent
 PEERS = Path(__file__).parent / "serving_peers"

@@ -34,16 +34,16 @@ import torch
 from PIL import Image, ImageDraw, ImageFilter
 
 from common import record
+from shvit.card import ClassInfo
 from shvit.data import open_dataset
 from shvit.data.datasets import ImageDataset
 from shvit.data.loader import evaluation_loader, normalize
 from shvit.data.splits import Subset, split_dataset
 from shvit.evaluation.metrics import Predictions, calibration, rank
 from shvit.models import load_model
-from shvit.runtime.card import ClassInfo
-from shvit.train import Execution, fit, setup
-from shvit.train.defaults import default_recipe
-from shvit.train.run import preprocessing_of
+from shvit.training import Execution, fit, setup
+from shvit.training.defaults import default_recipe
+from shvit.training.run import preprocessing_of
 
 WEIGHTS = Path(__file__).parent.parent / "weights" / "shvit_s1_tiny_imagenet.safetensors"
 UNSEEN = 40

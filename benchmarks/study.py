@@ -1,9 +1,9 @@
 """The paper's claim at a size that a CPU can train: SHViT beside MobileViTv2 and MobileNetV3, one recipe, equal epochs.
 
 Every network is trained from nothing on some classes of Tiny-ImageNet with each seed, on one thread of its own, by
-``shvit.train`` (timm's networks too); then all are exported to ONNX and timed beside each other. The ablations are S1
-with a stem of stride 8 (four times the tokens) and with four heads on the same channels. What is finished is kept in
-``--output``, so that a stopped study goes on.
+``shvit.training`` (timm's networks too); then all are exported to ONNX and timed beside each other. The ablations are
+S1 with a stem of stride 8 (four times the tokens) and with four heads on the same channels. What is finished is kept
+in ``--output``, so that a stopped study goes on.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class SomeClasses(Subset):
 
 
 def train(name: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
-    from shvit.train import Execution, Optimizer, Recipe, fit, setup
+    from shvit.training import Execution, Optimizer, Recipe, fit, setup
 
     torch.set_num_threads(1)
     torch.manual_seed(seed)

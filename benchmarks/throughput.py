@@ -27,12 +27,12 @@ from shvit.bench.pipeline import (
     timm_pipeline,
     write_photographs,
 )
+from shvit.card import Card, ClassInfo, Preprocessing
 from shvit.data import ImageDataset, open_dataset
-from shvit.export import export_onnx
+from shvit.exporting import export_onnx
+from shvit.images.preprocess import decode, preprocess
 from shvit.models import create_model
 from shvit.models.checkpoints import load_model
-from shvit.runtime.card import Card, ClassInfo, Preprocessing
-from shvit.runtime.preprocess import decode, preprocess
 
 ROOT = Path(__file__).parent.parent
 

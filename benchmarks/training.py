@@ -35,7 +35,7 @@ class EnoughError(Exception):
 
 
 def shvit_steps(folder: Path, precision: str, batch: int, workers: int, steps: int) -> list[float]:
-    from shvit.train import Execution, Optimizer, Recipe, fit, setup
+    from shvit.training import Execution, Optimizer, Recipe, fit, setup
 
     recipe = Recipe(
         image_size=SIZE,

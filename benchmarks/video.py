@@ -27,11 +27,11 @@ from PIL import Image
 
 from common import S1_INT8, record, s1_int8, summary
 from shvit import Classifier
-from shvit.media.video import Frame, Video
-from shvit.runtime.models import DEFAULT_MODEL
-from shvit.runtime.preprocess import resized_size
+from shvit.images.preprocess import resized_size
+from shvit.shipped import DEFAULT_MODEL
 from shvit.video.classify import preparation
 from shvit.video.complete import CompleteRun, Options
+from shvit.video.frames import Frame, Video
 from shvit.video.output import FrameRows
 
 SAMPLES = sorted((Path(__file__).parent.parent / "samples").glob("*.jpg"))

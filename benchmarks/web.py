@@ -22,7 +22,7 @@ from playwright.sync_api import Browser, expect, sync_playwright
 
 from common import record, summary
 from shvit.bench.networks import open_network, write_model_file
-from shvit.runtime.models import DEFAULT_MODEL
+from shvit.shipped import DEFAULT_MODEL
 from shvit.web import SAMPLES
 from shvit.web.onnxruntime_web import VERSION
 from shvit.web.site import write_site

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from onnx import TensorProto, helper, numpy_helper
 
-from shvit.runtime.card import METADATA_KEY, Card, ClassInfo, Preprocessing
+from shvit.card import METADATA_KEY, Card, ClassInfo, Preprocessing
 
 ROOT = Path(__file__).parent.parent
 SAMPLES = ROOT / "samples"

@@ -9,24 +9,24 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from shvit.models import create_model, list_models, load_checkpoint, reparameterize, save_checkpoint
-    from shvit.runtime.card import Card
-    from shvit.runtime.classifier import Classifier
-    from shvit.runtime.explain import Explainer
-    from shvit.runtime.results import Prediction, Result
-    from shvit.serve.client import AsyncClient, Client
+from shvit._version import __version__
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+    from shvit.card import Card
+    from shvit.models import create_model, list_models, load_checkpoint, reparameterize, save_checkpoint
+    from shvit.predicting.classifier import Classifier
+    from shvit.predicting.explain import Explainer
+    from shvit.predicting.results import Prediction, Result
+    from shvit.serve.client import AsyncClient, Client
 
 _RUNTIME = {
     "AsyncClient": "shvit.serve.client",
-    "Card": "shvit.runtime.card",
-    "Classifier": "shvit.runtime.classifier",
+    "Card": "shvit.card",
+    "Classifier": "shvit.predicting.classifier",
     "Client": "shvit.serve.client",
-    "Explainer": "shvit.runtime.explain",
-    "Prediction": "shvit.runtime.results",
-    "Result": "shvit.runtime.results",
+    "Explainer": "shvit.predicting.explain",
+    "Prediction": "shvit.predicting.results",
+    "Result": "shvit.predicting.results",
 }
 _LAB = ("create_model", "list_models", "load_checkpoint", "reparameterize", "save_checkpoint")
 
@@ -38,6 +38,7 @@ __all__ = [
     "Explainer",
     "Prediction",
     "Result",
+    "__version__",
     "create_model",
     "list_models",
     "load_checkpoint",
@@ -55,4 +56,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return [*__all__, "__version__"]
+    return list(__all__)

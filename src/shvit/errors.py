@@ -9,6 +9,10 @@ class MissingDependencyError(ShvitError, ImportError):
     """A feature needs a package that is not installed; the message says which command installs it."""
 
 
+class CacheError(ShvitError, OSError):
+    """There is no folder for what is kept between runs; the message says how to name one."""
+
+
 class ImageError(ShvitError, ValueError):
     """An input is not an image that can be used; the message names it and says why."""
 

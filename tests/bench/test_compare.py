@@ -14,8 +14,8 @@ from PIL import Image
 from shvit.bench.networks import Network, calibration_crops, deployed, write_model_file
 from shvit.bench.peers import PEERS, PUBLISHED, open_peer
 from shvit.cli.main import main
+from shvit.engines import load_engine
 from shvit.models import SHViT, save_checkpoint
-from shvit.runtime.engines import load_engine
 
 from .test_speed import SMALL
 

@@ -11,7 +11,7 @@ from shvit.bench.cost import Cost, Layer, count_cost
 from shvit.bench.peaks import Peaks
 from shvit.cli.main import main
 from shvit.cli.models import VARIANTS as KNOWN
-from shvit.export.card import count_macs
+from shvit.exporting.card import count_macs
 from shvit.models import VARIANTS, SHViT, create_model, reparameterize, save_checkpoint
 
 from .test_speed import SMALL

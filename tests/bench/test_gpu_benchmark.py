@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from shvit.export.card import count_macs
+from shvit.exporting.card import count_macs
 from shvit.models import create_model, reparameterize
 
 from ..conftest import ROOT

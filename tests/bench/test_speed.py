@@ -15,7 +15,7 @@ from shvit.bench.measure import Configuration, interleave
 from shvit.bench.networks import calibration_crops, model_files, precision_of
 from shvit.cli.main import main
 from shvit.models import SHViT, SHViTConfig, save_checkpoint
-from shvit.runtime.models import DEFAULT_MODEL, SHIPPED_MODELS
+from shvit.shipped import DEFAULT_MODEL, SHIPPED_MODELS
 
 from ..conftest import children
 

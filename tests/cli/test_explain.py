@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from shvit import Explainer
+from shvit.card import ClassInfo
 from shvit.cli.explain import find_class
 from shvit.cli.main import main
-from shvit.runtime.card import ClassInfo
 
 from ..conftest import SAMPLES
 from .test_predict import shvit

@@ -11,8 +11,8 @@ import pytest
 import yaml
 from PIL import Image
 
+from shvit.card import ClassInfo, Metric
 from shvit.cli.main import main
-from shvit.runtime.card import ClassInfo, Metric
 
 from ..conftest import colour_card, write_colour_model
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from shvit import __version__
+from shvit._version import __version__
 from shvit.cli.main import COMMANDS, main
 
 from ..conftest import AS_ANYBODY, PATIENCE, SAMPLES, write_colour_model
@@ -103,7 +103,7 @@ def test_a_file_that_may_not_be_read(pictures, colour_model):
 
 
 def test_a_file_that_vanishes_while_the_run_goes_on(pictures, colour_model, monkeypatch, capsys):
-    from shvit.runtime import decoding
+    from shvit.images import decoding
 
     decode = decoding.decode
 

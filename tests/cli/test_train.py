@@ -18,7 +18,7 @@ from PIL import Image
 
 from shvit.cli.main import main
 from shvit.cli.train import parse_recipe
-from shvit.train import Optimizer, Recipe
+from shvit.training import Optimizer, Recipe
 
 REPOSITORY = Path(__file__).parents[2]
 WEIGHTS = REPOSITORY / "weights" / "shvit_s1_tiny_imagenet.safetensors"

@@ -21,15 +21,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from shvit.card import ClassInfo
 from shvit.data.datasets import fingerprint, open_dataset, open_datasets
 from shvit.data.formats import tables
 from shvit.data.formats.listing import read_rows
 from shvit.data.formats.shards import expand_braces
 from shvit.data.splits import split_dataset
 from shvit.errors import DataError, ImageError, MissingDependencyError
-from shvit.runtime.card import ClassInfo
-from shvit.runtime.encoded import read_encoded
-from shvit.runtime.preprocess import decode
+from shvit.images.encoded import read_encoded
+from shvit.images.preprocess import decode
 from tests.conftest import AS_ANYBODY
 
 WNIDS = ("n01443537", "n02124075")
@@ -182,7 +182,7 @@ def test_images_that_are_too_large_or_shrink_are_refused(tmp_path, monkeypatch):
     file.write_bytes(b"12345")
     with pytest.raises(ImageError, match="x: 4 of 9 bytes are there"):
         read_encoded(file, "x", offset=1, size=9)
-    monkeypatch.setattr("shvit.runtime.encoded.MAX_IMAGE_BYTES", 4)
+    monkeypatch.setattr("shvit.images.encoded.MAX_IMAGE_BYTES", 4)
     with pytest.raises(ImageError, match="x: 5 bytes, at most 4 are accepted"):
         read_encoded(file, "x")
 

@@ -16,13 +16,13 @@ from PIL import Image
 from timm.data.distributed_sampler import RepeatAugSampler
 from torch.utils.data import DataLoader
 
+from shvit.card import ClassInfo, Preprocessing
 from shvit.data import Augmentation, Batch, BrokenImages, evaluation_loader, training_loader
 from shvit.data.loader import BrokenImage, dead_workers_named, normalize
 from shvit.data.sampler import EpochSampler, ShardSampler
 from shvit.data.transforms import TrainTransform
 from shvit.errors import DataError
-from shvit.runtime.card import ClassInfo, Preprocessing
-from shvit.runtime.preprocess import decode, preprocess
+from shvit.images.preprocess import decode, preprocess
 
 torch.set_num_threads(1)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from shvit.card import Card, ClassInfo, Preprocessing, TrainingSplit
 from shvit.data.datasets import open_dataset, open_datasets
 from shvit.data.splits import list_digest
 from shvit.data.trained_on import (
@@ -20,7 +21,6 @@ from shvit.data.trained_on import (
     training_split,
 )
 from shvit.errors import ModelFileError
-from shvit.runtime.card import Card, ClassInfo, Preprocessing, TrainingSplit
 
 
 @pytest.fixture

@@ -14,10 +14,10 @@ from timm.data.random_erasing import RandomErasing
 from torchvision.transforms import v2
 
 from shvit.data import Augmentation
-from shvit.data.decoding import Box, TrainingImage
 from shvit.data.transforms import GEOMETRY, TrainTransform, erase, jitter_color, random_box, sample_seed
 from shvit.errors import ImageError
-from shvit.runtime.preprocess import decode
+from shvit.images.crop import Box, TrainingImage
+from shvit.images.preprocess import decode
 
 torch.set_num_threads(1)
 

@@ -16,7 +16,7 @@ from shvit.evaluation.corruptions import (
     corrupt,
     elastic_transform,
 )
-from shvit.runtime.preprocess import decode
+from shvit.images.preprocess import decode
 
 from ..conftest import SAMPLES
 from .test_labels import Images

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shvit.card import ClassInfo
 from shvit.errors import DataError
 from shvit.evaluation.labels import (
     LabelledImages,
@@ -16,7 +17,6 @@ from shvit.evaluation.labels import (
     labels_from_file,
     match_classes,
 )
-from shvit.runtime.card import ClassInfo
 
 MODEL = (
     ClassInfo(0, "goldfish, Carassius auratus", "n01443537"),

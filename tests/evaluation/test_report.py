@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from shvit.card import ClassInfo
 from shvit.evaluation.classifiers import measure_latency
 from shvit.evaluation.evaluate import Evaluation
 from shvit.evaluation.metrics import confusion_matrix
 from shvit.evaluation.plots import TICK_LABELS, TILE, confusion_figure, contact_sheet, tile
 from shvit.evaluation.report import summarize, worst_classes
-from shvit.runtime.card import ClassInfo
 
 from .test_metrics import random_predictions
 

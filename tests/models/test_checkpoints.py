@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from shvit.card import ClassInfo, Preprocessing
 from shvit.errors import CheckpointError
-from shvit.export.card import card_for
+from shvit.exporting.card import card_for
 from shvit.models import (
     VARIANTS,
     SHViT,
@@ -30,9 +31,8 @@ from shvit.models import (
     save_checkpoint,
 )
 from shvit.models.checkpoints import load_model
-from shvit.runtime.card import ClassInfo, Preprocessing
-from shvit.train.defaults import default_recipe
-from shvit.train.distillation import load_teacher
+from shvit.training.defaults import default_recipe
+from shvit.training.distillation import load_teacher
 
 SMALL = SHViTConfig(widths=(16, 24, 32), depths=(1, 1, 1), partial_dims=(4, 8, 12), num_classes=5)
 

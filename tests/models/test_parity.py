@@ -8,7 +8,7 @@ import timm
 import torch
 from timm.models import adapt_input_conv
 
-from shvit.export.card import count_macs
+from shvit.exporting.card import count_macs
 from shvit.models import VARIANTS, SHViTFeatures, create_model, reparameterize, save_checkpoint
 
 from .conftest import golden_input

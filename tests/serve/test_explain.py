@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from shvit import Explainer
-from shvit.media.overlay import attention_map, class_activation_map, draw_map
+from shvit.drawing.overlay import attention_map, class_activation_map, draw_map
 
 from ..conftest import SAMPLES
 from .conftest import RunningServer, encoded, running

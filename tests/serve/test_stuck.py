@@ -14,10 +14,10 @@ import httpx2
 import numpy as np
 import pytest
 
+from shvit.card import Card, ClassInfo, Preprocessing
+from shvit.engines import EngineChoice
 from shvit.errors import ImageError
-from shvit.runtime.card import Card, ClassInfo, Preprocessing
-from shvit.runtime.classifier import Classifier
-from shvit.runtime.engines import EngineChoice
+from shvit.predicting.classifier import Classifier
 from shvit.serve import workers
 from shvit.serve.batching import CANNOT_BE_DECODED, Batcher, Served, public_reason
 from shvit.serve.metrics import Metrics
@@ -29,7 +29,7 @@ STUCK = b"never comes back"
 
 NEVER_ENDING = f"""
 import threading
-from shvit.runtime.classifier import Classifier
+from shvit.predicting.classifier import Classifier
 from shvit.serve.explain import ModelExplainer
 real = Classifier.preprocess
 def stuck(self, image, *rest):

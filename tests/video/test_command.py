@@ -13,11 +13,11 @@ import pytest
 
 pytest.importorskip("av", reason="needs shvit[video]")
 
-from shvit.media.video import Frame, Video
-from shvit.runtime.card import Preprocessing
-from shvit.runtime.fast import preprocess_fast
-from shvit.runtime.preprocess import decode, preprocess
+from shvit.card import Preprocessing
+from shvit.images.fast import preprocess_fast
+from shvit.images.preprocess import decode, preprocess
 from shvit.video.classify import preparation
+from shvit.video.frames import Frame, Video
 
 from ..conftest import PATIENCE, SAMPLES
 from .clips import coloured, write_clip

@@ -13,7 +13,7 @@ import pytest
 av = pytest.importorskip("av", reason="needs shvit[video]")
 
 from shvit.errors import VideoError  # noqa: E402
-from shvit.media.video import Damage, Frame, Video, frames  # noqa: E402
+from shvit.video.frames import Damage, Frame, Video, frames  # noqa: E402
 
 from ..conftest import PATIENCE, SAMPLES  # noqa: E402
 from .clips import coloured, plain, quarters, write_clip  # noqa: E402

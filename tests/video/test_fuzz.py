@@ -22,7 +22,7 @@ EACH = 20
 READ = """
 import faulthandler, sys
 from shvit.errors import VideoError
-from shvit.media.video import Damage, Video
+from shvit.video.frames import Damage, Video
 faulthandler.enable()
 frames = damaged = refused = 0
 for path in sys.argv[1:]:

@@ -15,12 +15,12 @@ from PIL import Image
 
 av = pytest.importorskip("av", reason="needs shvit[video]")
 
+from shvit.batch.inputs import read_items  # noqa: E402
+from shvit.batch.listing import Item  # noqa: E402
 from shvit.errors import VideoError  # noqa: E402
-from shvit.media.containers import FILE_FORMATS, STREAM_FORMATS  # noqa: E402
-from shvit.media.sources import VIDEO_EXTENSIONS  # noqa: E402
-from shvit.media.video import Frame, Video  # noqa: E402
-from shvit.scale.inputs import read_items  # noqa: E402
-from shvit.scale.listing import Item  # noqa: E402
+from shvit.images.sources import VIDEO_EXTENSIONS  # noqa: E402
+from shvit.video.containers import FILE_FORMATS, STREAM_FORMATS  # noqa: E402
+from shvit.video.frames import Frame, Video  # noqa: E402
 
 from .clips import coloured, plain, write_clip  # noqa: E402
 from .test_command import lines, shvit_video  # noqa: E402

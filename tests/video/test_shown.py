@@ -12,12 +12,12 @@ from PIL import Image
 
 av = pytest.importorskip("av", reason="needs shvit[video]")
 
-from shvit.media.encode import open_encoder  # noqa: E402
-from shvit.media.video import MAX_PIXELS, Frame, Video, frames, shown_size  # noqa: E402
-from shvit.runtime.card import Preprocessing  # noqa: E402
-from shvit.scale.inputs import read_items  # noqa: E402
-from shvit.scale.listing import Item  # noqa: E402
+from shvit.batch.inputs import read_items  # noqa: E402
+from shvit.batch.listing import Item  # noqa: E402
+from shvit.card import Preprocessing  # noqa: E402
 from shvit.video.classify import preparation  # noqa: E402
+from shvit.video.encode import open_encoder  # noqa: E402
+from shvit.video.frames import MAX_PIXELS, Frame, Video, frames, shown_size  # noqa: E402
 from shvit.video.live import LiveSource, LiveStatistics  # noqa: E402
 
 from ..conftest import PATIENCE  # noqa: E402

@@ -10,9 +10,9 @@ import pytest
 
 av = pytest.importorskip("av", reason="needs shvit[video]")
 
-from shvit.media.video import Damage, Frame, Video  # noqa: E402
-from shvit.scale.inputs import read_items  # noqa: E402
-from shvit.scale.listing import Item  # noqa: E402
+from shvit.batch.inputs import read_items  # noqa: E402
+from shvit.batch.listing import Item  # noqa: E402
+from shvit.video.frames import Damage, Frame, Video  # noqa: E402
 
 from .clips import coloured, plain, write_clip  # noqa: E402
 

@@ -13,7 +13,7 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from shvit.cli.main import main
-from shvit.runtime.models import DEFAULT_MODEL
+from shvit.shipped import DEFAULT_MODEL
 from shvit.web import SAMPLES
 
 from ..conftest import PATIENCE

@@ -15,9 +15,9 @@ from PIL import Image
 from playwright.sync_api import Page, expect
 
 from shvit import Classifier, Explainer
-from shvit.media.overlay import Map, attention_map, class_activation_map, draw_map
-from shvit.runtime.explain import Explanation
-from shvit.runtime.models import DEFAULT_MODEL
+from shvit.drawing.overlay import Map, attention_map, class_activation_map, draw_map
+from shvit.predicting.explain import Explanation
+from shvit.shipped import DEFAULT_MODEL
 from shvit.web import SAMPLES
 from shvit.web.site import complete_site
 

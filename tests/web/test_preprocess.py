@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from playwright.sync_api import Page
 
-from shvit.runtime.card import Preprocessing
-from shvit.runtime.preprocess import decode, preprocess
+from shvit.card import Preprocessing
+from shvit.images.preprocess import decode, preprocess
 from shvit.web import PAGE
 
 from ..conftest import SAMPLES

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from shvit import Classifier
-from shvit.runtime.models import DEFAULT_MODEL
+from shvit.shipped import DEFAULT_MODEL
 from shvit.web import SAMPLES
 
 from ..serve.conftest import TOKEN, running

@@ -11,14 +11,14 @@ import pytest
 from shvit import Classifier
 from shvit.cli.main import main
 from shvit.errors import ExportError, MissingDependencyError
-from shvit.export import export_model
-from shvit.export.verify import photograph_crops
-from shvit.runtime.models import DEFAULT_MODEL, SHIPPED_MODELS
+from shvit.exporting import export_model
+from shvit.exporting.verify import photograph_crops
+from shvit.shipped import DEFAULT_MODEL, SHIPPED_MODELS
 from shvit.web import PAGE, SAMPLES, onnxruntime_web
 from shvit.web.site import write_site
 
 from ..conftest import PATIENCE
-from ..export.conftest import tiny, tiny_card  # noqa: F401
+from ..exporting.conftest import tiny, tiny_card  # noqa: F401
 
 SHIPPED = SHIPPED_MODELS[DEFAULT_MODEL]
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from shvit.export.verify import Precision
+from shvit.exporting.verify import Precision
 
 if TYPE_CHECKING:
     from shvit.bench.peaks import Peaks
@@ -81,7 +81,7 @@ class Cost:
 
     @property
     def macs(self) -> int:
-        """As ``shvit.export.card.count_macs`` counts."""
+        """As ``shvit.exporting.card.count_macs`` counts."""
         return sum(layer.macs for layer in self.layers)
 
     @property

@@ -7,8 +7,8 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from shvit.processor import cpuinfo, processor_name
-from shvit.runtime.engines import available_threads
+from shvit.engines import available_threads
+from shvit.machine import cpuinfo, processor_name
 
 PACKAGES = ("shvit", "numpy", "pillow", "onnxruntime", "openvino", "torch", "timm")
 INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "asimd", "asimddp", "i8mm")

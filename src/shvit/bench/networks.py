@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
+from shvit.card import IMAGENET_MEAN, IMAGENET_STD, Card, ClassInfo, Preprocessing
 from shvit.errors import ShvitError
-from shvit.runtime.card import IMAGENET_MEAN, IMAGENET_STD, Card, ClassInfo, Preprocessing
-from shvit.runtime.models import SHIPPED_MODELS, resolve_model, verification_images
-from shvit.runtime.preprocess import decode, preprocess
+from shvit.images.preprocess import decode, preprocess
+from shvit.shipped import SHIPPED_MODELS, resolve_model, verification_images
 
 if TYPE_CHECKING:
     import onnx
@@ -213,9 +213,9 @@ def write_model_file(network: Network, precision: str, path: Path) -> None:
     """
     import onnx
 
-    from shvit.export.card import architecture_name
-    from shvit.export.onnx import export_onnx, set_card
-    from shvit.export.verify import Precision
+    from shvit.exporting.card import architecture_name
+    from shvit.exporting.onnx import export_onnx, set_card
+    from shvit.exporting.verify import Precision
     from shvit.models import SHViT
 
     calibration = calibration_crops(network.image_size, CALIBRATION) if precision == "int8" else None
@@ -229,7 +229,7 @@ def write_model_file(network: Network, precision: str, path: Path) -> None:
         return
     proto = _traced(network)
     if calibration is not None:
-        from shvit.export.quantize import quantize_graph
+        from shvit.exporting.quantize import quantize_graph
 
         proto = quantize_graph(proto, calibration)
     set_card(proto, card)
@@ -239,7 +239,7 @@ def write_model_file(network: Network, precision: str, path: Path) -> None:
 @lru_cache(maxsize=1)
 def _traced(network: Network) -> onnx.ModelProto:
     """A network of timm's in the form that it is deployed in; kept, because each precision starts from it."""
-    from shvit.export.trace import Deployed, trace_to_onnx
+    from shvit.exporting.trace import Deployed, trace_to_onnx
 
     return trace_to_onnx(Deployed(deployed(network), network.mean, network.std), network.image_size)
 

@@ -13,10 +13,10 @@ from PIL import Image
 
 from shvit.bench.summary import ratios, summary
 from shvit.errors import ImageError
-from shvit.runtime.classifier import Classifier
-from shvit.runtime.encoded import read_encoded
-from shvit.runtime.models import verification_images
-from shvit.runtime.preprocess import decode, preprocess
+from shvit.images.encoded import read_encoded
+from shvit.images.preprocess import decode, preprocess
+from shvit.predicting.classifier import Classifier
+from shvit.shipped import verification_images
 
 if TYPE_CHECKING:
     from torch import nn

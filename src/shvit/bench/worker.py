@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from shvit.engines import Engine, load_engine
+from shvit.engines.base import as_model_output_error
 from shvit.errors import ShvitError
-from shvit.runtime.classifier import read_card
-from shvit.runtime.engines import Engine, load_engine
-from shvit.runtime.engines.base import as_model_output_error
-from shvit.runtime.outputs import check_rows
+from shvit.predicting.classifier import read_card
+from shvit.predicting.outputs import check_rows
 
 WARM_UP = 3
 """Runs before the first that counts: engines allocate in the first and settle in the second."""

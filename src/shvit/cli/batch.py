@@ -10,10 +10,10 @@ from contextlib import ExitStack, redirect_stdout
 from shvit.cli.predict import notice, positive
 from shvit.cli.progress import progress
 from shvit.display import say
+from shvit.engines import BATCH_SIZE, ENGINES
 from shvit.errors import MissingDependencyError
-from shvit.media.sources import COMPANION_EXTENSIONS, describe_left_out
-from shvit.runtime.engines import BATCH_SIZE, ENGINES
-from shvit.runtime.models import DEFAULT_MODEL
+from shvit.images.sources import COMPANION_EXTENSIONS, describe_left_out
+from shvit.shipped import DEFAULT_MODEL
 
 KINDS = ("images", "tar", "parquet", "video")
 
@@ -72,8 +72,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     try:
-        from shvit.scale.plan import Settings
-        from shvit.scale.run import run_batch
+        from shvit.batch.plan import Settings
+        from shvit.batch.run import run_batch
     except ModuleNotFoundError as error:
         if error.name != "pyarrow":
             raise

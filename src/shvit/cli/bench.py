@@ -15,7 +15,7 @@ from shvit.atomic import check_outputs
 from shvit.cli.predict import notice, positive
 from shvit.cli.progress import progress
 from shvit.display import json_text, say
-from shvit.runtime.engines.auto import CANDIDATES
+from shvit.engines.auto import CANDIDATES
 
 if TYPE_CHECKING:
     from shvit.bench.cost import Cost
@@ -132,7 +132,7 @@ def _print_rows(args: argparse.Namespace, contents: dict[str, Any], header: list
 
 def _add_speed(actions: Any) -> None:
     from shvit.bench.networks import PRECISIONS
-    from shvit.runtime.models import DEFAULT_MODEL
+    from shvit.shipped import DEFAULT_MODEL
 
     parser = _subcommand(
         actions,
@@ -327,7 +327,7 @@ exit status: 0 all fine, 1 some files cannot be read, 2 wrong usage
 
 def _add_pipeline(actions: Any) -> None:
     from shvit.bench.networks import PRECISIONS
-    from shvit.runtime.models import DEFAULT_MODEL
+    from shvit.shipped import DEFAULT_MODEL
 
     parser = _subcommand(actions, "pipeline", "time image files to labels, phase by phase", PIPELINE_EPILOG, _pipeline)
     source = parser.add_mutually_exclusive_group(required=True)
@@ -351,9 +351,9 @@ def _pipeline(args: argparse.Namespace) -> int:
     from shvit.bench.networks import model_files
     from shvit.bench.pipeline import PHASES, measure_pipeline, timm_network, write_photographs
     from shvit.bench.tables import figure, spread
-    from shvit.media.sources import walk_images
-    from shvit.runtime.classifier import Classifier
-    from shvit.runtime.engines import available_threads
+    from shvit.engines import available_threads
+    from shvit.images.sources import walk_images
+    from shvit.predicting.classifier import Classifier
 
     described = machine()
     threads = args.threads or sorted({1, available_threads()})

@@ -71,8 +71,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from shvit.data import Augmentation, open_dataset
     from shvit.data.classes import check_class_count
-    from shvit.train.distillation import load_teacher, view_file
-    from shvit.train.precompute import TeacherExecution, precompute_logits
+    from shvit.training.distillation import load_teacher, view_file
+    from shvit.training.precompute import TeacherExecution, precompute_logits
 
     files = [args.output / "logits.json", *(view_file(args.output, view) for view in range(args.views))]
     check_outputs(
@@ -119,7 +119,7 @@ def _reported(total: int, every: float) -> Iterator[Callable[[int], None]]:
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from shvit.train.logs import RateColumn
+    from shvit.runs.logs import RateColumn
 
     columns = (TextColumn("teacher"), BarColumn(), MofNCompleteColumn(), RateColumn("images/s"), TimeRemainingColumn())
     with Progress(*columns, console=terminal(stderr=True), speed_estimate_period=120) as bar:

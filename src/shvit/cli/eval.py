@@ -14,11 +14,11 @@ from shvit.cli.data import IMAGE_KEY_HELP
 from shvit.cli.predict import add_csv_safe, positive
 from shvit.cli.progress import progress
 from shvit.display import json_text, say
-from shvit.runtime.engines import ENGINES
+from shvit.engines import ENGINES
 
 if TYPE_CHECKING:
+    from shvit.card import TrainingSplit
     from shvit.data import ImageDataset
-    from shvit.runtime.card import TrainingSplit
 
 EPILOG = """\
 examples:
@@ -158,8 +158,8 @@ def run(args: argparse.Namespace) -> int:
         summarize,
         write_report,
     )
-    from shvit.runtime.decoding import preparation
-    from shvit.runtime.preprocess import decode, preprocess
+    from shvit.images.decoding import preparation
+    from shvit.images.preprocess import decode, preprocess
 
     if args.fast_decode:
         preparation("fast")  # what it needs is missing: say so before the first pass, not after it

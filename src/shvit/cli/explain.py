@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 from shvit.atomic import atomic_path, free_name
 from shvit.cli.predict import notice, positive
 from shvit.display import json_text, say
-from shvit.media.sources import SourceError, expand_sources
-from shvit.runtime.models import DEFAULT_MODEL
+from shvit.images.sources import SourceError, expand_sources
+from shvit.shipped import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from shvit.media.overlay import Map
-    from shvit.runtime.card import ClassInfo
-    from shvit.runtime.explain import Explanation
+    from shvit.card import ClassInfo
+    from shvit.drawing.overlay import Map
+    from shvit.predicting.explain import Explanation
 
 EPILOG = """\
 examples:
@@ -82,7 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from shvit.errors import ImageError, ModelOutputError
-    from shvit.runtime.explain import Explainer
+    from shvit.predicting.explain import Explainer
 
     explainer = Explainer(args.model, args.threads)
     class_id = None if args.label is None else find_class(args.label, explainer.card.classes)
@@ -150,7 +150,7 @@ def _check_place(blocks: Sequence[tuple[int, int]], args: argparse.Namespace) ->
 
 
 def _maps(explanation: Explanation, class_id: int | None, args: argparse.Namespace) -> list[Map]:
-    from shvit.media.overlay import attention_map, class_activation_map
+    from shvit.drawing.overlay import attention_map, class_activation_map
 
     stages = explanation.stages
     if args.stage is not None or args.kind == "attention":
@@ -177,7 +177,7 @@ def _write(path: Path, explanation: Explanation, class_id: int | None, args: arg
 
 
 def _draw(explanation: Explanation, maps: list[Map], args: argparse.Namespace) -> Image.Image:
-    from shvit.media.overlay import ALPHA, draw_map, draw_sheet
+    from shvit.drawing.overlay import ALPHA, draw_map, draw_sheet
 
     alpha = ALPHA if args.alpha is None else args.alpha
     if args.kind == "sheet":

@@ -12,10 +12,10 @@ from shvit.cli.data import IMAGE_KEY_HELP
 from shvit.cli.predict import positive
 from shvit.display import say
 from shvit.reading import read_text
-from shvit.runtime.models import SHIPPED_MODELS
+from shvit.shipped import SHIPPED_MODELS
 
 if TYPE_CHECKING:
-    from shvit.export import ExportReport
+    from shvit.exporting import ExportReport
 
 EPILOG = """\
 examples:
@@ -120,9 +120,9 @@ def run(args: argparse.Namespace) -> int:
     _check_output(args)
     if args.format == "web" and (args.model in SHIPPED_MODELS or args.model.lower().endswith(".onnx")):
         return _pack(args)
-    from shvit.export import export_model
-    from shvit.export.card import card_for
-    from shvit.export.formats import check_combination
+    from shvit.exporting import export_model
+    from shvit.exporting.card import card_for
+    from shvit.exporting.formats import check_combination
     from shvit.models import VARIANTS
     from shvit.models.checkpoints import load_model
     from shvit.models.create import fetch_pretrained

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
+from shvit.card import Verification
 from shvit.display import json_escaped, say
-from shvit.runtime.card import Verification
-from shvit.runtime.classifier import Classifier
+from shvit.predicting.classifier import Classifier
 
 EPILOG = """\
 examples:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import NoReturn
 
-from shvit import __version__
+from shvit._version import __version__
 from shvit.display import guard_terminal, printable, say
 from shvit.errors import ShvitError
 

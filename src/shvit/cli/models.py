@@ -6,8 +6,8 @@ import argparse
 from typing import Any
 
 from shvit.display import json_text, terminal
-from shvit.runtime.classifier import Classifier
-from shvit.runtime.models import SHIPPED_MODELS
+from shvit.predicting.classifier import Classifier
+from shvit.shipped import SHIPPED_MODELS
 
 EPILOG = """\
 examples:

@@ -13,12 +13,12 @@ from typing import IO
 
 from shvit.atomic import STDOUT, atomic_path, atomic_text, check_outputs, free_name
 from shvit.display import CSVWriter, json_text, printable, say, terminal
-from shvit.media.sources import SourceError, expand_sources
-from shvit.runtime.classifier import Classifier
-from shvit.runtime.decoding import Decoding
-from shvit.runtime.engines import BATCH_SIZE, ENGINES
-from shvit.runtime.models import DEFAULT_MODEL, SHIPPED_MODELS
-from shvit.runtime.results import Result
+from shvit.engines import BATCH_SIZE, ENGINES
+from shvit.images.decoding import Decoding
+from shvit.images.sources import SourceError, expand_sources
+from shvit.predicting.classifier import Classifier
+from shvit.predicting.results import Result
+from shvit.shipped import DEFAULT_MODEL, SHIPPED_MODELS
 
 CALIBRATED_FROM = 4000
 """From so many images on, the second or two that measuring the engines takes is worth while."""
@@ -143,9 +143,9 @@ def _with_progress(results: Iterator[Result], total: int) -> Iterable[Result]:
 
 
 def _save_image(result: Result, folder: Path) -> Result:
+    from shvit.drawing.annotate import annotate
     from shvit.errors import ImageError
-    from shvit.media.annotate import annotate
-    from shvit.runtime.preprocess import decode
+    from shvit.images.preprocess import decode
 
     path = free_name(folder, Path(result.source).stem, "jpg")
     try:

@@ -14,7 +14,7 @@ from shvit.atomic import check_outputs
 from shvit.cli.predict import add_csv_safe
 from shvit.display import CSVWriter, json_text, say, terminal
 from shvit.errors import DataError
-from shvit.records.run_folder import (
+from shvit.runs.run_folder import (
     CURVES,
     RunRecord,
     RunSummary,
@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         _print_summaries(_sort(summaries, args.sort, args.reverse), args.format, args.csv_safe)
     if args.plot is not None or args.curves:
-        from shvit.records.curves import plot_comparison, plot_run
+        from shvit.runs.curves import plot_comparison, plot_run
 
         if args.plot is not None:
             plot_comparison(records, args.plot)

@@ -7,10 +7,10 @@ import os
 from pathlib import Path
 
 from shvit.cli.predict import positive
+from shvit.engines import ENGINES
 from shvit.reading import read_text
-from shvit.runtime.engines import ENGINES
-from shvit.runtime.models import DEFAULT_MODEL
 from shvit.serve.settings import Settings
+from shvit.shipped import DEFAULT_MODEL
 
 TOKEN_VARIABLE = "SHVIT_TOKEN"
 """Environment variable with the token that requests must carry."""

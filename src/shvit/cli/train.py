@@ -16,7 +16,7 @@ from shvit.atomic import check_outputs
 from shvit.display import say
 
 if TYPE_CHECKING:
-    from shvit.train import Execution, Recipe, Run
+    from shvit.training import Execution, Recipe, Run
 
 EPILOG = """\
 DATA is a folder with train/ and val/ (or validation/), each with one sub-folder for each class; a folder of class
@@ -62,8 +62,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _parser(defaults: Recipe | None = None) -> Any:
     from jsonargparse import ArgumentParser, set_parsing_settings
 
-    from shvit.records.run_folder import flatten
-    from shvit.train import Execution, Recipe
+    from shvit.runs.run_folder import flatten
+    from shvit.training import Execution, Recipe
 
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = ArgumentParser(prog="shvit train DATA", add_help=False, exit_on_error=False)
@@ -91,8 +91,8 @@ def parse_recipe(
     """
     from jsonargparse import ArgumentError
 
-    from shvit.train import Execution, Recipe
-    from shvit.train.defaults import default_recipe
+    from shvit.training import Execution, Recipe
+    from shvit.training.defaults import default_recipe
 
     arguments = _as_keys(arguments)
     if begun is not None and begun.is_file() and not _recipe_files(arguments):
@@ -164,8 +164,8 @@ def _joined(execution: Execution) -> Execution:
 
 def _check_outputs(args: argparse.Namespace, recipe: Recipe) -> None:
     """Raises: ValueError: the run would write over what it reads."""
-    from shvit.records.run_folder import CURVES, ENVIRONMENT, METRICS, RECIPE
-    from shvit.train.checkpoint import checkpoints
+    from shvit.runs.run_folder import CURVES, ENVIRONMENT, METRICS, RECIPE
+    from shvit.training.checkpoint import checkpoints
 
     given = recipe.distillation
     inputs = [args.data, *(each for each in (recipe.pretrained, given.teacher, given.teacher_weights) if each)]
@@ -177,10 +177,10 @@ def _check_outputs(args: argparse.Namespace, recipe: Recipe) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from shvit.data.datasets import open_datasets
-    from shvit.records.run_folder import RECIPE
-    from shvit.train import setup
-    from shvit.train.checkpoint import checkpoints
-    from shvit.train.locking import only_run
+    from shvit.runs.run_folder import RECIPE
+    from shvit.training import setup
+    from shvit.training.checkpoint import checkpoints
+    from shvit.training.locking import only_run
 
     begun = args.output / RECIPE if args.resume == "auto" else None
     wanted = parse_recipe(args.more_arguments, begun=begun)[0]
@@ -199,10 +199,10 @@ def _train(args: argparse.Namespace, job: Run, note: str | None) -> int:
     """Trains what was set up, or goes on with it, and says what came of it."""
     from shvit.data.datasets import short_path
     from shvit.data.unread import describe_unread, left_out
-    from shvit.records.best import FEW_IMAGES
-    from shvit.train import fit, resume
-    from shvit.train.defaults import describe
-    from shvit.train.logs import RunLog
+    from shvit.runs.best import FEW_IMAGES
+    from shvit.runs.logs import RunLog
+    from shvit.training import fit, resume
+    from shvit.training.defaults import describe
 
     recipe, train, val = job.recipe, job.train, job.val
     resumed = args.resume == "auto" and resume(job)

@@ -19,15 +19,15 @@ from typing import IO, TYPE_CHECKING, Any
 from shvit.atomic import STDOUT, atomic_text, check_outputs, find_target, free_name
 from shvit.cli.predict import notice, positive
 from shvit.display import json_text, printable, say, terminal
-from shvit.media.sources import SourceError, expand_sources
-from shvit.runtime.classifier import Classifier
-from shvit.runtime.engines import BATCH_SIZE, ENGINES
-from shvit.runtime.models import DEFAULT_MODEL, SHIPPED_MODELS, resolve_model
+from shvit.engines import BATCH_SIZE, ENGINES
+from shvit.images.sources import SourceError, expand_sources
+from shvit.predicting.classifier import Classifier
+from shvit.shipped import DEFAULT_MODEL, SHIPPED_MODELS, resolve_model
 from shvit.video.events import Event, EventSettings, clock
 
 if TYPE_CHECKING:
-    from shvit.media.video import Video
     from shvit.video.complete import Options, Summary
+    from shvit.video.frames import Video
     from shvit.video.output import FrameRows, Journal
 
 STATUS = 5.0
@@ -131,9 +131,9 @@ def _not_negative(text: str) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    from shvit.media.containers import is_live
-    from shvit.media.sources import VIDEO_EXTENSIONS
+    from shvit.images.sources import VIDEO_EXTENSIONS
     from shvit.video.complete import Options
+    from shvit.video.containers import is_live
     from shvit.video.output import check_frames_path
 
     settings = EventSettings(args.smoothing, args.enter, args.leave, args.minimum, args.gap)
@@ -169,7 +169,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace, live: bool, sources: list[str | SourceError]) -> None:
     """Raises: ValueError: options that do not go together; VideoError: there is no such live source."""
-    from shvit.media.containers import check_source
+    from shvit.video.containers import check_source
 
     if live and len(sources) != 1:
         raise ValueError(f"live: expected one source, got {len(sources)}; start one process for each")
@@ -269,8 +269,8 @@ def _what_must_be_the_same(args: argparse.Namespace, options: Options) -> dict[s
 def _run_live(
     args: argparse.Namespace, source: str, classifier: Classifier, options: Options, write: Writer
 ) -> Summary:
-    from shvit.media.encode import open_encoder
     from shvit.video.complete import video_stem
+    from shvit.video.encode import open_encoder
     from shvit.video.live import LiveSource, LiveStatistics, follow
     from shvit.video.output import FrameRows
 

@@ -1,9 +1,8 @@
-"""Where things are kept that can be made or fetched again: downloads, indices, rewritten tables."""
+"""Files that are fetched, or derived from others, once."""
 
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import shutil
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from urllib.parse import urlsplit
 from urllib.request import urlopen
 
 from shvit.atomic import atomic_path
+from shvit.cache import CACHE_VARIABLE, cache_folder
 from shvit.errors import DataError
 
 MAX_DOWNLOAD_BYTES = 64 * 2**30
@@ -22,11 +22,19 @@ TIMEOUT = 60
 """Seconds that a server may keep silent."""
 
 
-def cache_folder(part: str) -> Path:
-    """``$SHVIT_CACHE/part``, by default below ``~/.cache/shvit``; made if it is not there."""
-    home = os.environ.get("SHVIT_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "shvit")
-    folder = Path(home).expanduser() / part
-    folder.mkdir(parents=True, exist_ok=True)
+def derived_folder(part: str) -> Path:
+    """A folder of the cache, made if it is not there.
+
+    Raises:
+        DataError: it cannot be made.
+    """
+    folder = cache_folder() / part
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(
+            f"{folder}: cannot be made: {error.strerror}; name another folder for the cache in {CACHE_VARIABLE}"
+        ) from None
     return folder
 
 
@@ -46,7 +54,7 @@ def download(url: str) -> Path:
         DataError: it cannot be fetched whole; the message names the URL, and nothing is left in the cache.
     """
     name = re.sub(r"[^\w.-]", "_", Path(urlsplit(url).path).name)[-80:]
-    target = cache_folder("downloads") / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{name}"
+    target = derived_folder("downloads") / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{name}"
     if target.exists():
         return target
     try:
@@ -59,7 +67,7 @@ def download(url: str) -> Path:
             if max(received, expected) > limit:
                 raise DataError(
                     f"{url}: {max(received, expected):,} bytes or more, but {limit:,} are accepted or free in "
-                    f"{target.parent}; make room, or name another folder in SHVIT_CACHE"
+                    f"{target.parent}; make room, or name another folder in {CACHE_VARIABLE}"
                 )
             if expected not in (-1, received):
                 raise DataError(f"{url}: the connection ended after {received:,} of {expected:,} bytes; try again")

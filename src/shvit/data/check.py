@@ -17,8 +17,8 @@ import numpy as np
 from shvit.data.datasets import ImageDataset
 from shvit.data.unread import left_out, missing_pictures
 from shvit.errors import DataError, ImageError
-from shvit.runtime.encoded import open_image
-from shvit.runtime.preprocess import decode, describe
+from shvit.images.encoded import open_image
+from shvit.images.preprocess import decode, describe
 
 NEAR_CONSTANT = 8
 """An image has next to nothing on it when each channel's values span no more than this, of 255."""

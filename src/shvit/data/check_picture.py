@@ -11,7 +11,7 @@ from shvit.atomic import atomic_path
 from shvit.data.check import DataReport
 from shvit.data.datasets import ImageDataset
 from shvit.errors import MissingDependencyError
-from shvit.runtime.preprocess import decode
+from shvit.images.preprocess import decode
 
 try:
     from matplotlib import rc_context

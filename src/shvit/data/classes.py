@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from shvit.card import ClassInfo
 from shvit.errors import DataError
 from shvit.reading import read_text
-from shvit.runtime.card import ClassInfo
 
 MAX_CLASSES = 1_000_000
 """Numbered labels above this are a mistake; a class is made for every number up to the highest."""

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from shvit.card import ClassInfo
 from shvit.data.classes import check_class_count, name_classes
 from shvit.data.formats.files import ImageFiles, image_folder, subfolders
 from shvit.data.formats.listing import listed_splits, lists_images
@@ -21,7 +22,6 @@ from shvit.data.formats.tables import hub_splits, parquet_images, saved_images
 from shvit.data.layout import check_class_folders, split_folders
 from shvit.data.splits import SPLIT_NAMES, by_split, split_and_rest, split_dataset
 from shvit.errors import DataError, ImageError
-from shvit.runtime.card import ClassInfo
 
 __all__ = [
     "ImageDataset",

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from shvit.card import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from shvit.data.datasets import ImageDataset
 from shvit.data.sampler import EpochSampler, SampleKey, ShardSampler
 from shvit.data.transforms import ERASURE, TrainTransform, sample_seed
 from shvit.errors import DataError, ImageError
-from shvit.runtime.card import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
-from shvit.runtime.decoding import Decoding, preparation
-from shvit.runtime.preprocess import describe
+from shvit.images.decoding import Decoding, preparation
+from shvit.images.preprocess import describe
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
+from shvit.card import TrainingSplit
 from shvit.data.datasets import ImageDataset, OpenedDatasets, open_datasets
 from shvit.data.splits import Subset, list_digest, split_dataset
 from shvit.errors import ImageError
-from shvit.runtime.card import TrainingSplit
 
 REMEMBERED = 64
 """Training images that the weights remember, evenly spaced over all."""

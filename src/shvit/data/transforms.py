@@ -22,8 +22,8 @@ import torch.nn.functional as F
 from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor
 
-from shvit.data.decoding import Box, TrainingImage
-from shvit.runtime.card import IMAGENET_MEAN
+from shvit.card import IMAGENET_MEAN
+from shvit.images.crop import Box, TrainingImage
 
 GEOMETRY, APPEARANCE, STEP, ERASURE = 0, 1, 2, 3
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shvit.data.splits import Subset
-from shvit.media.sources import BROKEN_LINK, COMPANION_EXTENSIONS, HEIF_EXTENSIONS, OTHER_NAME, VIDEO_EXTENSIONS
+from shvit.images.sources import BROKEN_LINK, COMPANION_EXTENSIONS, HEIF_EXTENSIONS, OTHER_NAME, VIDEO_EXTENSIONS
 
 if TYPE_CHECKING:
     from shvit.data.datasets import ImageDataset

@@ -9,13 +9,13 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from shvit.card import Card
 from shvit.data.loader import normalize
 from shvit.errors import CheckpointError
-from shvit.export.card import card_for
+from shvit.exporting.card import card_for
 from shvit.models.checkpoints import load_model
 from shvit.models.reparam import inference_form
-from shvit.runtime.card import Card
-from shvit.runtime.classifier import Classifier
+from shvit.predicting.classifier import Classifier
 
 CHECKPOINT_SUFFIXES = (".safetensors", ".pth", ".pt")
 

@@ -18,7 +18,7 @@ from scipy import ndimage
 from scipy.signal import fftconvolve
 
 from shvit.data.datasets import ImageDataset
-from shvit.runtime.preprocess import decode
+from shvit.images.preprocess import decode
 
 SHORT_SIDE = 256
 """Larger images are first reduced to this short side, in pixels, as ImageNet-C's were: noise is of its pixels."""

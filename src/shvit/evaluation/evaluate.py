@@ -12,7 +12,7 @@ from shvit.evaluation.classifiers import ImageClassifier
 from shvit.evaluation.corruptions import CorruptedImages
 from shvit.evaluation.labels import LabelledImages
 from shvit.evaluation.metrics import Predictions, concatenate, rank
-from shvit.runtime.decoding import Decoding
+from shvit.images.decoding import Decoding
 
 
 @dataclass(frozen=True)

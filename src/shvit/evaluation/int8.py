@@ -11,17 +11,17 @@ from typing import NamedTuple
 import numpy as np
 import onnx
 
+from shvit.card import Card, Metric
 from shvit.data.datasets import ImageDataset, short_path
 from shvit.errors import DataError, ExportError, ShvitError
 from shvit.evaluation.evaluate import evaluate
 from shvit.evaluation.labels import LabelledImages, dataset_labels, evenly_spaced, match_classes
 from shvit.evaluation.metrics import Predictions
 from shvit.evaluation.samples import BATCH, calibration_images
-from shvit.export import FORMATS, ExportReport, Format, export_model, export_onnx
-from shvit.export.quantize import rank_layers
+from shvit.exporting import FORMATS, ExportReport, Format, export_model, export_onnx
+from shvit.exporting.quantize import rank_layers
 from shvit.models import SHViT
-from shvit.runtime.card import Card, Metric
-from shvit.runtime.classifier import Classifier
+from shvit.predicting.classifier import Classifier
 
 RANKING_IMAGES = 64
 """Calibration images that layers are compared on."""

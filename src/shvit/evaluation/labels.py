@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from shvit.card import ClassInfo
 from shvit.data.datasets import ImageDataset
 from shvit.data.splits import Subset
 from shvit.errors import DataError
 from shvit.reading import read_text
-from shvit.runtime.card import ClassInfo
 
 Accepted = Mapping[int, Sequence[int]]
 """For images, by their place in the dataset: the classes that count as right, at least one."""

@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image
 
 from shvit.atomic import atomic_path, write_bytes, write_json, write_text
+from shvit.card import ClassInfo
 from shvit.data.datasets import ImageDataset
 from shvit.display import CSVWriter
 from shvit.evaluation import plots
@@ -32,8 +33,7 @@ from shvit.evaluation.metrics import (
     confused_pairs,
     confusion_matrix,
 )
-from shvit.runtime.card import ClassInfo
-from shvit.runtime.preprocess import decode
+from shvit.images.preprocess import decode
 
 PAIRS = 20
 """How many pairs of confused classes are listed."""

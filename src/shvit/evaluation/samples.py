@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from shvit.card import Card, Preprocessing
 from shvit.data.datasets import ImageDataset, open_dataset
 from shvit.data.loader import evaluation_loader
 from shvit.data.splits import Subset
 from shvit.errors import DataError
 from shvit.evaluation.labels import evenly_spaced, match_classes
-from shvit.export.verify import ENOUGH_IMAGES
-from shvit.runtime.card import Card, Preprocessing
+from shvit.exporting.verify import ENOUGH_IMAGES
 
 CALIBRATION_IMAGES = 512
 """Training images that ranges are taken from."""

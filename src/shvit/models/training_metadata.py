@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from shvit.card import SCHEMA_VERSION, Card, ClassInfo, Preprocessing
 from shvit.errors import CheckpointError, ModelFileError
 from shvit.models.checkpoints import MAX_IMAGE_SIDE, Checkpoint
-from shvit.runtime.card import SCHEMA_VERSION, Card, ClassInfo, Preprocessing
 
 
 def stored_preprocessing(checkpoint: Checkpoint) -> Preprocessing | None:

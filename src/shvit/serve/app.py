@@ -22,11 +22,11 @@ from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 from starlette.types import Receive
 
-from shvit import __version__
+from shvit._version import __version__
 from shvit.errors import ImageError, ShvitError
-from shvit.runtime.classifier import Classifier, top_predictions
-from shvit.runtime.preprocess import describe
-from shvit.runtime.results import Result
+from shvit.images.preprocess import describe
+from shvit.predicting.classifier import Classifier, top_predictions
+from shvit.predicting.results import Result
 from shvit.serve.access import SECURITY_HEADERS, OwnSiteOnly, SecurityHeaders, TokenRequired, own_names
 from shvit.serve.batching import Batcher, EngineFailure, Job, Served, Task, public_reason
 from shvit.serve.bodies import (

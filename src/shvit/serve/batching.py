@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from shvit.errors import ImageError, ModelOutputError, ShvitError
-from shvit.runtime.classifier import Classifier
-from shvit.runtime.preprocess import describe
+from shvit.images.preprocess import describe
+from shvit.predicting.classifier import Classifier
 from shvit.serve.metrics import Metrics, ModelMetrics
 from shvit.serve.workers import TookTooLongError, Workers
 

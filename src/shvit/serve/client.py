@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from shvit.errors import ImageError, MissingDependencyError, ServerError
-from shvit.runtime.encoded import read_encoded
-from shvit.runtime.preprocess import ImageSource, decode, describe
-from shvit.runtime.results import Prediction, Result
+from shvit.images.encoded import read_encoded
+from shvit.images.preprocess import ImageSource, decode, describe
+from shvit.predicting.results import Prediction, Result
 
 try:
     import httpx2

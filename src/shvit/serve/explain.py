@@ -7,12 +7,12 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from shvit.runtime.classifier import Classifier
+from shvit.predicting.classifier import Classifier
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from shvit.runtime.explain import Explainer, Explanation
+    from shvit.predicting.explain import Explainer, Explanation
 
 Kind = Literal["attention", "cam", "sheet"]
 
@@ -43,7 +43,7 @@ class ModelExplainer:
             ShvitError: the image cannot be read, or the model cannot be explained.
             ValueError: there is no such stage, block, point or class.
         """
-        from shvit.runtime.explain import Explainer  # here, so that a server starts without it
+        from shvit.predicting.explain import Explainer  # here, so that a server starts without it
 
         with self._lock:
             if self._explainer is None:
@@ -55,7 +55,7 @@ class ModelExplainer:
 
 
 def _draw(explanation: Explanation, wanted: Wanted) -> Image.Image:
-    from shvit.media.overlay import MAX_SIDE, attention_map, class_activation_map, draw_map, draw_sheet, fit
+    from shvit.drawing.overlay import MAX_SIDE, attention_map, class_activation_map, draw_map, draw_sheet, fit
 
     if wanted.kind == "sheet":
         maps = [attention_map(explanation, stage, point=wanted.point) for stage in explanation.stages]

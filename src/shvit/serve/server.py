@@ -19,9 +19,9 @@ import numpy as np
 
 from shvit.display import LineFormatter, say
 from shvit.errors import MissingDependencyError, ShvitError
-from shvit.runtime.classifier import Classifier
-from shvit.runtime.models import SHIPPED_MODELS
+from shvit.predicting.classifier import Classifier
 from shvit.serve.settings import Settings
+from shvit.shipped import SHIPPED_MODELS
 
 try:
     import uvicorn

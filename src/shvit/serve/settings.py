@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from shvit.runtime.decoding import Decoding
-from shvit.runtime.engines import BATCH_SIZE
+from shvit.engines import BATCH_SIZE
+from shvit.images.decoding import Decoding
 
 
 @dataclass(frozen=True)

@@ -14,14 +14,14 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from shvit.card import Preprocessing
 from shvit.errors import MissingDependencyError, ModelOutputError, VideoError
-from shvit.media.video import Damage, Frame
-from shvit.runtime.card import Preprocessing
-from shvit.runtime.classifier import Classifier
-from shvit.runtime.preprocess import is_long, resize_and_crop
+from shvit.images.preprocess import is_long, resize_and_crop
+from shvit.predicting.classifier import Classifier
+from shvit.video.frames import Damage, Frame
 
 try:
-    from shvit.runtime.resize import preprocess_pixels
+    from shvit.images.resize import preprocess_pixels
 except ImportError as error:
     raise MissingDependencyError(
         "video needs kornia-rs to resize, which is not installed; install it with: pip install 'shvit[video]'"

@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 
 from shvit.atomic import free_name
+from shvit.drawing.annotate import annotate
 from shvit.errors import VideoError
-from shvit.media.annotate import annotate
-from shvit.media.encode import open_encoder
-from shvit.media.sources import SourceError
-from shvit.media.video import Damage, Frame, Position, Video
-from shvit.runtime.classifier import Classifier, top_predictions
+from shvit.images.sources import SourceError
+from shvit.predicting.classifier import Classifier, top_predictions
 from shvit.video.classify import Classified, Prepare, classified, preparation
+from shvit.video.encode import open_encoder
 from shvit.video.events import Event, EventSettings, EventTracker, event_from_json, event_to_json, in_order
+from shvit.video.frames import Damage, Frame, Position, Video
 from shvit.video.output import FrameRows, Journal
 
 CHECKPOINT = 1.0

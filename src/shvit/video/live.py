@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 
 from shvit.errors import ModelOutputError, VideoError
-from shvit.media.containers import is_live
-from shvit.media.encode import VideoEncoder
-from shvit.media.video import READ_TIMEOUT, Damage, Frame, Video
-from shvit.runtime.classifier import Classifier
+from shvit.predicting.classifier import Classifier
 from shvit.video.classify import Classified, preparation
 from shvit.video.complete import Options, Summary, draw, frame_row
+from shvit.video.containers import is_live
+from shvit.video.encode import VideoEncoder
 from shvit.video.events import Event, EventTracker
+from shvit.video.frames import READ_TIMEOUT, Damage, Frame, Video
 from shvit.video.output import FrameRows
 
 FIRST_WAIT = 0.5

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from shvit.atomic import write_text
+from shvit.card import ClassInfo
 from shvit.errors import MissingDependencyError
-from shvit.runtime.card import ClassInfo
-from shvit.runtime.classifier import top_predictions
+from shvit.predicting.classifier import top_predictions
 from shvit.video.complete import Summary
 from shvit.video.events import Event, EventSettings, clock
 

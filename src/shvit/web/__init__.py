@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from shvit.runtime.models import ASSETS
+from shvit.shipped import ASSETS
 
 PAGE = Path(__file__).parent / "page"
 """What belongs at a site's root."""

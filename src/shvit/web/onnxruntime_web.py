@@ -11,8 +11,8 @@ from importlib.metadata import distribution
 from pathlib import Path
 
 from shvit.atomic import atomic_path
+from shvit.cache import cache_folder
 from shvit.errors import ExportError, MissingDependencyError
-from shvit.runtime.engines.auto import cache_file
 
 VERSION = "1.30.0"
 SHA256 = "d2228df7e4616bc3348bf504ee888f3bec43789a273f0a63f3e68d203ce3bf71"
@@ -52,7 +52,7 @@ def write_runtime(folder: Path, devices: tuple[str, ...]) -> None:
 
 def _archive() -> Path:
     """The package's archive, from the cache or else from the registry."""
-    kept = cache_file().with_name(f"onnxruntime-web-{VERSION}.tgz")
+    kept = cache_folder() / f"onnxruntime-web-{VERSION}.tgz"
     if kept.is_file() and _sha256(kept) == SHA256:
         return kept
     npm = shutil.which("npm")

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from shvit.atomic import atomic_folder
+from shvit.card import Card
+from shvit.drawing import overlay
+from shvit.engines.onnx_graph import outputs_message
 from shvit.errors import ExportError, ModelFileError
-from shvit.media import overlay
-from shvit.runtime.card import Card
-from shvit.runtime.classifier import Classifier
-from shvit.runtime.explain import find_tensors
-from shvit.runtime.models import resolve_model
-from shvit.runtime.onnx_graph import outputs_message
+from shvit.predicting.classifier import Classifier
+from shvit.predicting.explain import find_tensors
+from shvit.shipped import resolve_model
 from shvit.web import PAGE, SAMPLES
 from shvit.web.onnxruntime_web import VERSION, write_runtime
 

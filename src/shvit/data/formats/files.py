@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from shvit.card import ClassInfo
 from shvit.data.classes import name_classes
 from shvit.data.unread import OUTSIDE, REPEATED_LINK, describe_unread, is_unread_picture
 from shvit.errors import DataError
-from shvit.media.sources import is_image, kind_of_other
-from shvit.runtime.card import ClassInfo
-from shvit.runtime.encoded import read_encoded
+from shvit.images.encoded import read_encoded
+from shvit.images.sources import is_image, kind_of_other
 
 NOT_DATA = frozenset(
     {"__MACOSX", "__pycache__", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information"}

@@ -19,12 +19,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shvit.atomic import atomic_path
-from shvit.data.cache import cache_folder, download, files_key
+from shvit.data.cache import derived_folder, download, files_key
 from shvit.data.classes import encode_labels
 from shvit.data.unread import LABEL_ALONE, LINKED_MEMBER, describe_unread, is_unread_picture
 from shvit.errors import DataError
-from shvit.media.sources import OTHER_NAME, is_image
-from shvit.runtime.encoded import read_encoded
+from shvit.images.encoded import read_encoded
+from shvit.images.sources import OTHER_NAME, is_image
 
 MAX_SHARDS = 100_000
 """A pattern that stands for more is a slip of the finger."""
@@ -184,7 +184,7 @@ def _read_index(shard: Shard) -> pa.Table:
     """``_INDEX``: the images of a shard, from the cache if it knows the file."""
     cached = None
     with suppress(OSError):  # a cache that cannot be written is done without
-        cached = cache_folder("shards") / f"{files_key([shard.path])}.parquet"
+        cached = derived_folder("shards") / f"{files_key([shard.path])}.parquet"
     if cached is not None and cached.exists():
         with suppress(OSError, pa.ArrowInvalid):
             index = pq.read_table(cached)

@@ -14,11 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shvit.atomic import atomic_path
-from shvit.data.cache import cache_folder, files_key
+from shvit.card import ClassInfo
+from shvit.data.cache import derived_folder, files_key
 from shvit.data.classes import check_labels, encode_labels, name_classes, number_classes
 from shvit.errors import DataError, ImageError, MissingDependencyError
-from shvit.runtime.card import ClassInfo
-from shvit.runtime.encoded import read_encoded
+from shvit.images.encoded import read_encoded
 
 IN_MEMORY_BYTES = 2 * 2**30
 """Parquet of more bytes is not kept in memory, but rewritten once to a file that can be mapped."""
@@ -141,7 +141,7 @@ def _read_parquet(files: tuple[Path, ...]) -> pa.Table:
 
 def _read_mapped(files: tuple[Path, ...]) -> pa.Table:
     """The table out of an Arrow file in the cache, which takes no memory: written the first time, a batch at a time."""
-    target = cache_folder("tables") / f"{files_key(files)}.arrow"
+    target = derived_folder("tables") / f"{files_key(files)}.arrow"
     if not target.exists():
         columns = _parquet_columns(files[0])
         schema = pa.schema(

@@ -1,4 +1,4 @@
-// What the network looked at: the maps of shvit.runtime.explain, drawn as shvit.media.overlay draws them.
+// What the network looked at: the maps of shvit.predicting.explain, drawn as shvit.drawing.overlay draws them.
 
 import { resizeAndCrop, roundHalfEven } from "./preprocess.js";
 

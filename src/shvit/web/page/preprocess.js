@@ -1,4 +1,4 @@
-// From decoded pixels to a network's input: the pixels of shvit.runtime.preprocess, value by value.
+// From decoded pixels to a network's input: the pixels of shvit.images.preprocess, value by value.
 //
 // Resampling is that of Pillow: each output pixel is a weighted mean of the source pixels under a filter that is as wide
 // as the reduction; along one axis, rounded to 8 bits, then along the other. Weights are integers of 22 fractional bits.

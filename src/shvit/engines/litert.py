@@ -1,0 +1,66 @@
+"""LiteRT, an extra: what Android runs; on a CPU its XNNPACK kernels do the work."""
+
+from __future__ import annotations
+
+import math
+import zipfile
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from shvit.card import CARD_FILE, MAX_CARD_BYTES, METADATA_KEY
+from shvit.engines.base import Engine, check_input, check_output, check_signature
+from shvit.errors import MissingDependencyError, ModelFileError
+
+try:
+    from ai_edge_litert.interpreter import Interpreter
+except ImportError as error:
+    raise MissingDependencyError(
+        "the LiteRT engine is not installed; install it with: pip install 'shvit[litert]'"
+    ) from error
+
+
+MAX_INPUT_BYTES = 2**30
+"""Of the batch that a file takes at once."""
+
+
+class LiteRTEngine(Engine):
+    """Takes batches of any size: a file has one of its own, which is run as often as needed."""
+
+    name: ClassVar[str] = "litert"
+
+    def __init__(self, path: Path, threads: int) -> None:
+        self._interpreter = Interpreter(str(path), num_threads=threads)
+        inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
+        check_signature(path, len(inputs), len(outputs))
+        (first,), output = inputs, outputs[0]
+        self._input, self._output = first["index"], output["index"]
+        self._batch, *shape = (int(side) for side in first["shape"])
+        self.input_shape = (None, *shape)
+        self.output_shape = (None, *(int(side) for side in output["shape"][1:]))
+        check_input(path, np.dtype(first["dtype"]).name, self.input_shape)
+        check_output(path, np.dtype(output["dtype"]).name)
+        if not 0 < self._batch * math.prod(shape) <= MAX_INPUT_BYTES:
+            raise ModelFileError(
+                f"{path}: takes {self._batch:,} images at once; expected 1 or more, of together at most 1 GiB"
+            )
+        self._interpreter.allocate_tensors()
+        self.metadata = {}
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                if CARD_FILE in archive.namelist():
+                    if archive.getinfo(CARD_FILE).file_size > MAX_CARD_BYTES:
+                        raise ModelFileError(f"{path}: the card is longer than {MAX_CARD_BYTES // 2**20} MiB")
+                    self.metadata[METADATA_KEY] = archive.read(CARD_FILE).decode()
+
+    def infer(self, batch: np.ndarray) -> np.ndarray:
+        outputs = []
+        filled = np.zeros((self._batch, *batch.shape[1:]), np.uint8)
+        for start in range(0, len(batch), self._batch):
+            part = batch[start : start + self._batch]
+            filled[: len(part)] = part
+            self._interpreter.set_tensor(self._input, filled)
+            self._interpreter.invoke()
+            outputs.append(self._interpreter.get_tensor(self._output)[: len(part)])
+        return np.concatenate(outputs)

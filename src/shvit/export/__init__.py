@@ -1,7 +1,0 @@
-"""From a trained network to files that run elsewhere, each verified before it takes its name."""
-
-from shvit.export.formats import FORMATS, Format, export_model
-from shvit.export.onnx import export_onnx
-from shvit.export.verify import ExportReport, Precision
-
-__all__ = ["FORMATS", "ExportReport", "Format", "Precision", "export_model", "export_onnx"]

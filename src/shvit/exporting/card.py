@@ -1,0 +1,142 @@
+"""The card of a file to export, from what is known of its network."""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import asdict, replace
+
+import torch
+from timm.data import ImageNetInfo
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from shvit._version import __version__
+from shvit.card import Card, ClassInfo, Metric, Preprocessing, TrainingSplit
+from shvit.errors import CheckpointError, ModelFileError
+from shvit.models import VARIANTS, SHViT
+from shvit.models.checkpoints import Checkpoint
+from shvit.models.reparam import inference_form
+from shvit.models.training_metadata import stored_classes, stored_preprocessing
+
+
+def card_for(
+    model: SHViT,
+    checkpoint: Checkpoint,
+    name: str,
+    image_size: int | None = None,
+    class_names: list[str] | None = None,
+) -> Card:
+    """Fills a card from a checkpoint's metadata, and from what 1000 classes or a variant's shape imply.
+
+    Raises:
+        CheckpointError: the class names given are not as many as the network's outputs, or the checkpoint's own are
+            not what a training writes.
+    """
+    metadata = checkpoint.metadata
+    preprocessing = preprocessing_for(model, checkpoint, image_size)
+    classes = _classes(model, checkpoint, class_names)
+    if len(classes) != model.num_classes:
+        raise CheckpointError(
+            f"{checkpoint.path}: the network has {model.num_classes} classes, {len(classes)} names were given"
+        )
+    metrics = metadata.get("metrics")
+    if not isinstance(metrics, dict):
+        metrics = {}
+    dataset = metadata.get("dataset", "validation")
+    folded = inference_form(model)
+    card = Card(
+        name=name,
+        architecture=architecture_name(model),
+        classes=classes,
+        preprocessing=preprocessing,
+        parameters=sum(p.numel() for p in folded.parameters()),
+        macs=count_macs(folded, preprocessing.image_size),
+        training_data=metadata.get("training_data"),
+        training_split=_training_split(checkpoint),
+        licence=metadata.get("licence"),
+        source=metadata.get("source", checkpoint.path.name),
+        metrics=tuple(
+            Metric(key, metrics[key], dataset, metadata.get("command")) for key in ("top1", "top5") if key in metrics
+        ),
+        notes=metadata.get("notes"),
+        created=datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        shvit_version=__version__,
+    )
+    try:  # metadata may hold anything; what a reader of the file would refuse is not written
+        return Card.from_json(card.to_json())
+    except (ModelFileError, TypeError) as error:
+        raise CheckpointError(f"{checkpoint.path}: its metadata cannot be used: {error}") from None
+
+
+def preprocessing_for(model: SHViT, checkpoint: Checkpoint, image_size: int | None = None) -> Preprocessing:
+    """How the network was evaluated when it was saved, or ImageNet's evaluation at the variant's size.
+
+    Args:
+        image_size: another side, in pixels.
+    """
+    size = image_size or model.config.image_size
+    stored = stored_preprocessing(checkpoint)
+    if stored is None:
+        return Preprocessing((size, size))
+    return stored if image_size is None else replace(stored, image_size=(size, size))
+
+
+def _classes(model: SHViT, checkpoint: Checkpoint, names: list[str] | None) -> tuple[ClassInfo, ...]:
+    if names is not None:
+        return tuple(ClassInfo(place, name) for place, name in enumerate(names))
+    if (stored := stored_classes(checkpoint)) is not None:
+        return stored
+    if model.num_classes == 1000:
+        imagenet = ImageNetInfo()
+        return tuple(
+            ClassInfo(place, imagenet.index_to_description(place), imagenet.index_to_label_name(place))
+            for place in range(1000)
+        )
+    return tuple(ClassInfo(place, f"class {place}") for place in range(model.num_classes))
+
+
+def _training_split(checkpoint: Checkpoint) -> TrainingSplit | None:
+    """Raises: CheckpointError: it is not what a training writes."""
+    stored = checkpoint.metadata.get("training_split")
+    if stored is None:
+        return None
+    try:
+        return TrainingSplit(**{**stored, "remembered": tuple(stored["remembered"])})
+    except (TypeError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"{checkpoint.path}: the training_split in its metadata cannot be read: {error}"
+        ) from None
+
+
+def architecture_name(model: SHViT) -> str:
+    """The variant's name, or ``shvit`` for a configuration of one's own."""
+    shape = ("widths", "depths", "partial_dims", "attention", "num_heads", "qk_dim", "stem_stride", "mlp_ratio")
+    own = asdict(model.config)
+    for name, variant in VARIANTS.items():
+        if all(asdict(variant)[key] == own[key] for key in shape):
+            return name
+    return "shvit"
+
+
+@torch.inference_mode()
+def count_macs(model: SHViT, image_size: tuple[int, int]) -> int:
+    """Multiply-accumulates for one image.
+
+    Convolutions and matrix products, five for each element that a GroupNorm sees and one for each element
+    that is pooled, as fvcore counts and most papers report.
+    """
+    norms: list[int] = []
+    hooks = [
+        module.register_forward_hook(lambda _module, _inputs, output: norms.append(5 * output.numel()))
+        for module in model.modules()
+        if isinstance(module, nn.GroupNorm)
+    ]
+    image = torch.zeros(1, model.config.in_chans, *image_size)
+    try:
+        with FlopCounterMode(display=False) as counter:
+            features = model.forward_features(image)
+            model.forward_head(features)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return counter.get_total_flops() // 2 + sum(norms) + features.numel()

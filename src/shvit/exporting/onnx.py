@@ -1,0 +1,80 @@
+"""The model file: an ONNX graph that takes ``uint8`` images, with its card in the metadata."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from shvit.card import METADATA_KEY, Card
+from shvit.engines import load_engine
+from shvit.exporting.graph import deployment_graph
+from shvit.exporting.verify import ExportReport, Precision, Source, Written, with_version, write_verified
+from shvit.models import SHViT
+
+
+def export_onnx(
+    model: SHViT,
+    path: str | Path,
+    card: Card,
+    precision: Precision = "fp16",
+    images: np.ndarray | None = None,
+    calibration: np.ndarray | None = None,
+) -> ExportReport:
+    """Writes a model file; ``export_model`` with ``format="onnx"``.
+
+    Args:
+        precision: how weights are stored. ``fp16`` halves the file; engines compute in float32 all the same.
+            ``int8`` has what lies between convolutions computed in 8 bits too.
+    """
+    path = Path(path)
+    source = Source(model, path, card, precision, calibration=calibration)
+    return write_verified(source, path, "onnx", convert, images)
+
+
+def convert(source: Source, path: Path) -> Written:
+    """Writes a model file; the card is in the graph's metadata."""
+    proto = to_proto(source)
+
+    def seal(card: Card) -> None:
+        set_card(proto, card)
+        path.write_bytes(proto.SerializeToString())
+
+    return Written(seal, lambda: load_engine("onnxruntime", path, threads=1).infer, with_version("onnxruntime"))
+
+
+def to_proto(source: Source) -> onnx.ModelProto:
+    """The graph at the source's precision, without a card."""
+    proto = deployment_graph(source.network, source.card.preprocessing.image_size, source.dynamic_size)
+    if source.precision == "int8":
+        from shvit.exporting.quantize import quantize_graph  # here, because it takes a second to import
+
+        assert source.calibration is not None
+        proto = quantize_graph(proto, source.calibration, source.keep_float)
+    if source.precision != "fp32":
+        _store_weights_as_float16(proto)
+    return proto
+
+
+def set_card(proto: onnx.ModelProto, card: Card) -> None:
+    """Writes the card into a graph's metadata, in place of the one that it has."""
+    helper.set_model_props(proto, {METADATA_KEY: card.to_json()})
+
+
+def _store_weights_as_float16(proto: onnx.ModelProto) -> None:
+    """Kernels and matrices become float16 constants with a cast, which engines fold when they load the file."""
+    graph = proto.graph
+    weights = {node.input[1] for node in graph.node if node.op_type in ("Conv", "Gemm")}
+    casts = []
+    for tensor in graph.initializer:
+        if tensor.data_type != TensorProto.FLOAT or tensor.name not in weights:
+            continue
+        values = numpy_helper.to_array(tensor)
+        stored = numpy_helper.from_array(values.astype(np.float16), f"{tensor.name}.float16")
+        casts.append(helper.make_node("Cast", [stored.name], [tensor.name], to=TensorProto.FLOAT))
+        tensor.CopyFrom(stored)
+    nodes = casts + list(graph.node)
+    del graph.node[:]
+    graph.node.extend(nodes)

@@ -1,0 +1,237 @@
+"""From an image, in whatever form, to the pixels a network sees. Evaluation and the runtime both use it."""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+import warnings
+from contextlib import suppress
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from shvit.card import Preprocessing
+from shvit.errors import ImageError
+from shvit.images.encoded import open_image, read_encoded
+from shvit.images.greyscale import no_data_value, scaled_to_eight_bits
+
+MAX_PIXELS = 100_000_000
+"""Images of more pixels are refused before they are decoded: 100 megapixels are 300 MB of RGB."""
+
+LONG = 100
+"""Aspect ratio above which the part of a resized image outside the crop is not computed."""
+
+MAX_RESIZED = 50_000_000
+"""Pixels of a whole resized image above which the same is done: 200 MB, in which Pillow keeps them."""
+
+ImageSource = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
+
+_RESAMPLING = {
+    "bicubic": Image.Resampling.BICUBIC,
+    "bilinear": Image.Resampling.BILINEAR,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+class _WarningsIgnored:
+    """Silences Pillow's size warning and its remarks on damaged metadata, while any thread decodes.
+
+    ``warnings.catch_warnings`` is not for threads: of two that overlap, here or in the caller's own code, the second to
+    end puts back the filters of the first. So one entry is added, and that entry is taken away again.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._filters = warnings.filters
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._inside += 1
+            if self._inside == 1:
+                warnings.filterwarnings("ignore", module=r"(PIL|shvit\.runtime)\.")
+                self._filters, self._entry = warnings.filters, warnings.filters[0]
+
+    def __exit__(self, *exception: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                # The caller may have begun or ended a catch_warnings meanwhile, which works on a copy.
+                for filters in (self._filters, warnings.filters):
+                    with suppress(ValueError):
+                        filters.remove(self._entry)  # type: ignore[attr-defined]
+
+
+warnings_ignored = _WarningsIgnored()
+
+
+def describe(source: ImageSource) -> str:
+    """A short name of an image for messages and results."""
+    if isinstance(source, str | os.PathLike):
+        return os.fspath(source)
+    if isinstance(source, bytes):
+        return f"<{len(source)} bytes>"
+    if isinstance(source, Image.Image):
+        return getattr(source, "filename", "") or f"<{source.mode} image {source.width}×{source.height}>"
+    return f"<array {getattr(source, 'shape', '')}>"
+
+
+def decode(source: ImageSource, max_pixels: int = MAX_PIXELS, name: str = "") -> Image.Image:
+    """Reads an image as RGB, the right way up.
+
+    The pixels are those of ``PIL.ImageOps.exif_transpose(image).convert("RGB")``: EXIF orientation applied,
+    palettes and CMYK converted, transparency dropped, the first frame of an animation. 16-bit, 32-bit and
+    floating-point greyscale, which that would clip to white, is scaled, as ``scaled_to_eight_bits`` does.
+
+    Args:
+        source: a path, the encoded bytes, a PIL image, or an array ``uint8 (H, W, 3)`` in RGB or ``(H, W)``.
+        max_pixels: refuse larger images; nothing of their size is allocated.
+        name: what messages call it, if not what ``describe`` does.
+
+    Raises:
+        ImageError: it is missing, unreadable, not an image of one of ``shvit.images.encoded.FORMATS``, damaged or too
+            large.
+    """
+    name = name or describe(source)
+    if isinstance(source, np.ndarray):
+        return _from_array(source, name)
+    try:
+        if isinstance(source, Image.Image):
+            return _to_rgb(source, name, max_pixels)
+        if not isinstance(source, bytes):
+            source = read_encoded(source, name)
+        with warnings_ignored, open_image(source, name) as image:
+            return _to_rgb(image, name, max_pixels, ours=True)
+    except ImageError:
+        raise
+    except Image.DecompressionBombError:
+        raise ImageError(f"{name}: larger than the {max_pixels / 1e6:.0f} megapixels accepted") from None
+    except OSError as error:
+        # The operating system's errors carry a reason; Pillow's, of damaged files, only a text.
+        raise ImageError(f"{name}: {error.strerror or error}") from None
+    except Exception as error:  # decoders meet hostile bytes; whatever they trip over is the file's fault
+        raise ImageError(f"{name}: cannot be decoded: {str(error) or type(error).__name__}") from None
+
+
+def _to_rgb(image: Image.Image, name: str, max_pixels: int, ours: bool = False) -> Image.Image:
+    """Upright and in RGB; ``ours`` to change instead of copying twice, a tenth of a small photograph's time."""
+    if image.width * image.height > max_pixels:
+        raise ImageError(
+            f"{name}: {image.width}×{image.height} pixels, at most {max_pixels / 1e6:.0f} megapixels are accepted"
+        )
+    no_data = no_data_value(image)
+    if ours:
+        ImageOps.exif_transpose(image, in_place=True)
+    else:
+        image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I") or image.mode == "F":
+        return scaled_to_eight_bits(image, name, no_data)
+    if image.mode != "RGB":
+        return image.convert("RGB")
+    image.load()
+    return image
+
+
+def _from_array(array: np.ndarray, name: str) -> Image.Image:
+    if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)):
+        raise ImageError(
+            f"{name}: expected uint8 of shape (H, W, 3) in RGB, or (H, W), got {array.dtype} {array.shape}"
+        )
+    if 0 in array.shape:
+        raise ImageError(f"{name}: the array is empty")
+    return Image.fromarray(array).convert("RGB")
+
+
+class Axis(NamedTuple):
+    """What becomes of an image's rows, or of its columns: they are resized, then cropped. In pixels."""
+
+    source: int
+    """Of the image."""
+    resized: int
+    """Of the whole image after the resize."""
+    first: int
+    """The first of those that the crop keeps."""
+    kept: int
+    """How many it keeps."""
+
+
+def resize_and_crop(width: int, height: int, preprocessing: Preprocessing) -> tuple[Axis, Axis]:
+    """What preprocessing does to the rows and the columns of an image of this size."""
+    kept_height, kept_width = preprocessing.image_size
+    if preprocessing.resize_mode == "squash":
+        return Axis(height, kept_height, 0, kept_height), Axis(width, kept_width, 0, kept_width)
+    full_width, full_height = resized_size(width, height, preprocessing)
+    return (
+        Axis(height, full_height, _crop_offset(full_height, kept_height), kept_height),
+        Axis(width, full_width, _crop_offset(full_width, kept_width), kept_width),
+    )
+
+
+def is_long(rows: Axis, columns: Axis) -> bool:
+    """Whether an image is more than ``LONG`` times as long as it is wide, or would have too many pixels resized."""
+    longer, shorter = max(rows.resized, columns.resized), min(rows.resized, columns.resized)
+    return longer > LONG * shorter or longer * shorter > MAX_RESIZED
+
+
+def preprocess(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
+    """A decoded image to a network's input.
+
+    The pixels are those of torchvision's ``Resize`` and ``CenterCrop`` on a PIL image, as timm evaluates. Of
+    an image more than ``LONG`` times as long as it is wide, or that would be resized to more than ``MAX_RESIZED``
+    pixels, only what the crop keeps is computed, so that it costs no more than another; its pixels are then the same
+    only up to the rounding of where they lie.
+
+    Args:
+        image: RGB.
+
+    Returns:
+        ``uint8 (H, W, 3)`` with the H and W of ``preprocessing.image_size``.
+    """
+    resampling = _RESAMPLING[preprocessing.interpolation]
+    rows, columns = resize_and_crop(image.width, image.height, preprocessing)
+    if not is_long(rows, columns):
+        resized = image.resize((columns.resized, rows.resized), resampling)
+        corner = (columns.first + columns.kept, rows.first + rows.kept)
+        return np.asarray(resized.crop((columns.first, rows.first, *corner)))
+    region = kept_region(image.width, image.height, preprocessing)
+    return np.asarray(image.resize((columns.kept, rows.kept), resampling, box=region))
+
+
+class Region(NamedTuple):
+    """A part of an image, in its pixels: the edges lie between them, 0 before the first."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
+def kept_region(width: int, height: int, preprocessing: Preprocessing) -> Region:
+    """The part of an image of this size that the network sees: all but what the crop cuts off."""
+    rows, columns = resize_and_crop(width, height, preprocessing)
+    (top, bottom), (left, right) = _source_range(rows), _source_range(columns)
+    return Region(left, top, right, bottom)
+
+
+def _source_range(axis: Axis) -> tuple[float, float]:
+    scale = axis.source / axis.resized
+    # Rounding must not take the box past the image's edge by a hair: Pillow refuses that.
+    return axis.first * scale, min((axis.first + axis.kept) * scale, axis.source)
+
+
+def resized_size(width: int, height: int, preprocessing: Preprocessing) -> tuple[int, int]:
+    """Width and height of the whole image after the resize that precedes the crop.
+
+    The scale is the smallest at which the image covers the input enlarged by ``1 / crop_ratio``; for a square
+    input that brings the short side to that length.
+    """
+    target_height, target_width = (math.floor(side / preprocessing.crop_ratio) for side in preprocessing.image_size)
+    if width * target_height <= height * target_width:
+        return target_width, max(target_height, int(target_width * height / width))
+    return max(target_width, int(target_height * width / height)), target_height
+
+
+def _crop_offset(full: int, kept: int) -> int:
+    return round((full - kept) / 2.0)

@@ -1,0 +1,20 @@
+"""Training: the recipe, the loop, distillation, evaluation."""
+
+from shvit.training.checkpoint import resume
+from shvit.training.evaluation import Evaluation, evaluate
+from shvit.training.loop import fit, setup
+from shvit.training.recipe import Distillation, Execution, Optimizer, Recipe
+from shvit.training.run import Run
+
+__all__ = [
+    "Distillation",
+    "Evaluation",
+    "Execution",
+    "Optimizer",
+    "Recipe",
+    "Run",
+    "evaluate",
+    "fit",
+    "resume",
+    "setup",
+]

@@ -1,0 +1,71 @@
+"""The devices and processes that a run takes."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision
+from lightning_fabric.strategies import DDPStrategy
+
+from shvit.training.recipe import Execution, Recipe
+
+PATIENCE = timedelta(minutes=5)
+"""How long a process waits for the others before it takes them for lost."""
+
+
+def check_device(name: str) -> None:
+    """Refuses a device that is not here.
+
+    Args:
+        name: PyTorch's name of a kind of device, or ``auto``.
+
+    Raises:
+        ValueError: this machine has none, or this PyTorch cannot use it.
+    """
+    if name not in ("auto", "cpu") and not getattr(torch, name).is_available():
+        raise ValueError(f"device {name}: this machine has none, or this PyTorch cannot use it")
+
+
+def launch(recipe: Recipe, execution: Execution) -> Fabric:
+    """Starts the other processes, or joins those that ``torchrun`` started.
+
+    Raises:
+        ValueError: this machine does not have the device.
+    """
+    check_device(execution.device)
+    fabric = _fabric(recipe, execution)
+    if execution.processes > 1 and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")):
+        _join_restarted(fabric)
+    fabric.launch()
+    return fabric
+
+
+def _fabric(recipe: Recipe, execution: Execution) -> Fabric:
+    strategy: Any = DDPStrategy(timeout=PATIENCE) if execution.processes > 1 else "auto"
+    where: Any = {"accelerator": execution.device, "devices": execution.devices, "num_nodes": execution.nodes}
+    on_cpu = execution.device == "cpu" or not (torch.cuda.is_available() or torch.backends.mps.is_available())
+    if recipe.precision == "16-mixed" and on_cpu:  # by name, Fabric would take bfloat16 instead
+        return Fabric(**where, strategy=strategy, plugins=MixedPrecision("16-mixed", device="cpu"))
+    return Fabric(**where, strategy=strategy, precision=recipe.precision)
+
+
+def _join_restarted(fabric: Fabric) -> None:
+    """Joins the processes that ``torchrun`` started again, under keys of this attempt.
+
+    Its store outlives the attempt, so that under the same keys a process could find the address of a dead one.
+    """
+    store, rank, world_size = next(dist.rendezvous("env://"))
+    attempt = dist.PrefixStore(f"restart{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+    backend = "nccl" if fabric.device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=attempt, rank=rank, world_size=world_size, timeout=PATIENCE)
+
+
+def tells_of_a_lost_process(error: RuntimeError) -> bool:
+    """Whether an error of a collective operation is for want of another process."""
+    text = str(error).lower()
+    return any(word in text for word in ("connection", "gloo", "nccl", "timed out", "timeout", "peer"))

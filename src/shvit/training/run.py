@@ -1,0 +1,99 @@
+"""What one training run works on, and where it stands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from lightning_fabric import Fabric
+from timm.scheduler import CosineLRScheduler
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+
+from shvit.card import Preprocessing, TrainingSplit
+from shvit.data.datasets import ImageDataset
+from shvit.data.loader import BrokenImages
+from shvit.data.trained_on import training_split
+from shvit.training.distillation import LiveTeacher, PrecomputedTeacher
+from shvit.training.recipe import Execution, Recipe
+
+
+def preprocessing_of(recipe: Recipe) -> Preprocessing:
+    """How a recipe's network is evaluated."""
+    return Preprocessing(image_size=(recipe.image_size, recipe.image_size), crop_ratio=recipe.crop_ratio)
+
+
+@dataclass
+class Progress:
+    """Where a run stands; what a checkpoint holds beside the tensors."""
+
+    epoch: int = 0
+    """Epochs finished."""
+    step: int = 0
+    """Optimizer steps taken in the epoch that is under way."""
+    best_top1: float = 0.0
+    best_loss: float | None = None
+    """Validation loss of the best; ``None`` before there is one, and in checkpoints from before it was kept."""
+    best_epoch: int = 0
+    """Epochs that were finished when the best was reached."""
+    skipped: int = 0
+    """Steps left out because their loss was not finite."""
+    seconds: float = 0.0
+    """Time spent training, over all of the run's sessions."""
+
+
+@dataclass
+class Run:
+    """Everything that one training run works on."""
+
+    fabric: Fabric
+    recipe: Recipe
+    execution: Execution
+    folder: Path
+    train: ImageDataset
+    val: ImageDataset
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    schedule: CosineLRScheduler
+    ema: ModelEmaV3 | None
+    teacher: PrecomputedTeacher | LiveTeacher | None
+    class_weights: Tensor | None
+    """``(classes,)``, or ``None`` for all alike."""
+    broken: BrokenImages
+    progress: Progress
+
+    @cached_property
+    def training_split(self) -> TrainingSplit:
+        return training_split(self.train, self.val)
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        return preprocessing_of(self.recipe)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return len(self.train) // self.recipe.batch_size
+
+    @property
+    def global_step(self) -> int:
+        """Optimizer steps taken since the run began."""
+        return self.progress.epoch * self.steps_per_epoch + self.progress.step
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the step under way, the largest of all layers'."""
+        return max(group["lr"] for group in self.optimizer.param_groups)
+
+    @property
+    def network(self) -> nn.Module:
+        """The network in training, out of Fabric's wrapper."""
+        network = self.model.module
+        assert isinstance(network, nn.Module)
+        return network
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The network that is evaluated and kept: the average where there is one."""
+        return self.ema.module if self.ema is not None else self.network

@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shvit.card import SCHEMA_VERSION, Card, ClassInfo, Metric, Preprocessing
+from shvit.errors import ModelFileError
+
+text = st.text(max_size=12)
+cards = st.builds(
+    Card,
+    name=text,
+    architecture=text,
+    classes=st.lists(st.tuples(text, st.none() | text), min_size=1, max_size=5).map(
+        lambda each: tuple(ClassInfo(i, *rest) for i, rest in enumerate(each))
+    ),
+    preprocessing=st.builds(
+        Preprocessing,
+        image_size=st.tuples(st.integers(1, 999), st.integers(1, 999)),
+        crop_ratio=st.floats(0.1, 1),
+        resize_mode=st.sampled_from(["crop", "squash"]),
+        interpolation=st.sampled_from(["bicubic", "bilinear", "lanczos"]),
+    ),
+    metrics=st.lists(st.builds(Metric, text, st.floats(0, 1), text, st.none() | text), max_size=2).map(tuple),
+    parameters=st.none() | st.integers(0, 10**9),
+    notes=st.none() | text,
+)
+
+
+@given(cards)
+def test_round_trip(card):
+    assert Card.from_json(card.to_json()) == card
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | text,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(text, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=300)
+@given(
+    card=cards,
+    key=st.sampled_from(["name", "classes", "preprocessing", "metrics", "schema_version"]),
+    value=json_values,
+)
+def test_whatever_stands_in_a_field_it_reads_or_is_refused_in_one_line(card, key, value):
+    raw = json.loads(card.to_json()) | {key: value}
+    try:
+        Card.from_json(json.dumps(raw), source="file.onnx")
+    except ModelFileError as error:
+        assert str(error).startswith("file.onnx: ")
+        assert "\n" not in str(error).replace(str(value), "")
+
+
+@given(json_values)
+def test_json_that_is_no_card_is_refused(value):
+    with pytest.raises(ModelFileError, match=r"^file\.onnx: "):
+        Card.from_json(json.dumps(value), source="file.onnx")
+
+
+def changed(**changes: Any) -> str:
+    card = Card("n", "shvit_s1", (ClassInfo(0, "cat"),), Preprocessing((8, 8)))
+    return json.dumps(json.loads(card.to_json()) | changes)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("{", "not JSON"),
+        (changed(schema_version=SCHEMA_VERSION + 1), "this shvit reads up to 1; update with: pip install"),
+        (changed(task="detection"), r"card\.task: expected one of 'classification', got \"detection\""),
+        (changed(classes=[]), r"card\.classes: expected at least one"),
+        (changed(classes=[{"class_id": 3, "label": "cat"}]), "expected class_id 0 at place 0, got 3"),
+        (changed(classes=[{"class_id": 0}]), r"card\.classes\[0\]\.label: missing"),
+        (changed(preprocessing={"image_size": [8]}), r"image_size: expected 2 values, got 1"),
+        (changed(preprocessing={"image_size": [0, 8]}), "expected a height and a width of 1 to 2048 pixels, got 0x8"),
+        (changed(preprocessing={"crop_ratio": "big"}), r'crop_ratio: expected float, got "big"'),
+        (changed(parameters=True), r"card\.parameters: expected int, got true"),
+    ],
+)
+def test_a_wrong_card_is_refused_with_the_fields_path(text, expected):
+    with pytest.raises(ModelFileError, match=expected):
+        Card.from_json(text, source="file.onnx")
+
+
+def test_unknown_keys_of_the_same_schema_are_ignored():
+    assert Card.from_json(changed(favourite_colour="blue")).name == "n"
+
+
+def with_raw(key: str, value: str) -> str:
+    """A card in which this text stands where the key's value would."""
+    return changed(**{key: "HERE"}).replace('"HERE"', value)
+
+
+DEEP = "[" * 100_000 + "]" * 100_000
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (DEEP, "the card is nested too deep"),
+        ('{"a":' * 100_000 + "1" + "}" * 100_000, "the card is nested too deep"),
+        (with_raw("unknown", DEEP), "the card is nested too deep"),
+        (with_raw("notes", "[" * 900 + "]" * 900), r"card\.notes: expected str, got a list of 1$"),
+        (with_raw("parameters", "1" + "0" * 400), r"card\.parameters: expected 0 to 2\*\*63 - 1, got 10{56}\.\.\."),
+        (with_raw("macs", "-1"), r"card\.macs: expected 0 to 2\*\*63 - 1, got -1"),
+        (with_raw("parameters", "9" * 5000), "the card is not JSON: "),
+        (with_raw("schema_version", "1" + "0" * 400), "this shvit reads up to 1"),
+        (with_raw("schema_version", "true"), "no schema_version"),
+        (with_raw("schema_version", "-1"), "no schema_version"),
+        (with_raw("preprocessing", '{"crop_ratio": 1%s}' % ("0" * 400)), "crop_ratio: expected float, got 10"),
+        (with_raw("preprocessing", '{"crop_ratio": NaN}'), "the card is not JSON: NaN is no number of JSON"),
+        (with_raw("preprocessing", '{"crop_ratio": -Infinity}'), "the card is not JSON: -Infinity is no number"),
+        (with_raw("preprocessing", '{"crop_ratio": 1e999}'), r"crop_ratio: expected 0\.1 to 1, got Infinity"),
+        (with_raw("preprocessing", '{"crop_ratio": 0.003}'), r"crop_ratio: expected 0\.1 to 1, got 0\.003"),
+        (with_raw("preprocessing", '{"crop_ratio": 1e-9}'), r"crop_ratio: expected 0\.1 to 1, got 1e-09"),
+        (with_raw("preprocessing", '{"crop_ratio": false}'), "crop_ratio: expected float, got false"),
+        (with_raw("preprocessing", '{"image_size": [100000, 100000]}'), "1 to 2048 pixels, got 100000x100000"),
+        (with_raw("preprocessing", '{"image_size": [8, 1%s]}' % ("0" * 400)), "1 to 2048 pixels, got 8x10"),
+        (with_raw("preprocessing", '{"image_size": [8, -8]}'), "1 to 2048 pixels, got 8x-8"),
+        (with_raw("name", r'"\ud800"'), r"card\.name: expected text, got half of a character: .\\ud800"),
+        (with_raw("classes", r'[{"class_id": 0, "label": "a\udfff"}]'), r"card\.classes\[0\]\.label: expected text"),
+        (
+            changed(classes=[{"class_id": 0, "label": "a" * 1001}]),
+            "label: expected at most 1,000 characters, got 1,001",
+        ),
+        (changed(notes="a" * 10_001), "notes: expected at most 10,000 characters"),
+        (changed(metrics=[{"name": "top1", "value": 0.5, "dataset": "d"}] * 1001), "metrics: expected at most 1,000"),
+        (with_raw("metrics", '[{"name": "top1", "value": 1e999, "dataset": "d"}]'), "value: expected a finite number"),
+        (
+            changed(classes=[{"class_id": i, "label": ""} for i in range(100_001)]),
+            "classes: expected at most 100,000, got 100,001",
+        ),
+        (with_raw("unknown", '"' + "a" * 2**24 + '"'), "the card is longer than 16 MiB"),
+        (with_raw("unknown", '"' + "é" * 2**23 + '"'), "the card is longer than 16 MiB"),
+    ],
+    ids=lambda value: value[:40],
+)
+def test_what_no_card_holds_is_refused_in_one_line(text, expected):
+    with pytest.raises(ModelFileError, match=expected) as caught:
+        Card.from_json(text, source="file.onnx")
+    assert len(str(caught.value)) < 300
+    assert "\n" not in str(caught.value)
+    str(caught.value).encode()
+
+
+def test_the_bounds_hold_for_cards_that_are_made_here_too():
+    classes = (ClassInfo(0, "cat"),)
+    with pytest.raises(ValueError, match="image_size: expected a height and a width of 1 to 2048 pixels, got 4096x8"):
+        Preprocessing((4096, 8))
+    with pytest.raises(ValueError, match=r"crop_ratio: expected 0\.1 to 1, got NaN"):
+        Preprocessing((8, 8), float("nan"))
+    with pytest.raises(ValueError, match="label: expected text, got half of a character"):
+        ClassInfo(0, "\udc80")
+    with pytest.raises(ValueError, match="parameters: expected 0 to"):
+        Card("n", "shvit_s1", classes, Preprocessing(), parameters=2**63)
+    with pytest.raises(ValueError, match="value: expected a finite number, got nan"):
+        Metric("top1", float("nan"), "d")
+    largest = Card("n" * 10_000, "a", classes, Preprocessing((2048, 1), 0.1), parameters=2**63 - 1)
+    assert Card.from_json(largest.to_json()) == largest
