@@ -15,7 +15,7 @@ import onnx
 
 from common import record, summary
 from shvit.bench.networks import ModelFile, calibration_crops, deployed, open_network
-from shvit.bench.speed import Timed, time_files
+from shvit.bench.speed import Conditions, Timed, time_files
 from shvit.card import Card, ClassInfo, Preprocessing
 from shvit.exporting.graph import deployment_graph
 from shvit.exporting.onnx import set_card
@@ -66,7 +66,7 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         files = [file for variant in ("shvit_s1", "shvit_s4") for file in write_files(variant, Path(name))]
-        timed = time_files(files, ENGINES, [1], [1, 16], args.seconds, args.rounds)
+        timed = time_files(files, Conditions(ENGINES, [1], [1, 16], args.seconds, args.rounds))
     ratios: dict[str, Any] = {}
     for variant in ("shvit_s1", "shvit_s4"):
         for engine in ENGINES:

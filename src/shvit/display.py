@@ -132,3 +132,8 @@ def _format_warning(
 def _print_exception(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     for line in "".join(traceback.format_exception(kind, error, trace)).rstrip("\n").split("\n"):
         say(line, sys.stderr)
+
+
+def notice(line: str) -> None:
+    """Tells of what was left out, where it is in nobody's way."""
+    say(f"note: {line}", file=sys.stderr)

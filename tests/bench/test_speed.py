@@ -12,7 +12,7 @@ import pytest
 
 from shvit.bench import measure, networks
 from shvit.bench.measure import Configuration, interleave
-from shvit.bench.networks import calibration_crops, model_files, precision_of
+from shvit.bench.networks import Session, calibration_crops, model_files, precision_of
 from shvit.cli.main import main
 from shvit.models import SHViT, SHViTConfig, save_checkpoint
 from shvit.shipped import DEFAULT_MODEL, SHIPPED_MODELS
@@ -163,7 +163,7 @@ def test_no_such_model(capsys):
 def test_random_weights_are_said_and_the_same_each_time(tmp_path, monkeypatch, colour_model):
     monkeypatch.setattr(networks, "cached_weights", lambda variant: None)
     said: list[str] = []
-    assert model_files(["shvit_s1"], [], tmp_path, said.append) == []
+    assert model_files(["shvit_s1"], [], Session(tmp_path, said.append)) == []
     assert said == ["shvit_s1: this machine does not have its weights; random ones are used, which are as fast"]
     first, again = (networks.open_network("shvit_s1", 64).module.state_dict() for _ in range(2))
     assert all(first[name].equal(again[name]) for name in first)

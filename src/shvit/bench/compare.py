@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import datetime
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from shvit.bench.cost import Cost, count_cost
 from shvit.bench.machine import machine
-from shvit.bench.networks import Note, deployed, export_all, note_random, open_network
+from shvit.bench.networks import Session, deployed, export_all, open_network
 from shvit.bench.peers import PUBLISHED, open_peer
-from shvit.bench.speed import Timed, time_files
+from shvit.bench.speed import Conditions, Timed, time_files
 from shvit.bench.summary import ratios
 from shvit.bench.tables import figure, machine_line, markdown_table, spread
 
@@ -170,35 +169,29 @@ def _milliseconds(timed: Timed) -> float:
 def compare(
     ours: Sequence[str],
     peers: Sequence[str],
-    engines: Sequence[str],
     precisions: Sequence[str],
-    threads: int,
-    batch_size: int,
-    seconds: float,
-    rounds: int,
-    folder: Path,
+    conditions: Conditions,
+    session: Session,
     command: str,
-    note: Note,
-    advance: Callable[[int], None] = lambda count: None,
 ) -> Comparison:
     """Exports and times all.
 
     Args:
         ours: variants of SHViT; ratios in the table are the first one's.
         peers: timm's names.
-        folder: where model files go for the time of the measurement.
-        advance: told of each model file and each turn.
+        conditions: engines may be several; each network counts in its fastest.
+        command: what the user typed.
 
     Raises:
-        ValueError: there is no such network.
+        ValueError: there is no such network, or more than one thread count or batch size.
     """
+    (threads,), (batch_size,) = conditions.threads, conditions.batch_sizes
     described = machine()
     costs, files = {}, []
     for open_one, names in ((open_network, ours), (open_peer, peers)):
         for name in names:
             network = open_one(name)
-            note_random(network, note)
             costs[name] = count_cost(deployed(network), network.image_size)
-            files += export_all(network, precisions, folder, note, advance)
-    timed = time_files(files, engines, [threads], [batch_size], seconds, rounds, advance)
+            files += export_all(network, precisions, session)
+    timed = time_files(files, conditions, session.advance)
     return Comparison(command, threads, batch_size, tuple(ours), tuple(peers), tuple(timed), costs, described)

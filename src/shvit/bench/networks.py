@@ -35,8 +35,17 @@ RESIDUAL = 0.1
 _QUANTISED = b"\x22\x10DequantizeLinear"
 """A node of that kind, as an ONNX file spells it: field 4 of a node, 16 bytes."""
 
-Note = Callable[[str], None]
-"""Told in a line what the user should know of a model's weights."""
+
+@dataclass(frozen=True)
+class Session:
+    """Where model files are made, and who is told of it."""
+
+    folder: Path
+    """Where those that have to be made are written, for the time of the measurement."""
+    note: Callable[[str], None]
+    """Told in a line what is not what it seems: random weights, calibration on the package's photographs."""
+    advance: Callable[[int], None] = lambda count: None
+    """Told of each model file that is there, and of each turn of timing."""
 
 
 @dataclass(frozen=True)
@@ -68,21 +77,13 @@ class Network:
 
 
 def model_files(
-    models: Sequence[str],
-    precisions: Sequence[str],
-    folder: Path,
-    note: Note,
-    image_size: int | None = None,
-    advance: Callable[[int], None] = lambda count: None,
+    models: Sequence[str], precisions: Sequence[str], session: Session, image_size: int | None = None
 ) -> list[ModelFile]:
     """Model files of everything named, in every precision.
 
     Args:
         models: variants, shipped models, model files, checkpoints. A model file is taken as it is, once.
-        folder: where those that have to be made are written.
-        note: told what is not what it seems: random weights, calibration on the package's photographs.
         image_size: another side of the input, in pixels, where a file has to be made.
-        advance: told of each file that is there.
 
     Raises:
         ShvitError, ValueError: there is no such model, or it cannot be read. A file that cannot be made is an entry
@@ -93,36 +94,31 @@ def model_files(
         if model in SHIPPED_MODELS or Path(model).suffix == ".onnx":
             path = resolve_model(model)
             files.append(ModelFile(model, precision_of(path), path, "in the file"))
-            advance(len(precisions))
+            session.advance(len(precisions))
             continue
         network = open_network(model, image_size)
-        note_random(network, note)
-        files += export_all(network, precisions, folder, note, advance)
+        files += export_all(network, precisions, session)
     return files
 
 
-def note_random(network: Network, note: Note) -> None:
-    """Says so where weights are random."""
-    if network.weights == "random":
-        note(f"{network.model}: this machine does not have its weights; random ones are used, which are as fast")
-
-
-def export_all(
-    network: Network, precisions: Sequence[str], folder: Path, note: Note, advance: Callable[[int], None]
-) -> list[ModelFile]:
+def export_all(network: Network, precisions: Sequence[str], session: Session) -> list[ModelFile]:
     """Model files of one network; one that cannot be made is an entry with ``error``."""
     files = []
+    if network.weights == "random":
+        session.note(
+            f"{network.model}: this machine does not have its weights; random ones are used, which are as fast"
+        )
     for precision in precisions:
         calibration = "random crops of the package's photographs" if precision == "int8" else None
-        path = folder / f"{len(list(folder.iterdir()))}_{precision}.onnx"
+        path = session.folder / f"{len(list(session.folder.iterdir()))}_{precision}.onnx"
         if calibration:
-            note(f"{network.model}: int8 is calibrated on {calibration}: for its speed, not for its accuracy")
+            session.note(f"{network.model}: int8 is calibrated on {calibration}: for its speed, not for its accuracy")
         try:
             write_model_file(network, precision, path)
             files.append(ModelFile(network.model, precision, path, network.weights, calibration))
         except ShvitError as error:
             files.append(ModelFile(network.model, precision, None, network.weights, calibration, str(error)))
-        advance(1)
+        session.advance(1)
     return files
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from shvit.bench.cost import Cost
-from shvit.bench.networks import Network, Note, export_all
+from shvit.bench.networks import Network, Session, export_all
 from shvit.bench.peaks import Peaks
-from shvit.bench.speed import Timed, time_files
+from shvit.bench.speed import Conditions, Timed, time_files
 
 PRECISIONS = ("fp32", "int8")
 
@@ -28,24 +27,18 @@ class Reached:
 
 
 def measure_reached(
-    networks: Sequence[Network],
-    costs: dict[str, Cost],
-    peaks: Peaks,
-    engines: Sequence[str],
-    batch_size: int,
-    seconds: float,
-    rounds: int,
-    folder: Path,
-    note: Note,
-    advance: Callable[[int], None] = lambda count: None,
+    networks: Sequence[Network], costs: dict[str, Cost], peaks: Peaks, conditions: Conditions, session: Session
 ) -> list[Reached]:
-    """Exports the networks, times them on as many threads as the peaks are of, and compares.
+    """Exports the networks, times them, and compares.
 
     All operations are held against one peak, those that int8 leaves in float32 as well: they are what it pays for them.
+
+    Args:
+        conditions: with as many threads as the peaks are of.
     """
-    files = [each for network in networks for each in export_all(network, PRECISIONS, folder, note, advance)]
+    files = [each for network in networks for each in export_all(network, PRECISIONS, session)]
     found = []
-    for timed in time_files(files, engines, [peaks.threads], [batch_size], seconds, rounds, advance):
+    for timed in time_files(files, conditions, session.advance):
         peak = peaks.int8_gops if timed.source.precision == "int8" else peaks.fp32_gflops
         speed = timed.to_dict()["images_per_second"]
         operations = None if speed is None else 2 * costs[timed.source.model].macs * speed

@@ -13,6 +13,18 @@ from shvit.bench.networks import ModelFile
 
 
 @dataclass(frozen=True)
+class Conditions:
+    """What files are timed in: every combination of these."""
+
+    engines: Sequence[str]
+    threads: Sequence[int] = (1,)
+    batch_sizes: Sequence[int] = (1,)
+    seconds: float = 3
+    """For each combination, over all its rounds."""
+    rounds: int = 5
+
+
+@dataclass(frozen=True)
 class Timed:
     """A model file and what it gave in one configuration."""
 
@@ -29,25 +41,21 @@ class Timed:
 
 def time_files(
     files: Sequence[ModelFile],
-    engines: Sequence[str],
-    threads: Sequence[int],
-    batch_sizes: Sequence[int],
-    seconds: float,
-    rounds: int,
+    conditions: Conditions,
     advance: Callable[[int], None] = lambda count: None,
 ) -> list[Timed]:
     """Times all combinations in turns; what fails is one failed entry.
 
     Args:
-        seconds, rounds, advance: as for ``interleave``.
+        advance: as for ``interleave``.
     """
-    combinations = list(itertools.product(files, engines, threads, batch_sizes))
+    combinations = list(itertools.product(files, conditions.engines, conditions.threads, conditions.batch_sizes))
     runnable = [
         Configuration(source.model, source.file, source.precision, engine, count, batch_size)
         for source, engine, count, batch_size in combinations
         if source.file is not None
     ]
-    measured = iter(interleave(runnable, seconds, rounds, advance))
+    measured = iter(interleave(runnable, conditions.seconds, conditions.rounds, advance))
     timed = []
     for source, engine, count, batch_size in combinations:
         if source.file is not None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shvit.bench.cost import Cost, count_cost
-from shvit.bench.networks import Note, deployed, export_all, random_network
-from shvit.bench.speed import Timed, time_files
+from shvit.bench.networks import Session, deployed, export_all, random_network
+from shvit.bench.speed import Conditions, Timed, time_files
 from shvit.bench.summary import ratios
 
 if TYPE_CHECKING:
@@ -111,19 +110,13 @@ STUDIES: dict[str, Callable[[SHViTConfig], list[Choice]]] = {
 }
 
 
-def run_studies(
-    choices: Sequence[Choice],
-    image_size: int,
-    engine: str,
-    threads: int,
-    batch_size: int,
-    seconds: float,
-    rounds: int,
-    folder: Path,
-    note: Note,
-    advance: Callable[[int], None] = lambda count: None,
-) -> list[StudyRow]:
-    """Counts and times all choices in float32 with random weights, in one run; one that fails has its error."""
+def run_studies(choices: Sequence[Choice], image_size: int, conditions: Conditions, session: Session) -> list[StudyRow]:
+    """Counts and times all choices in float32 with random weights, in one run; one that fails has its error.
+
+    Args:
+        image_size: side of the input, in pixels.
+        conditions: one engine, thread count and batch size.
+    """
     import torch
 
     from shvit.models import SHViT
@@ -134,8 +127,8 @@ def run_studies(
             torch.manual_seed(0)
             network = random_network(choice.name, SHViT(choice.config), (image_size, image_size))
         costs.append(count_cost(deployed(network), network.image_size))
-        files += export_all(network, ["fp32"], folder, note, advance)
-    timed = time_files(files, [engine], [threads], [batch_size], seconds, rounds, advance)
+        files += export_all(network, ["fp32"], session)
+    timed = time_files(files, conditions, session.advance)
     rows = []
     for choice, cost, each in zip(choices, costs, timed, strict=True):
         first = timed[next(place for place, other in enumerate(choices) if other.study == choice.study)]

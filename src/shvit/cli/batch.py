@@ -7,9 +7,9 @@ import sys
 from collections.abc import Callable
 from contextlib import ExitStack, redirect_stdout
 
-from shvit.cli.predict import notice, positive
+from shvit.cli.arguments import positive
 from shvit.cli.progress import progress
-from shvit.display import say
+from shvit.display import notice, say
 from shvit.engines import BATCH_SIZE, ENGINES
 from shvit.errors import MissingDependencyError
 from shvit.images.sources import COMPANION_EXTENSIONS, describe_left_out

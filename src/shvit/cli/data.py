@@ -12,7 +12,7 @@ import numpy as np
 from rich.table import Table
 
 from shvit.atomic import check_outputs, write_json
-from shvit.cli.predict import positive
+from shvit.cli.arguments import positive
 from shvit.cli.progress import progress
 from shvit.display import json_text, terminal
 

@@ -11,8 +11,8 @@ from datetime import timedelta
 from pathlib import Path
 
 from shvit.atomic import check_outputs
+from shvit.cli.arguments import positive
 from shvit.cli.data import IMAGE_KEY_HELP
-from shvit.cli.predict import positive
 from shvit.display import say, terminal
 
 EPILOG = """\

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shvit.atomic import check_outputs
+from shvit.cli.arguments import add_csv_safe, positive
 from shvit.cli.data import IMAGE_KEY_HELP
-from shvit.cli.predict import add_csv_safe, positive
 from shvit.cli.progress import progress
 from shvit.display import json_text, say
 from shvit.engines import ENGINES

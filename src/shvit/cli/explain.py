@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shvit.atomic import atomic_path, free_name
-from shvit.cli.predict import notice, positive
-from shvit.display import json_text, say
+from shvit.cli.arguments import positive
+from shvit.display import json_text, notice, say
 from shvit.images.sources import SourceError, expand_sources
 from shvit.shipped import DEFAULT_MODEL
 

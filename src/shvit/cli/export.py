@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shvit.atomic import check_folder, check_outputs
+from shvit.cli.arguments import positive
 from shvit.cli.data import IMAGE_KEY_HELP
-from shvit.cli.predict import positive
 from shvit.display import say
 from shvit.reading import read_text
 from shvit.shipped import SHIPPED_MODELS

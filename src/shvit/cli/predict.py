@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import IO
 
 from shvit.atomic import STDOUT, atomic_path, atomic_text, check_outputs, free_name
-from shvit.display import CSVWriter, json_text, printable, say, terminal
+from shvit.cli.arguments import add_csv_safe, positive
+from shvit.display import CSVWriter, json_text, notice, printable, say, terminal
 from shvit.engines import BATCH_SIZE, ENGINES
 from shvit.images.decoding import Decoding
 from shvit.images.sources import SourceError, expand_sources
@@ -34,13 +35,6 @@ examples:
 
 exit status: 0 all fine, 1 some inputs failed (the others are done), 2 wrong usage
 """
-
-
-def positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected a positive number, got {text}")
-    return value
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -77,19 +71,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output", type=Path, metavar="FILE", help="write the results here; default: -, which is stdout"
     )
     parser.add_argument("--save-images", type=Path, metavar="DIR", help="write copies with the labels drawn in")
-
-
-def notice(line: str) -> None:
-    """Tells of what was left out, where it is in nobody's way."""
-    say(f"note: {line}", file=sys.stderr)
-
-
-def add_csv_safe(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--csv-safe",
-        action="store_true",
-        help="in CSV, put a ' before text that a spreadsheet would take for a formula (=, +, -, @, tab)",
-    )
 
 
 def run(args: argparse.Namespace) -> int:

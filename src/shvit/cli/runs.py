@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shvit.atomic import check_outputs
-from shvit.cli.predict import add_csv_safe
+from shvit.cli.arguments import add_csv_safe
 from shvit.display import CSVWriter, json_text, say, terminal
 from shvit.errors import DataError
 from shvit.runs.run_folder import (

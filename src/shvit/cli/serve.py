@@ -6,7 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
-from shvit.cli.predict import positive
+from shvit.cli.arguments import positive
 from shvit.engines import ENGINES
 from shvit.reading import read_text
 from shvit.serve.settings import Settings

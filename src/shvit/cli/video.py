@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from shvit.atomic import STDOUT, atomic_text, check_outputs, find_target, free_name
-from shvit.cli.predict import notice, positive
-from shvit.display import json_text, printable, say, terminal
+from shvit.cli.arguments import positive
+from shvit.display import json_text, notice, printable, say, terminal
 from shvit.engines import BATCH_SIZE, ENGINES
 from shvit.images.sources import SourceError, expand_sources
 from shvit.predicting.classifier import Classifier
