@@ -29,6 +29,7 @@ lint: $(DEV)/installed
 	$(DEV)/bin/ruff format --check .
 	$(DEV)/bin/ruff check .
 	$(DEV)/bin/mypy
+	$(DEV)/bin/lint-imports  # the table of rooms in CONTRIBUTING.md
 
 format: $(DEV)/installed
 	$(DEV)/bin/ruff format .

@@ -20,7 +20,7 @@ import torch
 
 from common import record
 from shvit.data import open_dataset
-from shvit.data.datasets import ImageDataset
+from shvit.data.protocol import ImageDataset
 from shvit.data.splits import Subset
 from shvit.evaluation.int8 import export_int8
 from shvit.exporting.card import card_for

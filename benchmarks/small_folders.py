@@ -36,8 +36,8 @@ from PIL import Image, ImageDraw, ImageFilter
 from common import record
 from shvit.card import ClassInfo
 from shvit.data import open_dataset
-from shvit.data.datasets import ImageDataset
 from shvit.data.loader import evaluation_loader, normalize
+from shvit.data.protocol import ImageDataset
 from shvit.data.splits import Subset, split_dataset
 from shvit.evaluation.metrics import Predictions, calibration, rank
 from shvit.models import load_model

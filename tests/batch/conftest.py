@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from shvit.batch.plan import Settings
-from shvit.batch.run import Summary, run_batch
+from shvit.batch.plan import BatchSettings
+from shvit.batch.run import BatchSummary, run_batch
 
 from ..conftest import PATIENCE
 
@@ -85,10 +85,10 @@ def rows_of(output: Path) -> list[dict[str, object]]:
     return pq.read_table(output).to_pylist()
 
 
-def batch(model: Path, output: Path | str, *sources: object, **options: object) -> Summary:
+def batch(model: Path, output: Path | str, *sources: object, **options: object) -> BatchSummary:
     """A run with small units."""
     more = {name: options.pop(name) for name in ("workers", "ray_address", "retry_failed") if name in options}
-    settings = Settings(tuple(map(str, sources)), str(model), **{"unit_size": 8, **options})
+    settings = BatchSettings(tuple(map(str, sources)), str(model), **{"unit_size": 8, **options})
     return run_batch(settings, str(output), **{"workers": 1, **more})
 
 

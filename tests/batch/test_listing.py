@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shvit.batch.listing import Item, cut, list_items
-from shvit.batch.plan import Settings, make_plan
+from shvit.batch.plan import BatchSettings, make_plan
 from shvit.batch.stores import Output
 from shvit.errors import BatchError
 
@@ -48,7 +48,7 @@ def test_a_plan_gives_back_what_was_listed_whatever_files_are_called(colour_mode
     for name in taken:
         (folder / os.fsdecode(name)).write_bytes(b"x")
     output = Output(str(tmp_path_factory.mktemp("plan")))
-    asked = Settings((str(folder),), str(colour_model), unit_size=2)
+    asked = BatchSettings((str(folder),), str(colour_model), unit_size=2)
     plan, again = make_plan(asked, output), make_plan(asked, output)
     for each in (plan, again):
         units = list(each.read_units(set()))

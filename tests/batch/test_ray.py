@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 
 from shvit.batch.listing import Item, Unit
-from shvit.batch.plan import Settings, make_plan
+from shvit.batch.plan import BatchSettings, make_plan
 from shvit.batch.stores import Output
 from shvit.errors import BatchError
 
@@ -88,15 +88,15 @@ def test_the_model_goes_along_and_need_not_be_on_the_nodes(colour_model, tmp_pat
     from shvit.batch.cluster import Actor
 
     folder = write_folder(tmp_path / "in", 3)
-    task = make_plan(Settings((str(folder),), str(colour_model)), Output(str(tmp_path / "out"))).task
-    elsewhere = replace(task, model=tmp_path / "only on the driver" / "colours.onnx")
+    setup = make_plan(BatchSettings((str(folder),), str(colour_model)), Output(str(tmp_path / "out"))).setup
+    elsewhere = replace(setup, model=tmp_path / "only on the driver" / "colours.onnx")
     actor = Actor()
     assert actor.start(elsewhere, colour_model.read_bytes()) is None
     unit = Unit(0, tuple(Item(str(path), 1) for path in sorted(folder.rglob("*.jpg"))))
     done = actor.run(unit)
     assert (done.inputs, done.failed) == (3, 0)
-    assert "0.0.1, a worker has" in Actor().start(replace(task, version="0.0.1"), b"")
-    assert "not a model" in Actor().start(task, b"nothing of the kind")
+    assert "0.0.1, a worker has" in Actor().start(replace(setup, version="0.0.1"), b"")
+    assert "not a model" in Actor().start(setup, b"nothing of the kind")
 
 
 def test_an_address_where_no_cluster_is_says_so(colour_model, tmp_path):

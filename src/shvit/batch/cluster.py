@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from shvit.batch.listing import Unit
-from shvit.batch.plan import Task
-from shvit.batch.pool import MAX_STARTS, Lost, Pool, attempt
+from shvit.batch.plan import WorkerSetup
+from shvit.batch.pool import MAX_STARTS, Pool, WorkerLost, attempt
 from shvit.batch.stores import one_line
 from shvit.batch.worker import UnitDone, Worker
 from shvit.engines import available_threads
@@ -35,9 +35,9 @@ class Actor:
     def __init__(self) -> None:
         self._worker: Worker | None = None
 
-    def start(self, task: Task, model: bytes) -> str | None:
+    def start(self, setup: WorkerSetup, model: bytes) -> str | None:
         """Loads the model, or says why it cannot."""
-        started = attempt(_worker_with, task, model)
+        started = attempt(_worker_with, setup, model)
         if isinstance(started, str):
             return started
         self._worker = started
@@ -48,12 +48,12 @@ class Actor:
         return attempt(self._worker.run, unit)
 
 
-def _worker_with(task: Task, model: bytes) -> Worker:
+def _worker_with(setup: WorkerSetup, model: bytes) -> Worker:
     """A worker whose model file came as its bytes."""
     with tempfile.TemporaryDirectory(prefix="shvit-") as folder:
-        file = Path(folder) / task.model.name
+        file = Path(folder) / setup.model.name
         file.write_bytes(model)
-        return Worker(replace(task, model=file))
+        return Worker(replace(setup, model=file))
 
 
 class RayActors(Pool):
@@ -70,7 +70,7 @@ class RayActors(Pool):
         BatchError: there is no such cluster.
     """
 
-    def __init__(self, task: Task, address: str, count: int | None, units: int) -> None:
+    def __init__(self, setup: WorkerSetup, address: str, count: int | None, units: int) -> None:
         # Read when Ray is imported: tell nobody that it is used, and say nothing of graphics cards.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -84,7 +84,7 @@ class RayActors(Pool):
             _connect(ray, address, count)
         processors = int(ray.cluster_resources().get("CPU", 0))
         self._actor: Any = ray.remote(num_cpus=1)(Actor)
-        self._task, self._model = task, ray.put(task.model.read_bytes())
+        self._setup, self._model = setup, ray.put(setup.model.read_bytes())
         self._idle: list[Any] = []
         self._busy: dict[Any, tuple[Any, Unit | None]] = {}
         self._starts, self._alone_since = 0, time.monotonic()
@@ -94,7 +94,7 @@ class RayActors(Pool):
 
     def _start(self) -> None:
         actor = self._actor.remote()
-        self._busy[actor.start.remote(self._task, self._model)] = actor, None
+        self._busy[actor.start.remote(self._setup, self._model)] = actor, None
 
     def free(self) -> int:
         return len(self._idle)
@@ -103,9 +103,9 @@ class RayActors(Pool):
         actor = self._idle.pop()
         self._busy[actor.run.remote(unit)] = actor, unit
 
-    def wait(self) -> list[UnitDone | Lost]:
+    def wait(self) -> list[UnitDone | WorkerLost]:
         done, _ = self._ray.wait(list(self._busy), num_returns=1, timeout=1.0)
-        happened: list[UnitDone | Lost] = []
+        happened: list[UnitDone | WorkerLost] = []
         for reference in done:
             actor, unit = self._busy.pop(reference)
             try:
@@ -122,7 +122,7 @@ class RayActors(Pool):
         self._check_alone()
         return happened
 
-    def _replace(self, actor: Any, unit: Unit | None, reason: str) -> list[UnitDone | Lost]:
+    def _replace(self, actor: Any, unit: Unit | None, reason: str) -> list[UnitDone | WorkerLost]:
         self._ray.kill(actor)  # it may only be out of reach
         if unit is None:
             self._starts += 1
@@ -131,7 +131,7 @@ class RayActors(Pool):
                     f"{self._starts} workers died before they were ready, the last one with: {reason[-300:]}"
                 )
         self._start()
-        return [Lost(unit, reason[-300:])] if unit is not None else []
+        return [WorkerLost(unit, reason[-300:])] if unit is not None else []
 
     def _check_alone(self) -> None:
         if self._idle or any(unit is not None for _, unit in self._busy.values()):

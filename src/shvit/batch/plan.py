@@ -47,7 +47,7 @@ _LISTING = pa.schema(
 
 
 @dataclass(frozen=True)
-class Settings:
+class BatchSettings:
     """What the user asks for. All of it decides what the rows hold, so all of it is pinned."""
 
     sources: tuple[str, ...]
@@ -82,7 +82,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Task:
+class WorkerSetup:
     """All that a worker must know, whatever machine it is on."""
 
     output: str
@@ -107,7 +107,7 @@ class Task:
 class Plan:
     """A run that has been pinned."""
 
-    task: Task
+    setup: WorkerSetup
     units: int
     inputs: int | None
     """How many there are, where the listing tells."""
@@ -124,7 +124,7 @@ class Plan:
                     yield Unit(number, tuple(Item(os.fsdecode(row.pop("path")), **row) for row in rows))
 
 
-def make_plan(settings: Settings, output: Output) -> Plan:
+def make_plan(settings: BatchSettings, output: Output) -> Plan:
     """Lists the sources and pins the run; where that is done already, checks that it is the same one and goes on.
 
     Raises:
@@ -154,7 +154,7 @@ def make_plan(settings: Settings, output: Output) -> Plan:
             path.write_text(json.dumps(pinned, indent=1) + "\n", encoding="utf-8")
     else:
         _check_same(pinned["asked"], asked, output)
-    task = Task(
+    setup = WorkerSetup(
         output.root,
         model.absolute(),
         classifier.card.name,
@@ -169,7 +169,7 @@ def make_plan(settings: Settings, output: Output) -> Plan:
         Sampling(settings.fps, settings.keyframes),
         __version__,
     )
-    return Plan(task, pinned["units"], pinned["inputs"], Counter(pinned.get("left_out", {})), output)
+    return Plan(setup, pinned["units"], pinned["inputs"], Counter(pinned.get("left_out", {})), output)
 
 
 def _read_plan(output: Output) -> dict[str, Any] | None:
@@ -187,7 +187,7 @@ def _read_plan(output: Output) -> dict[str, Any] | None:
 
 
 def _check_same(pinned: dict[str, Any], asked: dict[str, Any], output: Output) -> None:
-    for name in (*(field.name for field in fields(Settings)), "version"):
+    for name in (*(field.name for field in fields(BatchSettings)), "version"):
         if pinned.get(name) != asked[name]:
             raise BatchError(
                 f"--output {output.root}: was begun with {_shown(name, pinned.get(name))}, not "
@@ -203,7 +203,7 @@ def _shown(name: str, value: Any) -> str:
     return f"{name.replace('_', ' ')} {'unset' if value is None else value}"
 
 
-def _list(settings: Settings, output: Output) -> dict[str, Any]:
+def _list(settings: BatchSettings, output: Output) -> dict[str, Any]:
     """Writes the listing, a row group a unit, and counts."""
     left_out = Counter[str]()
     kind, items = list_items(settings.sources, settings.kind, settings.column, left_out)

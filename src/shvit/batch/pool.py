@@ -13,7 +13,7 @@ from multiprocessing.process import BaseProcess
 from typing import ParamSpec, TypeVar
 
 from shvit.batch.listing import Unit
-from shvit.batch.plan import Task
+from shvit.batch.plan import WorkerSetup
 from shvit.batch.stores import one_line
 from shvit.batch.worker import UnitDone, Worker
 from shvit.errors import BatchError, ShvitError
@@ -29,7 +29,7 @@ _PATIENCE = 10.0
 
 
 @dataclass(frozen=True)
-class Lost:
+class WorkerLost:
     """A worker died with a unit in its hands."""
 
     unit: Unit
@@ -48,7 +48,7 @@ class Pool(ABC):
         """Gives a unit to a free worker."""
 
     @abstractmethod
-    def wait(self) -> list[UnitDone | Lost]:
+    def wait(self) -> list[UnitDone | WorkerLost]:
         """Waits until something has happened: units were done, workers were lost, or others became ready.
 
         Raises:
@@ -63,8 +63,8 @@ class Pool(ABC):
 class ThisProcess(Pool):
     """One worker, which is the caller's own process."""
 
-    def __init__(self, task: Task) -> None:
-        self._worker = Worker(task)
+    def __init__(self, setup: WorkerSetup) -> None:
+        self._worker = Worker(setup)
         self._unit: Unit | None = None
 
     def free(self) -> int:
@@ -73,7 +73,7 @@ class ThisProcess(Pool):
     def submit(self, unit: Unit) -> None:
         self._unit = unit
 
-    def wait(self) -> list[UnitDone | Lost]:
+    def wait(self) -> list[UnitDone | WorkerLost]:
         assert self._unit is not None
         done = attempt(self._worker.run, self._unit)
         self._unit = None
@@ -102,10 +102,10 @@ class Processes(Pool):
         count: how many.
     """
 
-    def __init__(self, task: Task, count: int) -> None:
-        self._task = task
+    def __init__(self, setup: WorkerSetup, count: int) -> None:
+        self._setup = setup
         self._starts = 0
-        self._workers = [_Process(task) for _ in range(count)]
+        self._workers = [_Process(setup) for _ in range(count)]
 
     def free(self) -> int:
         return sum(worker.idle for worker in self._workers)
@@ -113,9 +113,9 @@ class Processes(Pool):
     def submit(self, unit: Unit) -> None:
         next(worker for worker in self._workers if worker.idle).give(unit)
 
-    def wait(self) -> list[UnitDone | Lost]:
+    def wait(self) -> list[UnitDone | WorkerLost]:
         pipes = {worker.pipe: place for place, worker in enumerate(self._workers) if not worker.idle}
-        happened: list[UnitDone | Lost] = []
+        happened: list[UnitDone | WorkerLost] = []
         for pipe in wait(list(pipes)):
             assert isinstance(pipe, Connection)
             place = pipes[pipe]
@@ -132,7 +132,7 @@ class Processes(Pool):
                 happened.append(message)
         return happened
 
-    def _replace(self, place: int) -> list[UnitDone | Lost]:
+    def _replace(self, place: int) -> list[UnitDone | WorkerLost]:
         worker = self._workers[place]
         worker.end()
         reason = f"exit status {worker.process.exitcode}"
@@ -140,8 +140,8 @@ class Processes(Pool):
             self._starts += 1
             if self._starts >= MAX_STARTS * len(self._workers):
                 raise BatchError(f"{self._starts} workers died before they were ready, the last one with {reason}")
-        self._workers[place] = _Process(self._task)
-        return [Lost(worker.unit, reason)] if worker.unit is not None else []
+        self._workers[place] = _Process(self._setup)
+        return [WorkerLost(worker.unit, reason)] if worker.unit is not None else []
 
     def close(self) -> None:
         for worker in self._workers:
@@ -151,10 +151,10 @@ class Processes(Pool):
 class _Process:
     """A worker process, and what it is at."""
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, setup: WorkerSetup) -> None:
         context = get_context("spawn")
         self.pipe, theirs = context.Pipe()
-        self.process: BaseProcess = context.Process(target=_work, args=(theirs, task), daemon=True)
+        self.process: BaseProcess = context.Process(target=_work, args=(theirs, setup), daemon=True)
         self.process.start()
         theirs.close()  # so that its end is seen here
         self.idle = False
@@ -176,10 +176,10 @@ class _Process:
             self.process.join()
 
 
-def _work(pipe: Connection, task: Task) -> None:
+def _work(pipe: Connection, setup: WorkerSetup) -> None:
     """A worker process: says that it is ready, then takes units until there is nobody to give any."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all; whoever started this one decides
-    worker = attempt(Worker, task)
+    worker = attempt(Worker, setup)
     with suppress(EOFError, OSError):
         if isinstance(worker, str):
             pipe.send(worker)

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shvit.batch.listing import Unit
-from shvit.batch.plan import Plan, Settings, make_plan
-from shvit.batch.pool import Lost, Pool, Processes, ThisProcess
+from shvit.batch.plan import BatchSettings, Plan, make_plan
+from shvit.batch.pool import Pool, Processes, ThisProcess, WorkerLost
 from shvit.batch.stores import Output, open_binary
 from shvit.batch.worker import FAILED, UnitDone, part_name
 from shvit.engines import available_threads
@@ -27,7 +27,7 @@ _FOOTERS_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
-class Summary:
+class BatchSummary:
     """What is in the output, and what this run did of it."""
 
     inputs: int
@@ -52,14 +52,14 @@ class Summary:
 
 
 def run_batch(
-    settings: Settings,
+    settings: BatchSettings,
     output: str,
     workers: int | None = None,
     ray_address: str | None = None,
     retry_failed: bool = False,
     begin: Callable[[int | None, int], None] = lambda total, finished: None,
     advance: Callable[[int], None] = lambda count: None,
-) -> Summary:
+) -> BatchSummary:
     """Classifies everything that the sources hold, and leaves a folder of Parquet files with one row an input.
 
     What an earlier run finished stays: started again after whatever end, a run goes on.
@@ -111,10 +111,10 @@ def run_batch(
                     if again[-1].losses == MAX_LOSSES:
                         raise BatchError(_deadly(event))
             working = time.perf_counter() - (ready or started)
-    return Summary(inputs + now, failed, now, plan.left_out, lost, time.perf_counter() - started, working)
+    return BatchSummary(inputs + now, failed, now, plan.left_out, lost, time.perf_counter() - started, working)
 
 
-def _deadly(event: Lost) -> str:
+def _deadly(event: WorkerLost) -> str:
     first = event.unit.items[0].path
     return (
         f"unit {event.unit.number} (from {first} on) ended {MAX_LOSSES} workers, the last one with {event.reason}: "
@@ -126,9 +126,9 @@ def _pool(plan: Plan, workers: int | None, ray_address: str | None, units: int) 
     if ray_address is not None:
         from shvit.batch.cluster import RayActors
 
-        return RayActors(plan.task, ray_address, workers, units)
+        return RayActors(plan.setup, ray_address, workers, units)
     count = min(workers or available_threads(), units)
-    return ThisProcess(plan.task) if count == 1 else Processes(plan.task, count)
+    return ThisProcess(plan.setup) if count == 1 else Processes(plan.setup, count)
 
 
 def _finished(output: Output, plan: Plan) -> dict[int, tuple[int, int]]:

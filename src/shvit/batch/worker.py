@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from shvit._version import __version__
 from shvit.batch.inputs import Input, read_items
 from shvit.batch.listing import Kind, Unit
-from shvit.batch.plan import Task
+from shvit.batch.plan import WorkerSetup
 from shvit.batch.stores import Output
 from shvit.errors import BatchError
 from shvit.images.preprocess import ImageSource
@@ -86,13 +86,15 @@ class Worker:
         BatchError: this machine has another version of shvit.
     """
 
-    def __init__(self, task: Task) -> None:
-        if task.version != __version__:
-            raise BatchError(f"the run is of shvit {task.version}, a worker has {__version__}: install the same on all")
-        self._task, self._schema = task, row_schema(task.kind, task.embedding)
-        self._output = Output(task.output)
+    def __init__(self, setup: WorkerSetup) -> None:
+        if setup.version != __version__:
+            raise BatchError(
+                f"the run is of shvit {setup.version}, a worker has {__version__}: install the same on all"
+            )
+        self._setup, self._schema = setup, row_schema(setup.kind, setup.embedding)
+        self._output = Output(setup.output)
         self._classifier = Classifier(
-            task.model, task.engine, 1, task.batch_size, task.decoding, embedding=task.embedding
+            setup.model, setup.engine, 1, setup.batch_size, setup.decoding, embedding=setup.embedding
         )
 
     def run(self, unit: Unit) -> UnitDone:
@@ -116,7 +118,7 @@ class Worker:
         return UnitDone(unit.number, inputs, failed, time.perf_counter() - started)
 
     def _inputs(self, unit: Unit) -> Iterator[Input]:
-        return read_items(unit.items, self._task.kind, self._task.column, self._task.sampling)
+        return read_items(unit.items, self._setup.kind, self._setup.column, self._setup.sampling)
 
     def _results(self, unit: Unit) -> Iterator[tuple[Input, Result]]:
         """Every input without its pixels, in order, and what became of it."""
@@ -133,7 +135,7 @@ class Worker:
                 failed = waiting.popleft()
                 yield failed, Result(failed.source, error=failed.error)
 
-        for result in self._classifier.stream(images(), self._task.top_k):
+        for result in self._classifier.stream(images(), self._setup.top_k):
             yield from unread()
             yield waiting.popleft(), result
         yield from unread()
@@ -151,7 +153,7 @@ class Worker:
                 continue
             with self._output.create(_deaths_name(unit)) as path:
                 path.write_text(json.dumps({**deaths, key: deaths[key] + 1}), encoding="utf-8")
-            yield each, self._classifier.predict(each.data, self._task.top_k)[0]
+            yield each, self._classifier.predict(each.data, self._setup.top_k)[0]
 
     def _row(self, given: Input, result: Result) -> dict[str, Any]:
         found = result.predictions if result.error is None else None
@@ -163,7 +165,7 @@ class Worker:
             "scores": None if found is None else [each.score for each in found],
             "embedding": result.embedding,
             "error": result.error,
-            "model": self._task.model_name,
-            "model_sha256": self._task.model_sha256,
-            "version": self._task.version,
+            "model": self._setup.model_name,
+            "model_sha256": self._setup.model_sha256,
+            "version": self._setup.version,
         }

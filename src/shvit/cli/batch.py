@@ -72,14 +72,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     try:
-        from shvit.batch.plan import Settings
+        from shvit.batch.plan import BatchSettings
         from shvit.batch.run import run_batch
     except ModuleNotFoundError as error:
         if error.name != "pyarrow":
             raise
         raise MissingDependencyError("needs pyarrow, which is not installed: pip install 'shvit[ray]'") from None
 
-    settings = Settings(
+    settings = BatchSettings(
         sources=tuple(args.sources),
         model=args.model,
         kind=args.kind,

@@ -9,7 +9,7 @@ import numpy as np
 
 from shvit.atomic import atomic_path
 from shvit.data.check import DataReport
-from shvit.data.datasets import ImageDataset
+from shvit.data.protocol import ImageDataset
 from shvit.errors import MissingDependencyError
 from shvit.images.preprocess import decode
 

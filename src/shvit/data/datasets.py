@@ -8,23 +8,22 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from glob import has_magic
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import numpy as np
 
-from shvit.card import ClassInfo
 from shvit.data.classes import check_class_count, name_classes
 from shvit.data.formats.files import ImageFiles, image_folder, subfolders
 from shvit.data.formats.listing import listed_splits, lists_images
 from shvit.data.formats.shards import ShardImages, expand_pattern, is_url, shard_images
 from shvit.data.formats.tables import hub_splits, parquet_images, saved_images
 from shvit.data.layout import check_class_folders, split_folders
+from shvit.data.protocol import ImageDataset
 from shvit.data.splits import SPLIT_NAMES, by_split, split_and_rest, split_dataset
 from shvit.errors import DataError, ImageError
 
 __all__ = [
-    "ImageDataset",
     "OpenedDatasets",
     "fingerprint",
     "name_classes",
@@ -32,27 +31,6 @@ __all__ = [
     "open_datasets",
     "short_path",
 ]
-
-
-class ImageDataset(Protocol):
-    """Encoded images with labels."""
-
-    name: str
-    classes: tuple[ClassInfo, ...]
-    labels: np.ndarray
-    """``(N,)`` int64, each in ``[0, len(classes))``."""
-
-    def __len__(self) -> int: ...
-
-    def read(self, index: int) -> bytes:
-        """The encoded image (JPEG, PNG, ...).
-
-        Raises:
-            ImageError: it cannot be read: it is gone, cut short, too large, or this user may not.
-        """
-
-    def source(self, index: int) -> str:
-        """A name for the image that a person can find it by."""
 
 
 class OpenedDatasets(NamedTuple):

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from shvit.card import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
-from shvit.data.datasets import ImageDataset
+from shvit.data.protocol import ImageDataset
 from shvit.data.sampler import EpochSampler, SampleKey, ShardSampler
 from shvit.data.transforms import ERASURE, TrainTransform, sample_seed
 from shvit.errors import DataError, ImageError

@@ -8,14 +8,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from shvit.data.protocol import ImageDataset
 from shvit.errors import DataError
-
-if TYPE_CHECKING:
-    from shvit.data.datasets import ImageDataset
 
 SPLIT_NAMES = {
     "train": ("train", "training"),

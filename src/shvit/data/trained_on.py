@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from shvit.card import TrainingSplit
-from shvit.data.datasets import ImageDataset, OpenedDatasets, open_datasets
+from shvit.data.datasets import OpenedDatasets, open_datasets
+from shvit.data.protocol import ImageDataset
 from shvit.data.splits import Subset, list_digest, split_dataset
 from shvit.errors import ImageError
 

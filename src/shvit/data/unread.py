@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from shvit.data.protocol import ImageDataset
 from shvit.data.splits import Subset
 from shvit.images.sources import BROKEN_LINK, COMPANION_EXTENSIONS, HEIF_EXTENSIONS, OTHER_NAME, VIDEO_EXTENSIONS
-
-if TYPE_CHECKING:
-    from shvit.data.datasets import ImageDataset
 
 REPEATED_LINK = "link to a folder that is read already"
 """A loop, or a second way to the same files."""

@@ -1,1 +1,1 @@
-"""Where pixels come from and where results go."""
+"""Labels, maps and legends drawn on pictures."""

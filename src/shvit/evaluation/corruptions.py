@@ -17,7 +17,7 @@ from PIL import Image
 from scipy import ndimage
 from scipy.signal import fftconvolve
 
-from shvit.data.datasets import ImageDataset
+from shvit.data.protocol import ImageDataset
 from shvit.images.preprocess import decode
 
 SHORT_SIDE = 256

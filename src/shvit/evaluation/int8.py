@@ -12,7 +12,8 @@ import numpy as np
 import onnx
 
 from shvit.card import Card, Metric
-from shvit.data.datasets import ImageDataset, short_path
+from shvit.data.datasets import short_path
+from shvit.data.protocol import ImageDataset
 from shvit.errors import DataError, ExportError, ShvitError
 from shvit.evaluation.evaluate import evaluate
 from shvit.evaluation.labels import LabelledImages, dataset_labels, evenly_spaced, match_classes

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from shvit.card import ClassInfo
-from shvit.data.datasets import ImageDataset
+from shvit.data.protocol import ImageDataset
 from shvit.data.splits import Subset
 from shvit.errors import DataError
 from shvit.reading import read_text

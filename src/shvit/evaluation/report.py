@@ -21,7 +21,7 @@ from PIL import Image
 
 from shvit.atomic import atomic_path, write_bytes, write_json, write_text
 from shvit.card import ClassInfo
-from shvit.data.datasets import ImageDataset
+from shvit.data.protocol import ImageDataset
 from shvit.display import CSVWriter
 from shvit.evaluation import plots
 from shvit.evaluation.evaluate import Evaluation, Robustness

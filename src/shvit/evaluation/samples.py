@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from shvit.card import Card, Preprocessing
-from shvit.data.datasets import ImageDataset, open_dataset
+from shvit.data.datasets import open_dataset
 from shvit.data.loader import evaluation_loader
+from shvit.data.protocol import ImageDataset
 from shvit.data.splits import Subset
 from shvit.errors import DataError
 from shvit.evaluation.labels import evenly_spaced, match_classes

@@ -1,1 +1,1 @@
-"""Running model files: decode, preprocess, infer. Nothing here imports PyTorch."""
+"""Predictions and explanations of model files, as Python objects. Never PyTorch."""

@@ -1,1 +1,1 @@
-"""What a training run leaves to look at: reading, comparing and drawing it. Needs no PyTorch."""
+"""What a training run leaves to look at: writing (which needs PyTorch), reading, comparing and drawing it."""

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from shvit.atomic import write_json
 from shvit.card import IMAGENET_MEAN, IMAGENET_STD, ClassInfo
-from shvit.data.datasets import ImageDataset, fingerprint, short_path
+from shvit.data.datasets import fingerprint, short_path
+from shvit.data.protocol import ImageDataset
 from shvit.data.transforms import Augmentation
 from shvit.errors import CheckpointError, DataError
 from shvit.models import VARIANTS, load_model

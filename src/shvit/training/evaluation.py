@@ -10,8 +10,8 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from shvit.card import Preprocessing
-from shvit.data.datasets import ImageDataset
 from shvit.data.loader import evaluation_loader, normalize
+from shvit.data.protocol import ImageDataset
 from shvit.errors import DataError
 
 

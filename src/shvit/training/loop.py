@@ -17,8 +17,9 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from shvit.atomic import atomic_path
-from shvit.data.datasets import ImageDataset, short_path
+from shvit.data.datasets import short_path
 from shvit.data.loader import Batch, BrokenImages, dead_workers_named, normalize, training_loader
+from shvit.data.protocol import ImageDataset
 from shvit.data.sampler import EpochSampler
 from shvit.data.transforms import STEP, TrainTransform, erase, sample_seed
 from shvit.errors import DataError, TrainingError

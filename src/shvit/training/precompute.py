@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shvit.atomic import atomic_path, put_in_place
-from shvit.data.datasets import ImageDataset
 from shvit.data.loader import BrokenImages, normalize, training_loader
+from shvit.data.protocol import ImageDataset
 from shvit.data.sampler import EpochSampler, SampleKey
 from shvit.data.transforms import Augmentation, TrainTransform
 from shvit.errors import DataError, MissingDependencyError

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from shvit.card import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
-from shvit.data.datasets import ImageDataset
 from shvit.data.loader import evaluation_loader, normalize
+from shvit.data.protocol import ImageDataset
 from shvit.data.splits import Subset
 from shvit.models import SHViT, reparameterize
 from shvit.models.reparam import inference_form

@@ -13,8 +13,8 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from shvit.card import Preprocessing, TrainingSplit
-from shvit.data.datasets import ImageDataset
 from shvit.data.loader import BrokenImages
+from shvit.data.protocol import ImageDataset
 from shvit.data.trained_on import training_split
 from shvit.training.distillation import LiveTeacher, PrecomputedTeacher
 from shvit.training.recipe import Execution, Recipe
