@@ -31,7 +31,7 @@ from shvit.images.preprocess import resized_size
 from shvit.shipped import DEFAULT_MODEL
 from shvit.video.classify import preparation
 from shvit.video.complete import CompleteRun, Options
-from shvit.video.frames import Frame, Video
+from shvit.video.frames import Frame, ReadOptions, Video
 from shvit.video.output import FrameRows
 
 SAMPLES = sorted((Path(__file__).parent.parent / "samples").glob("*.jpg"))
@@ -164,7 +164,7 @@ def what_each_way_changes(clip: Path, every: int) -> dict[str, object]:
         ("with --fast-decode, but for the loop filter", False, quick),
         ("with --fast-decode", True, quick),
     ):
-        with Video(clip, fast=fast_decoder) as video:
+        with Video(clip, ReadOptions(fast=fast_decoder)) as video:
             found[name] = [prepare(each) for each in video if isinstance(each, Frame) and each.index % every == 0]
     labels = {name: classifier.predict_batch(np.stack(each)).argmax(1) for name, each in found.items()}
     reference = np.stack(found["as a still picture"]).astype(int)

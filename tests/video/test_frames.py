@@ -13,14 +13,14 @@ import pytest
 av = pytest.importorskip("av", reason="needs shvit[video]")
 
 from shvit.errors import VideoError  # noqa: E402
-from shvit.video.frames import Damage, Frame, Video, frames  # noqa: E402
+from shvit.video.frames import Damage, Frame, ReadOptions, Video, frames  # noqa: E402
 
 from ..conftest import PATIENCE, SAMPLES  # noqa: E402
 from .clips import coloured, plain, quarters, write_clip  # noqa: E402
 
 
 def read(path: Path, **options) -> tuple[list[Frame], list[Damage]]:
-    with Video(path, **options) as video:
+    with Video(path, ReadOptions(**options)) as video:
         items = list(video)
     return [each for each in items if isinstance(each, Frame)], [each for each in items if isinstance(each, Damage)]
 

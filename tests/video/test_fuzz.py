@@ -22,13 +22,13 @@ EACH = 20
 READ = """
 import faulthandler, sys
 from shvit.errors import VideoError
-from shvit.video.frames import Damage, Video
+from shvit.video.frames import Damage, ReadOptions, Video
 faulthandler.enable()
 frames = damaged = refused = 0
 for path in sys.argv[1:]:
     for threads in (1, 2):
         try:
-            with Video(path, threads=threads) as video:
+            with Video(path, ReadOptions(threads=threads)) as video:
                 last = -1.0
                 for item in video:
                     if isinstance(item, Damage):

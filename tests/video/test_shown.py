@@ -17,7 +17,7 @@ from shvit.batch.listing import Item  # noqa: E402
 from shvit.card import Preprocessing  # noqa: E402
 from shvit.video.classify import preparation  # noqa: E402
 from shvit.video.encode import open_encoder  # noqa: E402
-from shvit.video.frames import MAX_PIXELS, Frame, Video, frames, shown_size  # noqa: E402
+from shvit.video.frames import MAX_PIXELS, Frame, ReadOptions, Video, frames, shown_size  # noqa: E402
 from shvit.video.live import LiveSource, LiveStatistics  # noqa: E402
 
 from ..conftest import PATIENCE  # noqa: E402
@@ -82,7 +82,7 @@ def test_the_shape_is_found_wherever_it_is_written(tmp_path, suffix, codec, pixe
     path = write_clip(
         tmp_path / f"wide{suffix}", [quarters()] * 12, codec=codec, pixel_format=pixel_format, aspect=Fraction(4, 3)
     )
-    with Video(path, threads=2) as video:
+    with Video(path, ReadOptions(threads=2)) as video:
         assert [each.size for each in video if isinstance(each, Frame)] == [(85, 48)] * 12
 
 

@@ -12,7 +12,7 @@ av = pytest.importorskip("av", reason="needs shvit[video]")
 
 from shvit.batch.inputs import read_items  # noqa: E402
 from shvit.batch.listing import Item  # noqa: E402
-from shvit.video.frames import Damage, Frame, Video  # noqa: E402
+from shvit.video.frames import Damage, Frame, ReadOptions, Video  # noqa: E402
 
 from .clips import coloured, plain, write_clip  # noqa: E402
 
@@ -99,7 +99,7 @@ def test_every_frame_wherever_the_picture_is_among_the_streams(tmp_path, parts, 
         assert (stream.type, len(container.streams)) == ("video", len(PLACES[place]))
         assert sum(len(packet.decode()) for packet in container.demux(stream)) == COUNT
     for threads in (1, 2, 4):
-        with Video(path, threads=threads) as video:
+        with Video(path, ReadOptions(threads=threads)) as video:
             items = list(video)
         assert [each for each in items if isinstance(each, Damage)] == []
         found = [each for each in items if isinstance(each, Frame)]
@@ -107,7 +107,7 @@ def test_every_frame_wherever_the_picture_is_among_the_streams(tmp_path, parts, 
         np.testing.assert_allclose([each.time for each in found], np.arange(COUNT) / 25, atol=2e-3)
         assert found[-1].size == (64, 48)
         # libav gives other times after a search in an AVI with sound; a run that goes on sees that by the pictures.
-        with Video(path, threads=threads, start=found[12].position, seek=suffix != ".avi") as video:
+        with Video(path, ReadOptions(threads=threads, start=found[12].position, seek=suffix != ".avi")) as video:
             assert [each.index for each in video] == list(range(12, COUNT))
     inputs = list(read_items([Item(str(path), None)], "video", None))
     assert [each.error for each in inputs] == [None] * COUNT

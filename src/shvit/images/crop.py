@@ -7,11 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from shvit.images.jpeg import decode_fraction, read_header
+from shvit.images.jpeg import SPARE_DETAIL, decode_fraction, read_header, smallest_fraction
 from shvit.images.preprocess import decode
-
-_SPARE_DETAIL = 2
-"""A JPEG is decoded at a fraction of its size when the crop still has this many pixels for each of the target's."""
 
 
 class Box(NamedTuple):
@@ -60,10 +57,8 @@ class TrainingImage:
         if self._header is None:
             return _cut(self._pixels, box)
         assert isinstance(self._source, bytes)  # only bytes have a header
-        wanted = [_SPARE_DETAIL * side for side in target]
-        fraction = 8
-        while fraction > 1 and (box.height < fraction * wanted[0] or box.width < fraction * wanted[1]):
-            fraction //= 2
+        height, width = (SPARE_DETAIL * side for side in target)
+        fraction = smallest_fraction(lambda part: box.height >= part * height and box.width >= part * width)
         pixels = decode_fraction(self._source, self._header, fraction)
         if pixels is None:  # damaged: what evaluation makes of it, or says of it
             return _cut(np.array(decode(self._source)), box)

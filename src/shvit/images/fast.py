@@ -16,16 +16,13 @@ from shvit.images.encoded import read_encoded
 from shvit.images.preprocess import ImageSource, decode, describe, is_long, preprocess, resize_and_crop
 
 try:
-    from shvit.images.jpeg import decode_fraction, read_header
+    from shvit.images.jpeg import SPARE_DETAIL, decode_fraction, read_header, smallest_fraction
     from shvit.images.resize import GRID_TOLERANCE, MARGINS, Part, needed_parts, preprocess_pixels, resize_parts
 except ImportError as error:
     raise MissingDependencyError(
         "fast decoding needs simplejpeg and kornia-rs, which are not installed; install them with: "
         "pip install 'shvit[fast]'"
     ) from error
-
-SPARE_DETAIL = 2
-"""A JPEG is decoded at a fraction of its size when that still has this many pixels for each of the resized image's."""
 
 
 def preprocess_fast(source: ImageSource, preprocessing: Preprocessing) -> np.ndarray:
@@ -62,12 +59,9 @@ def _decode_reduced(data: bytes, preprocessing: Preprocessing) -> tuple[np.ndarr
     axes = resize_and_crop(width, height, preprocessing)
     if is_long(*axes):
         return None
-    for fraction in (8, 4, 2, 1):
-        parts = needed_parts(axes, fraction, preprocessing)
-        if _enough(parts):
-            break
+    fraction = smallest_fraction(lambda fraction: _enough(needed_parts(axes, fraction, preprocessing)))
     pixels = decode_fraction(data, header, fraction)
-    return None if pixels is None else (pixels, parts)
+    return None if pixels is None else (pixels, needed_parts(axes, fraction, preprocessing))
 
 
 def _enough(parts: tuple[Part, Part]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +15,13 @@ from shvit.images.structure import too_many_parts
 
 TRANSPOSED = (5, 6, 7, 8)
 """EXIF orientations that exchange height and width."""
+
+
+FRACTIONS = (8, 4, 2, 1)
+"""A JPEG's pixels can be computed at one of these parts of each side, the sooner the smaller."""
+
+SPARE_DETAIL = 2
+"""A JPEG is decoded at a fraction of its size when that still has this many pixels for each of the wanted image's."""
 
 
 class JPEGHeader(NamedTuple):
@@ -52,6 +60,11 @@ def read_header(data: bytes) -> JPEGHeader | None:
         except Exception:  # hostile bytes: let the general decoder refuse them in its own words
             return None
     return JPEGHeader(height, width, orientation if orientation in range(1, 9) else 1)
+
+
+def smallest_fraction(is_enough: Callable[[int], bool]) -> int:
+    """The first of ``FRACTIONS`` that is enough; 1 where none is."""
+    return next((fraction for fraction in FRACTIONS if is_enough(fraction)), 1)
 
 
 def decode_fraction(data: bytes, header: JPEGHeader, fraction: int) -> np.ndarray | None:

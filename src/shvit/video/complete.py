@@ -20,7 +20,7 @@ from shvit.predicting.classifier import Classifier, top_predictions
 from shvit.video.classify import Classified, Prepare, classified, preparation
 from shvit.video.encode import open_encoder
 from shvit.video.events import Event, EventSettings, EventTracker, event_from_json, event_to_json, in_order
-from shvit.video.frames import Damage, Frame, Position, Video
+from shvit.video.frames import Damage, Frame, Position, ReadOptions, Video
 from shvit.video.output import FrameRows, Journal
 
 CHECKPOINT = 1.0
@@ -186,9 +186,9 @@ class CompleteRun:
 
     def _open(self, source: str, start: Position | None = None, seek: bool = True) -> Video:
         options = self._options
-        return Video(
-            source, options.fps, options.keyframes, self._classifier.threads, fast=options.fast, start=start, seek=seek
-        )
+        threads = self._classifier.threads
+        reading = ReadOptions(options.fps, options.keyframes, threads, fast=options.fast, start=start, seek=seek)
+        return Video(source, reading)
 
     def _follow(
         self,

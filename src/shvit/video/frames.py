@@ -218,7 +218,7 @@ def frames(path: str | Path, fps: float | None = None, keyframes: bool = False, 
         VideoError: it cannot be read; or, after all frames that could be, it was damaged.
     """
     damaged: list[Damage] = []
-    with Video(path, fps, keyframes, threads) as video:
+    with Video(path, ReadOptions(fps, keyframes, threads)) as video:
         for item in video:
             if isinstance(item, Frame):
                 yield item
@@ -229,59 +229,64 @@ def frames(path: str | Path, fps: float | None = None, keyframes: bool = False, 
         raise VideoError(f"{path}: damaged at {damaged[0].time:.3f} s: {damaged[0].reason}{more}")
 
 
+@dataclass(frozen=True)
+class ReadOptions:
+    """How a video is read, and which of its frames."""
+
+    fps: float | None = None
+    """At most so many frames a second, the first of each interval; all when not given."""
+    keyframes: bool = False
+    """Only those that stand by themselves."""
+    threads: int = 1
+    """That decode."""
+    fast: bool = False
+    """Leave out the smoothing of frames that no other refers to; a little sooner, not quite the same pixels."""
+    low_delay: bool = False
+    """Hand out each frame as soon as it is there, as for a live source."""
+    timeout: float = READ_TIMEOUT
+    """Seconds that a network source or camera may be silent."""
+    start: Position | None = None
+    """Begin with the frame of this position."""
+    seek: bool = True
+    """Jump to ``start``; else everything before it is decoded and dropped."""
+
+    def __post_init__(self) -> None:
+        if self.fps is not None and not (self.fps > 0 and math.isfinite(self.fps)):
+            raise ValueError(f"fps: expected more than 0, got {self.fps}")
+
+
 class Video:
     """A video that is being read; iterate over it once, for its frames and its damage in the order of time.
 
     Args:
         source: a file, a stream's address, or a camera such as ``/dev/video0``.
-        fps: at most so many frames a second, the first of each interval; all when not given.
-        keyframes: only those that stand by themselves.
-        threads: that decode.
-        fast: leave out the smoothing of frames that no other refers to; a little sooner, not quite the same pixels.
-        low_delay: hand out each frame as soon as it is there, as for a live source.
-        timeout: seconds that a network source or camera may be silent.
-        start: begin with the frame of this position.
-        seek: jump to ``start``; else everything before it is decoded and dropped.
 
     Raises:
         VideoError: there is no such source, it is not a video, or it has no pictures.
     """
 
     width: int
-    """In square pixels, the right way up only as far as known before the first frame: each ``Frame`` has its own."""
+    """Stated width, in square pixels; may ignore rotation. Use ``Frame.size``."""
     height: int
+    """Stated height, as ``width``."""
     duration: float | None
     """Seconds, as the file states it."""
     rate: float | None
     """Frames a second, on average, as the file states it."""
     codec: str
 
-    def __init__(
-        self,
-        source: str | Path,
-        fps: float | None = None,
-        keyframes: bool = False,
-        threads: int = 1,
-        *,
-        fast: bool = False,
-        low_delay: bool = False,
-        timeout: float = READ_TIMEOUT,
-        start: Position | None = None,
-        seek: bool = True,
-    ) -> None:
-        if fps is not None and not (fps > 0 and math.isfinite(fps)):
-            raise ValueError(f"fps: expected more than 0, got {fps}")
+    def __init__(self, source: str | Path, options: ReadOptions = ReadOptions()) -> None:
         self.source = str(source)
-        self._fps, self._keyframes, self._start, self._low_delay = fps, keyframes, start, low_delay
-        self._container = open_container(self.source, low_delay, timeout)
+        self._options, self._start = options, options.start
+        self._container = open_container(self.source, options.low_delay, options.timeout)
         try:
             self._stream = picture_stream(self._container, self.source)
             context = self._stream.codec_context
-            context.thread_count = threads
+            context.thread_count = options.threads
             # Threads that each decode a frame of their own hold back as many frames as there are.
-            context.thread_type = "SLICE" if low_delay else "AUTO"
-            context.options = {"max_pixels": str(MAX_PIXELS), **({"skip_loop_filter": "noref"} if fast else {})}
-            if keyframes:
+            context.thread_type = "SLICE" if options.low_delay else "AUTO"
+            context.options = {"max_pixels": str(MAX_PIXELS), **({"skip_loop_filter": "noref"} if options.fast else {})}
+            if options.keyframes:
                 context.skip_frame = "NONKEY"
             self.codec = context.codec.name
             stated = self._stream.sample_aspect_ratio
@@ -295,7 +300,9 @@ class Video:
             self.duration = self._stated_duration()
             self._origin: int | None = None
             self._rotation: int | None = None
-            self._seeking = start is not None and seek and start.pts is not None
+            self._last_packet, self._packets_seen = 0.0, 0
+            start = options.start
+            self._seeking = start is not None and options.seek and start.pts is not None
             if start is not None and self._seeking:
                 self._origin = start.origin
                 early = start.pts - round(_SEEK_EARLY / self._time_base) if start.pts is not None else 0
@@ -332,8 +339,8 @@ class Video:
                 if isinstance(item, Damage) or not self._is_start(item):
                     continue
                 started = True
-            if isinstance(item, Frame) and self._fps is not None:
-                interval = math.floor(item.time * self._fps + 1e-6)
+            if isinstance(item, Frame) and self._options.fps is not None:
+                interval = math.floor(item.time * self._options.fps + 1e-6)
                 if interval == selected:
                     continue
                 selected = interval
@@ -391,7 +398,7 @@ class Video:
 
     def _cut_off(self) -> bool:
         """Whether all streams end before the time that the file states."""
-        if self._container.format.name not in _STATING_FORMATS or self._keyframes or self.duration is None:
+        if self._container.format.name not in _STATING_FORMATS or self._options.keyframes or self.duration is None:
             return False
         missing = self._packets_seen < self._stream.frames and not self._seeking  # an edit list may hide some
         return self._last_packet < self.duration - (2 * self._step if missing else _ENDS_EARLY)
@@ -399,7 +406,6 @@ class Video:
     def _decoded(self) -> Iterator[tuple[Any, float] | str]:
         """PyAV's frames, each with its arrival; a reason for what cannot be read."""
         arrivals: dict[int, float] = {}
-        self._last_packet, self._packets_seen = 0.0, 0
         for packet in self._packets():
             if isinstance(packet, str):
                 yield packet
@@ -410,13 +416,13 @@ class Video:
             if packet.size == 0 or packet.stream_index != self._stream.index:
                 continue
             self._packets_seen += 1
-            if self._keyframes and not packet.is_keyframe:
+            if self._options.keyframes and not packet.is_keyframe:
                 continue
             if packet.is_corrupt:
                 yield "data is missing within a frame"
                 if self._container.format.name in _STATING_FORMATS:  # a frame cut off; of a broadcast, part is there
                     continue
-            if packet.pts is not None and self._low_delay:
+            if packet.pts is not None and self._options.low_delay:
                 arrivals[packet.pts] = now
             yield from self._decode(packet, arrivals, now)
             if len(arrivals) > 256:  # of frames that never came

@@ -19,7 +19,7 @@ from shvit.video.complete import Options, Summary, draw, frame_row
 from shvit.video.containers import is_live
 from shvit.video.encode import VideoEncoder
 from shvit.video.events import Event, EventTracker
-from shvit.video.frames import READ_TIMEOUT, Damage, Frame, Video
+from shvit.video.frames import READ_TIMEOUT, Damage, Frame, ReadOptions, Video
 from shvit.video.output import FrameRows
 
 FIRST_WAIT = 0.5
@@ -165,8 +165,9 @@ class LiveSource:
     def _read_until_lost(self) -> str | None:
         """Reads frames as they come; returns why no more do, ``None`` at an ordinary end."""
         reason = None
+        options = ReadOptions(self._fps, threads=self._threads, low_delay=True, timeout=self._timeout)
         try:
-            with Video(self._source, self._fps, threads=self._threads, low_delay=True, timeout=self._timeout) as video:
+            with Video(self._source, options) as video:
                 self.statistics.connections += 1
                 opened = time.monotonic()
                 for item in video:
