@@ -27,11 +27,11 @@ ROWS_AT_ONCE = 4096
 """Rows that are in memory before they are written."""
 
 CAREFUL_FROM = 2
-"""Workers that die of a unit before the next one takes its inputs one by one, noting which, to find the one that kills.
-The first deaths are more often the machine's."""
+"""After so many crashes on a unit, its inputs run one at a time to find the culprit; the first crash is more often the
+machine's."""
 
 DEADLY = 2
-"""Workers that die at one input before it is a failed one."""
+"""After so many crashes on an input it is a failed one."""
 
 
 def row_schema(kind: Kind, embedding: bool) -> pa.Schema:

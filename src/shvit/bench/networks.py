@@ -167,7 +167,8 @@ def random_network(
     """A network whose random weights give activations of a trained network's size.
 
     Batch normalisations take their statistics from photographs, and those that start at zero, as the last of a residual
-    branch does, at ``RESIDUAL``. Otherwise ranges of 8-bit activations would be those of nothing. They shift each
+    branch does, at ``RESIDUAL``. Otherwise the 8-bit ranges would be
+    measured on all-zero activations. They shift each
     channel at random, because pooled features that are zero on average would be made of rounding alone.
     """
     import torch

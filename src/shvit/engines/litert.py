@@ -26,7 +26,7 @@ MAX_INPUT_BYTES = 2**30
 
 
 class LiteRTEngine(Engine):
-    """Takes batches of any size: a file has one of its own, which is run as often as needed."""
+    """The file has a fixed batch size; larger batches run in several passes."""
 
     name: ClassVar[str] = "litert"
 

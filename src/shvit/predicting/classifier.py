@@ -58,7 +58,7 @@ class Classifier:
     Raises:
         ModelFileError: the file cannot be used; the message says why.
         MissingDependencyError: the engine, or what fast decoding needs, is not installed or too old.
-        ValueError: a value that there is not.
+        ValueError: an option has an unsupported value.
 
     Example:
         >>> classifier = Classifier()

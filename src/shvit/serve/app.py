@@ -28,7 +28,7 @@ from shvit.images.preprocess import describe
 from shvit.predicting.classifier import Classifier, top_predictions
 from shvit.predicting.results import Result
 from shvit.serve.access import SECURITY_HEADERS, OwnSiteOnly, SecurityHeaders, TokenRequired, own_names
-from shvit.serve.batching import Batcher, EngineFailure, Job, Served, Task, public_reason
+from shvit.serve.batching import Batcher, DecoderJob, EngineFailure, Job, Served, public_reason
 from shvit.serve.bodies import (
     JSON,
     MULTIPART,
@@ -151,10 +151,10 @@ class Service:
             if len(uploads) > 1:
                 raise RefusedError(413, "too_many", f"{len(uploads)} images; one is explained in a request")
             explainer = self.explainers[served.name]
-            task = self.batcher.submit_task(uploads[0].data, lambda image: explainer.draw(image, wanted))
+            job = self.batcher.submit_decoder_job(uploads[0].data, lambda image: explainer.draw(image, wanted))
             try:
-                await self._until_done(task, 1, request.receive)
-                picture = task.done.result()
+                await self._until_done(job, 1, request.receive)
+                picture = job.done.result()
             except TookTooLongError as error:
                 raise RefusedError(422, "not_explained", f"{_source(uploads[0])}: {error}") from None
             except (ShvitError, ValueError) as error:
@@ -218,7 +218,7 @@ class Service:
             raise GoneError
         return job
 
-    async def _until_done(self, work: Job | Task, images: int, receive: Receive) -> None:
+    async def _until_done(self, work: Job | DecoderJob, images: int, receive: Receive) -> None:
         """Cancels it when the client goes away."""
         self.waiting += images
         watch = asyncio.ensure_future(_until_gone(receive))

@@ -132,7 +132,7 @@ class _Image:
             self.job.settle(self.place, reason)
 
 
-class Task:
+class DecoderJob:
     """An image of which a decoder makes the answer by itself. Lives in the event loop's thread, but for ``do``."""
 
     def __init__(self, encoded: Encoded, work: Callable[[bytes], bytes], loop: asyncio.AbstractEventLoop) -> None:
@@ -156,7 +156,7 @@ class Task:
         except (ShvitError, ValueError) as error:
             return self._later(None, error)
         except Exception as error:  # a fault of ours must not end the thread that serves all
-            logger.exception("a task failed")
+            logger.exception("a job failed")
             return self._later(None, EngineFailure(str(error)))
         return self._later(answer, None)
 
@@ -247,7 +247,7 @@ class Batcher:
         decoders: threads that decode.
         max_delay: seconds that a decoded image waits for others, while there are some on their way but not enough to
             fill its batch.
-        decode_timeout: seconds that decoding an image may take, or a task.
+        decode_timeout: seconds that decoding an image may take, or a job.
     """
 
     def __init__(self, models: Sequence[Served], decoders: int, max_delay: float, decode_timeout: float) -> None:
@@ -295,11 +295,11 @@ class Batcher:
             self._decoders.submit(image)
         return job
 
-    def submit_task(self, image: Encoded, work: Callable[[bytes], bytes]) -> Task:
+    def submit_decoder_job(self, image: Encoded, work: Callable[[bytes], bytes]) -> DecoderJob:
         """Has a decoder do something else with an image, in its turn; called in the event loop's thread."""
-        task = Task(image, work, self._loop)
-        self._decoders.submit(task)
-        return task
+        job = DecoderJob(image, work, self._loop)
+        self._decoders.submit(job)
+        return job
 
     def _infer(self, served: Served) -> None:
         while (batch := served.next_batch(self._max_delay)) is not None:

@@ -32,7 +32,7 @@ def application(args: Mapping[str, Any]) -> Any:
         Ray Serve's ``Application``.
 
     Raises:
-        ServerError: an argument that there is not.
+        ServerError: an unknown argument.
         ValueError: a setting that cannot be.
     """
     known = {field.name for field in fields(Settings)}
