@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shvit.card import SCHEMA_VERSION, Card, ClassInfo, Metric, Preprocessing
+from shvit.card import SCHEMA_VERSION, Card, ClassInfo, Metric, Preprocessing, short_labels
 from shvit.errors import ModelFileError
 
 text = st.text(max_size=12)
@@ -29,6 +29,32 @@ cards = st.builds(
     parameters=st.none() | st.integers(0, 10**9),
     notes=st.none() | text,
 )
+
+SHORT_LABELS = (
+    # synonyms of WordNet: the first, without the spaces around it
+    ([("jinrikisha, ricksha, rickshaw", "n03599486"), ("fly", "n02190166")], ["jinrikisha", "fly"]),
+    ([(" ox ,cattle", "n02403003")], ["ox"]),
+    # names that would be shared, as in ImageNet, stay whole
+    ([("maillot", "n03710637"), ("maillot, tank suit", "n03710721")], ["maillot", "maillot, tank suit"]),
+    ([("crane", "n02012849"), ("crane", "n03126707")], ["crane", "crane"]),
+    ([("seal, a", "n00000001"), ("seal, b", "n00000002"), ("ox, c", "n00000003")], ["seal, a", "seal, b", "ox"]),
+    ([("fly, insect", "n02190166"), ("fly", None)], ["fly, insect", "fly"]),
+    # a comma of one's own
+    ([("red, ripe", None), ("red, unripe", None)], ["red, ripe", "red, unripe"]),
+    ([("red, ripe", "n123"), ("green, unripe", "n123456789"), ("x, y", "N01234567")],
+     ["red, ripe", "green, unripe", "x, y"]),
+    ([("red, ripe", "n01443537\n"), ("blue, sky", "n\u0661\u0661\u0661\u0661\u0661\u0661\u0661\u0661")],
+     ["red, ripe", "blue, sky"]),
+    # nothing before the comma, or nothing at all
+    ([(", x", "n01443537"), ("", "n01443538"), (",", None)], [", x", "", ","]),
+    ([("constructor, toString", "n01443537"), ("__proto__, x", "n01443538")], ["constructor", "__proto__"]),
+)  # fmt: skip
+"""Labels with WordNet ids, and what people are shown; the page's script is tested by the same."""
+
+
+@pytest.mark.parametrize(("named", "expected"), SHORT_LABELS)
+def test_what_classes_are_called_where_people_read_it(named, expected):
+    assert list(short_labels([ClassInfo(place, *each) for place, each in enumerate(named)])) == expected
 
 
 @given(cards)

@@ -7,8 +7,10 @@ import math
 import re
 import types
 import typing
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from shvit.errors import ModelFileError
@@ -38,6 +40,7 @@ MIN_CROP_RATIO = 0.1
 """The whole image is resized to the input's sides divided by this; evaluation uses 0.8 to 1."""
 
 _MAX_INTEGER = 2**63 - 1
+_WNID = re.compile("n[0-9]{8}")
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -57,6 +60,23 @@ class ClassInfo:
         _check_text("label", self.label, MAX_LABEL)
         if self.wnid is not None:
             _check_text("wnid", self.wnid, MAX_LABEL)
+
+
+def short_labels(classes: Sequence[ClassInfo]) -> tuple[str, ...]:
+    """What each class is called where people read it: ``jinrikisha`` of ``jinrikisha, ricksha, rickshaw``.
+
+    Only the label of a class with a WordNet id is a list of synonyms; a comma in another one belongs to the name. Two
+    classes that would be called the same keep their whole labels. ``web/page/labels.js`` decides alike.
+    """
+    first = [_first_synonym(each) for each in classes]
+    shared = Counter(first)
+    return tuple(each.label if shared[name] > 1 else name for each, name in zip(classes, first, strict=True))
+
+
+def _first_synonym(info: ClassInfo) -> str:
+    if info.wnid is None or not _WNID.fullmatch(info.wnid):
+        return info.label
+    return info.label.split(",")[0].strip(" ") or info.label
 
 
 @dataclass(frozen=True)
@@ -198,6 +218,11 @@ class Card:
             if each.class_id != place:
                 raise ValueError(f"classes: expected class_id {place} at place {place}, got {_describe(each.class_id)}")
         _check_fields(self)
+
+    @cached_property
+    def short_labels(self) -> tuple[str, ...]:
+        """What each class is called where people read it, by ``class_id``."""
+        return short_labels(self.classes)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), ensure_ascii=False)

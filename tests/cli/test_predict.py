@@ -15,9 +15,10 @@ import pytest
 from PIL import Image
 
 from shvit._version import __version__
+from shvit.card import ClassInfo
 from shvit.cli.main import COMMANDS, main
 
-from ..conftest import AS_ANYBODY, PATIENCE, SAMPLES, write_colour_model
+from ..conftest import AS_ANYBODY, PATIENCE, SAMPLES, colour_card, write_colour_model
 
 
 def shvit(
@@ -135,6 +136,32 @@ def test_the_table_is_plain_when_piped_and_has_a_bar_for_each_label(colour_model
     assert done.stdout.splitlines()[0] == str(pictures / "blue.jpg")
     assert "█" * 20 in done.stdout
     assert "\033" not in done.stdout
+
+
+def test_people_see_the_first_synonym_and_programs_all(pictures, tmp_path, capsys):
+    rickshaw = "jinrikisha, ricksha, rickshaw"
+    classes = (ClassInfo(0, rickshaw, "n03599486"), ClassInfo(1, "green, unripe"), ClassInfo(2, "ox", "n02403003"))
+    model = str(write_colour_model(tmp_path / "m.onnx", colour_card(classes=classes).to_json()))
+    picture = str(pictures / "a" / "red.png")
+
+    def printed(*arguments: str) -> str:
+        assert main([*arguments]) == 0
+        return capsys.readouterr().out
+
+    table = printed("predict", picture, "--model", model)
+    assert [line.split("% ")[-1].strip("█ ") for line in table.splitlines()[1:]] == [
+        "jinrikisha",
+        "green, unripe",
+        "ox",
+    ]
+    assert "jinrikisha, green, unripe, ox" in printed("info", model)
+    for_programs = (
+        printed("predict", picture, "--model", model, "--format", "jsonl"),
+        printed("predict", picture, "--model", model, "--format", "csv"),
+        printed("info", model, "--format", "json"),
+    )
+    assert all(rickshaw in each for each in for_programs)
+    assert list(json.loads(for_programs[0])["predictions"][0]) == ["label", "class_id", "wnid", "score"]
 
 
 def test_a_terminal_sees_colour_and_progress(pictures, colour_model):

@@ -165,24 +165,29 @@ def _print_classes(report: DataReport, console: Console) -> None:
     ends = {"most frequent classes": order[:NAMED], "least frequent classes": order[NAMED:][-NAMED:]}
     for title, classes in ends.items():
         if len(classes):
-            console.print(f"{title:<23} {', '.join(f'{report.classes[each]} ({counts[each]:,})' for each in classes)}")
+            console.print(
+                f"{title:<23} {', '.join(f'{report.short_labels[each]} ({counts[each]:,})' for each in classes)}"
+            )
 
 
 def _print_findings(report: DataReport, console: Console) -> None:
     from shvit.data.unread import unread_lines
+
+    def describe(place: Place) -> str:
+        return f"{place.source} [{place.split}, {report.short_labels[place.class_id]}]"
 
     leaked: list[str] = []
     conflicting: list[str] = []
     repeated: list[str] = []
     for group in report.duplicates:
         chosen = leaked if group.leaked else conflicting if group.conflicting else repeated
-        chosen.append(" = ".join(_describe(place) for place in group.places))
+        chosen.append(" = ".join(describe(place) for place in group.places))
     findings = (
-        ("cannot be decoded", "red", [f"{_describe(each.place)}: {each.reason}" for each in report.broken]),
+        ("cannot be decoded", "red", [f"{describe(each.place)}: {each.reason}" for each in report.broken]),
         ("both in training and in validation", "red", leaked),
         ("in one split with different labels", "red", conflicting),
         ("in one split more than once, with the same label", "yellow", repeated),
-        ("with next to nothing on them", "yellow", [_describe(place) for place in report.near_constant]),
+        ("with next to nothing on them", "yellow", [describe(place) for place in report.near_constant]),
     )
     if report.left_out:
         console.print()
@@ -200,7 +205,3 @@ def _print_findings(report: DataReport, console: Console) -> None:
     if not report.problems:
         console.print()
         console.print("no problems found", style="green")
-
-
-def _describe(place: Place) -> str:
-    return f"{place.source} [{place.split}, {place.label}]"

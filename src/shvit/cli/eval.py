@@ -17,7 +17,7 @@ from shvit.display import json_text, say
 from shvit.engines import ENGINES
 
 if TYPE_CHECKING:
-    from shvit.card import TrainingSplit
+    from shvit.card import Card, TrainingSplit
     from shvit.data import ImageDataset
 
 EPILOG = """\
@@ -215,7 +215,7 @@ def run(args: argparse.Namespace) -> int:
     if args.format == "json":
         print(json_text(results, indent=2))
     else:
-        print_summary(results, args.output)
+        print_summary(results, classifier.card, args.output)
     for each in evaluation.broken[:BROKEN_SHOWN]:
         say(f"{each.source}: {each.reason}", sys.stderr)
     if evaluation.broken:
@@ -238,9 +238,8 @@ def parse_corruptions(text: str | None) -> list[str]:
     return names
 
 
-def print_summary(results: dict[str, Any], output: Path | None) -> None:
+def print_summary(results: dict[str, Any], card: Card, output: Path | None) -> None:
     from shvit.evaluation import worst_classes
-    from shvit.evaluation.labels import short_name
 
     latency = results["latency"]
     threads = f", --threads {results['threads']}" if results["threads"] else ""
@@ -261,7 +260,7 @@ def print_summary(results: dict[str, Any], output: Path | None) -> None:
             f"  fast decoding: top-1 {fast['top1']:.2%} ({100 * fast['top1_change']:+.2f} points), "
             f"the same prediction for {fast['same_prediction']:.2%}, {fast['images_per_second']:.0f} images/s"
         )
-    worst = (f"{short_name(each['label'])} {each['accuracy']:.0%}" for each in worst_classes(results)[:5])
+    worst = (f"{card.short_labels[each['class_id']]} {each['accuracy']:.0%}" for each in worst_classes(results)[:5])
     say(f"  least recognised: {', '.join(worst)}")
     if results["corruptions"]:
         say("  top-1 on corrupted images:")

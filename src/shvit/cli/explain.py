@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
             failed += 1
         else:
             best = explanation.predictions[0]
-            say(f"{path}  {best.score:6.1%} {best.label}")
+            say(f"{path}  {best.score:6.1%} {best.short_label}")
     if failed:
         say(f"{failed} of {len(sources)} inputs failed", sys.stderr)
     return 1 if failed else 0
@@ -190,7 +189,7 @@ def _as_json(explanation: Explanation, maps: list[Map]) -> dict[str, Any]:
         "source": explanation.source,
         "image_size": list(explanation.image.size),
         "region": list(explanation.region),
-        "predictions": [asdict(each) for each in explanation.predictions],
+        "predictions": [each.to_dict() for each in explanation.predictions],
         "maps": [
             {
                 "title": each.title,

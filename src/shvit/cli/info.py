@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
         print(json_escaped(card.to_json()))
         return 0
     height, width = card.preprocessing.image_size
-    labels = ", ".join(each.label.split(",")[0] for each in card.classes[:5])
+    labels = ", ".join(card.short_labels[:5])
     more = f", ... ({len(card.classes)} in all)" if len(card.classes) > 5 else ""
     rows = {
         "name": card.name,

@@ -172,7 +172,7 @@ def _write_table(output: IO[str], csv_safe: bool) -> Callable[[Result], None]:
             print(f"  {red}error: {printable(result.error)}{reset}", file=output)
         for each in result.predictions:
             bar = "█" * round(each.score * 20)
-            print(f"  {each.score:6.1%} {green}{bar:<20}{reset} {printable(each.label)}", file=output)
+            print(f"  {each.score:6.1%} {green}{bar:<20}{reset} {printable(each.short_label)}", file=output)
         output.flush()
 
     return write

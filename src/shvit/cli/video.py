@@ -160,7 +160,7 @@ def run(args: argparse.Namespace) -> int:
     if args.report is not None:
         from shvit.video.report import write_report
 
-        write_report(args.report, summaries, classifier.classes, classifier.card.name, settings)
+        write_report(args.report, summaries, classifier.card, settings)
     failed = sum(each.failed for each in summaries)
     if failed and not live:
         say(f"{failed} of {len(summaries)} videos failed or are damaged", sys.stderr)
@@ -358,7 +358,7 @@ class Writer:
     """
 
     def __init__(self, output: IO[str], classifier: Classifier) -> None:
-        self._output, self._classes = output, classifier.classes
+        self._output, self._card = output, classifier.card
 
     def event(self, source: str, event: Event) -> None:
         raise NotImplementedError
@@ -371,7 +371,7 @@ class JSONLines(Writer):
     """A line for each event, one for each stretch of damage, and one for each video."""
 
     def event(self, source: str, event: Event) -> None:
-        info = self._classes[event.class_id]
+        info = self._card.classes[event.class_id]
         self._print(
             {
                 "source": source,
@@ -420,7 +420,7 @@ class Table(Writer):
 
     def event(self, source: str, event: Event) -> None:
         when = f"{clock(event.start):>10} – {clock(event.end):<10}"
-        label = printable(self._classes[event.class_id].label)
+        label = printable(self._card.short_labels[event.class_id])
         print(f"{when} {self._green}{event.peak_score:6.1%}{self._reset} {label}", file=self._output, flush=True)
 
     def summary(self, summary: Summary) -> None:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from shvit.data.protocol import ImageDataset
+from shvit.card import short_labels
 from shvit.data.unread import left_out, missing_pictures
 from shvit.errors import DataError, ImageError
 from shvit.images.encoded import open_image
@@ -82,6 +83,8 @@ class DataReport:
     """What was found in a dataset's splits."""
 
     classes: tuple[str, ...]
+    short_labels: tuple[str, ...]
+    """The classes as people are shown them."""
     splits: dict[str, SplitSummary]
     broken: tuple[UnreadableImage, ...]
     duplicates: tuple[Duplicates, ...]
@@ -199,7 +202,8 @@ def check_datasets(
     Raises:
         DataError: a worker process died.
     """
-    names = tuple(each.label for each in next(iter(splits.values())).classes)
+    classes = next(iter(splits.values())).classes
+    names = tuple(each.label for each in classes)
     summaries: dict[str, SplitSummary] = {}
     broken: list[UnreadableImage] = []
     near_constant: list[Place] = []
@@ -244,7 +248,13 @@ def check_datasets(
     # The worst first: a list of thousands is read from the top.
     duplicates.sort(key=lambda group: (not group.leaked, not group.conflicting))
     return DataReport(
-        names, summaries, tuple(broken), tuple(duplicates), tuple(near_constant), left_out(*splits.values())
+        names,
+        short_labels(classes),
+        summaries,
+        tuple(broken),
+        tuple(duplicates),
+        tuple(near_constant),
+        left_out(*splits.values()),
     )
 
 

@@ -54,7 +54,7 @@ def _draw_balance(axes: Axes, report: DataReport) -> None:
         axes.bar(places, counts, 0.8 if len(order) <= NAMED_BARS else 1, bottom, color=COLOURS[split], label=split)
         bottom += counts
     if len(order) <= NAMED_BARS:
-        names = [_shorten(report.classes[index], 18) for index in order]
+        names = [_shorten(report.short_labels[index], 18) for index in order]
         axes.set_xticks(places, names, rotation=45 if len(order) <= 12 else 90, ha="right", rotation_mode="anchor")
     else:
         axes.set_xlabel("classes, most frequent first")
@@ -116,9 +116,9 @@ def _draw_sheet(figure: SubFigure, report: DataReport, splits: Mapping[str, Imag
             thumbnail.thumbnail((THUMBNAIL, THUMBNAIL))
             axes.imshow(thumbnail)
             if row == 0:
-                axes.set_title(_shorten(report.classes[label], 16), fontsize=11)
+                axes.set_title(_shorten(report.short_labels[label], 16), fontsize=11)
 
 
 def _shorten(text: str, length: int) -> str:
-    text = text.split(",")[0].replace("$", r"\$")  # dollars would be read as a formula
+    text = text.replace("$", r"\$")  # dollars would be read as a formula
     return text if len(text) <= length else f"{text[: length - 1]}…"

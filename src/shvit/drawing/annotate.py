@@ -25,7 +25,7 @@ def annotate(image: Image.Image, predictions: Sequence[Prediction]) -> Image.Ima
             image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.NEAREST)
     size = max(11, min(image.size) // 28)
     font = ImageFont.load_default(size)
-    lines = [f"{each.score:6.1%}  {each.label.split(',')[0]}" for each in predictions]
+    lines = [f"{each.score:6.1%}  {each.short_label}" for each in predictions]
     row, pad = round(size * 1.5), size // 2
     width = round(max((font.getlength(line) for line in lines), default=0)) + 2 * pad
     overlay = Image.new("RGBA", image.size, (0, 0, 0, 0))

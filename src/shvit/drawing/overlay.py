@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance, ImageFont
 
+from shvit.card import short_labels
 from shvit.images.preprocess import Region
 from shvit.predicting.explain import Explanation
 
@@ -147,7 +148,7 @@ def class_activation_map(explanation: Explanation, class_id: int | None = None) 
     """
     values = explanation.class_activation(class_id)
     class_id = explanation.predictions[0].class_id if class_id is None else class_id
-    label = explanation.classes[class_id].label.split(",")[0]
+    label = short_labels(explanation.classes)[class_id]
     detail = "{} by {} tokens".format(*values.shape)
     return Map(values, f"class activation, {label}", detail, (float(values.min()), float(values.max())), "logit")
 
@@ -194,7 +195,7 @@ def draw_sheet(explanation: Explanation, maps: Sequence[Map], alpha: float = ALP
             _draw_scale(sheet, (left, below, width), maps[place - 1], font)
     for row, each in enumerate(explanation.predictions):
         draw.text((margin + 42, below + 20 * row), f"{each.score:.1%}", font=font, fill=_INK, anchor="ra")
-        label = _shortened(each.label.split(",")[0], font, width - 52)
+        label = _shortened(each.short_label, font, width - 52)
         draw.text((margin + 52, below + 20 * row), label, font=font, fill=_INK)
     return sheet
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from shvit.card import ClassInfo
+from shvit.card import ClassInfo, short_labels
 from shvit.data.protocol import ImageDataset
 from shvit.data.splits import Subset
 from shvit.errors import DataError
@@ -39,13 +39,9 @@ class LabelledImages(Subset):
         self.accepted = accepted
 
 
-def short_name(label: str) -> str:
-    """The first of a label's synonyms: ``goldfish`` of ``goldfish, Carassius auratus``."""
-    return label.split(",")[0].strip()
-
-
 def _plain(label: str) -> str:
-    return short_name(label).replace("_", " ").casefold()
+    """What a folder may be called: the first synonym, in any case."""
+    return label.split(",")[0].strip().replace("_", " ").casefold()
 
 
 WAYS: dict[str, Callable[[ClassInfo], str | None]] = {
@@ -105,8 +101,8 @@ def match_classes(images: ImageDataset, classes: Sequence[ClassInfo], model: str
 
 def _examples(classes: Sequence[ClassInfo]) -> str:
     shown = [
-        short_name(each.label) if each.wnid in (None, each.label) else f"{each.wnid} ({short_name(each.label)})"
-        for each in classes[:3]
+        name if each.wnid in (None, each.label) else f"{each.wnid} ({name})"
+        for each, name in zip(classes[:3], short_labels(classes[:3]), strict=True)
     ]
     return ", ".join(shown) + (", ..." if len(classes) > 3 else "")
 

@@ -20,12 +20,11 @@ import numpy as np
 from PIL import Image
 
 from shvit.atomic import atomic_path, write_bytes, write_json, write_text
-from shvit.card import ClassInfo
+from shvit.card import ClassInfo, short_labels
 from shvit.data.protocol import ImageDataset
 from shvit.display import CSVWriter
 from shvit.evaluation import plots
 from shvit.evaluation.evaluate import Evaluation, Robustness
-from shvit.evaluation.labels import short_name
 from shvit.evaluation.metrics import (
     calibration,
     class_counts,
@@ -140,7 +139,7 @@ def write_report(
         csv_safe: put a ``'`` before text in the tables that a spreadsheet would take for a formula.
     """
     predictions = evaluation.predictions
-    names = [short_name(each.label) for each in classes]
+    names = short_labels(classes)
     present, matrix = confusion_matrix(predictions)
     present_names = [names[place] for place in present]
     reliability = calibration(predictions)
@@ -204,7 +203,10 @@ def write_report(
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("shvit.evaluation", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"percent": _percent, "short": short_name}
+    environment.filters |= {
+        "percent": _percent,
+        "short": dict(zip((each.label for each in classes), names, strict=True)).__getitem__,
+    }
     page = environment.get_template("report.html.jinja").render(
         results=results,
         worst=worst_classes(results),

@@ -231,7 +231,7 @@ class Classifier:
                     if isinstance(judged, ModelOutputError):
                         yield Result(describe(image), error=str(judged))
                         continue
-                    best = top_predictions(judged.probabilities, self.classes, top_k)
+                    best = top_predictions(judged.probabilities, self.card, top_k)
                     yield Result(describe(image), best, embedding=judged.embedding)
 
 
@@ -252,18 +252,20 @@ def _each(run: Callable[[np.ndarray], Iterable[T]], batch: np.ndarray) -> list[T
         return [_each(run, batch[place : place + 1])[0] for place in range(len(batch))]
 
 
-def top_predictions(probabilities: np.ndarray, classes: Sequence[ClassInfo], top_k: int) -> tuple[Prediction, ...]:
+def top_predictions(probabilities: np.ndarray, card: Card, top_k: int) -> tuple[Prediction, ...]:
     """The most probable classes of one image, best first, and of equals the first; without sorting all of a thousand.
 
     Args:
         probabilities: ``float32 (classes,)``.
+        card: has the classes.
     """
     candidates = np.arange(len(probabilities))
     if top_k < len(probabilities):
         least = np.partition(probabilities, -top_k)[-top_k]
         candidates = np.flatnonzero(probabilities >= least)
     best = candidates[np.argsort(-probabilities[candidates], kind="stable")[:top_k]]
-    return tuple(Prediction(classes[i].label, int(i), classes[i].wnid, float(probabilities[i])) for i in best)
+    classes, short = card.classes, card.short_labels
+    return tuple(Prediction(classes[i].label, int(i), classes[i].wnid, float(probabilities[i]), short[i]) for i in best)
 
 
 def _load_with_embedding(path: Path, threads: int) -> ONNXRuntimeEngine:

@@ -194,7 +194,7 @@ class Explainer:
             source=describe(image),
             image=decoded,
             region=kept_region(decoded.width, decoded.height, preprocessing),
-            predictions=top_predictions(scores, self.card.classes, top_k),
+            predictions=top_predictions(scores, self.card, top_k),
             classes=self.card.classes,
             attention={
                 place: _on_grid(found[name][0], preprocessing.image_size)

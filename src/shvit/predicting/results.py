@@ -17,6 +17,17 @@ class Prediction:
     wnid: str | None
     score: float
     """Probability, in [0, 1]."""
+    short_label: str = field(default="", compare=False, repr=False)
+    """The label as people are shown it: of WordNet's synonyms the first. The whole label where the card is not at hand,
+    as in what ``Client`` returns."""
+
+    def __post_init__(self) -> None:
+        if not self.short_label:
+            object.__setattr__(self, "short_label", self.label)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON holds it: the whole label."""
+        return {"label": self.label, "class_id": self.class_id, "wnid": self.wnid, "score": self.score}
 
 
 @dataclass(frozen=True)
@@ -33,4 +44,4 @@ class Result:
         """As a line of JSON holds it: without the embedding."""
         if self.error is not None:
             return {"source": self.source, "error": self.error}
-        return {"source": self.source, "predictions": [dict(vars(each)) for each in self.predictions]}
+        return {"source": self.source, "predictions": [each.to_dict() for each in self.predictions]}

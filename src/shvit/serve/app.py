@@ -247,7 +247,7 @@ def _answer(served: Served, uploads: Sequence[Upload], job: Job, top_k: int) -> 
     for upload, outcome in zip(uploads, job.outcomes, strict=True):
         source = _source(upload)
         if isinstance(outcome, np.ndarray):
-            results.append(Result(source, top_predictions(outcome, served.classifier.classes, top_k)).to_dict())
+            results.append(Result(source, top_predictions(outcome, served.classifier.card, top_k)).to_dict())
             continue
         if isinstance(outcome, EngineFailure):
             outcome, status = ENGINE_FAILED, 500

@@ -260,8 +260,8 @@ def frame_row(source: str, each: Classified, classifier: Classifier, top_k: int)
         "index": each.frame.index,
         "time": round(each.frame.time, 6),
         "predictions": [
-            {**asdict(prediction), "score": round(prediction.score, 6)}
-            for prediction in top_predictions(each.scores, classifier.classes, top_k)
+            {**prediction.to_dict(), "score": round(prediction.score, 6)}
+            for prediction in top_predictions(each.scores, classifier.card, top_k)
         ],
     }
 
@@ -271,7 +271,7 @@ def draw(each: Classified, tracker: EventTracker, classifier: Classifier) -> Any
     from PIL import Image
 
     assert tracker.smoothed is not None
-    return annotate(Image.fromarray(each.frame.image), top_predictions(tracker.smoothed, classifier.classes, DRAWN))
+    return annotate(Image.fromarray(each.frame.image), top_predictions(tracker.smoothed, classifier.card, DRAWN))
 
 
 def add_damage(damage: list[Damage], new: Damage) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from shvit.atomic import write_text
-from shvit.card import ClassInfo
+from shvit.card import Card
 from shvit.errors import MissingDependencyError
 from shvit.predicting.classifier import top_predictions
 from shvit.video.complete import Summary
@@ -28,9 +28,7 @@ EVENTS = 300
 """Events shown of one video; each has a picture of some kilobytes."""
 
 
-def write_report(
-    path: Path, summaries: Sequence[Summary], classes: Sequence[ClassInfo], model: str, settings: EventSettings
-) -> None:
+def write_report(path: Path, summaries: Sequence[Summary], card: Card, settings: EventSettings) -> None:
     """Writes the page, whole or not at all."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("shvit.video", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
@@ -40,14 +38,14 @@ def write_report(
     title = summaries[0].source if len(summaries) == 1 else f"{len(summaries)} videos"
     page = environment.get_template("report.html.jinja").render(
         title=title,
-        model=model,
+        model=card.name,
         settings=settings,
-        videos=[_video(place, each, classes) for place, each in enumerate(summaries)],
+        videos=[_video(place, each, card) for place, each in enumerate(summaries)],
     )
     write_text(page, path)
 
 
-def _video(place: int, summary: Summary, classes: Sequence[ClassInfo]) -> dict[str, Any]:
+def _video(place: int, summary: Summary, card: Card) -> dict[str, Any]:
     length = summary.seconds or 1.0
 
     def percent(seconds: float) -> float:
@@ -56,7 +54,7 @@ def _video(place: int, summary: Summary, classes: Sequence[ClassInfo]) -> dict[s
     shown = [
         {
             "anchor": f"event-{place}-{number}",
-            "label": classes[each.class_id].label,
+            "label": card.short_labels[each.class_id],
             "start": each.start,
             "end": each.end,
             "peak": each.peak_time,
@@ -77,7 +75,7 @@ def _video(place: int, summary: Summary, classes: Sequence[ClassInfo]) -> dict[s
         }
         for each in summary.damage
     ]
-    means = [] if summary.sums is None else top_predictions(summary.sums / summary.frames, classes, 5)
+    means = [] if summary.sums is None else top_predictions(summary.sums / summary.frames, card, 5)
     return {
         **vars(summary),
         "shown": shown,
@@ -85,15 +83,15 @@ def _video(place: int, summary: Summary, classes: Sequence[ClassInfo]) -> dict[s
         "labels": means,
         "lanes": [
             {"label": label, "events": [each for each in shown if each["label"] == label]}
-            for label in _longest(summary.events, classes)
+            for label in _longest(summary.events, card)
         ],
     }
 
 
-def _longest(events: Sequence[Event], classes: Sequence[ClassInfo]) -> list[str]:
+def _longest(events: Sequence[Event], card: Card) -> list[str]:
     """Labels with the most time in events, in the order in which they first appear."""
     times: dict[int, float] = {}
     for each in events:
         times[each.class_id] = times.get(each.class_id, 0.0) + each.end - each.start
     longest = set(sorted(times, key=lambda class_id: -times[class_id])[:LANES])
-    return [classes[class_id].label for class_id in times if class_id in longest]
+    return [card.short_labels[class_id] for class_id in times if class_id in longest]

@@ -66,14 +66,15 @@ function showLabels(predictions, source) {
   const list = part("labels");
   while (list.children.length < predictions.length) list.append(labelRow());
   while (list.children.length > predictions.length) list.lastChild.remove();
-  predictions.forEach(({ label, score }, place) => {
+  predictions.forEach(({ label, short_label, score }, place) => {
     const [name, share, bar] = list.children[place].children;
-    name.textContent = label;
+    name.textContent = short_label;
+    name.title = label;
     share.textContent = percent(score);
     share.value = String(score);
     bar.firstChild.style.transform = `scaleX(${score})`;
   });
-  part("best").textContent = predictions[0].label;
+  part("best").textContent = predictions[0].short_label;
   part("best").classList.toggle("unsure", predictions[0].score < SURE);
   part("source").textContent = source;
   part("hint").hidden = true;
@@ -126,8 +127,8 @@ async function classify(picture) {
     const result = await predictor.predict(picture.blob);
     if (model !== ready) return;
     picture.result = { ...result, milliseconds: performance.now() - started };
-    picture.button.querySelector("span").textContent = result.predictions[0].label;
-    if (picture === shown) say(`${picture.name}: ${result.predictions[0].label}, ${percent(result.predictions[0].score)}`);
+    picture.button.querySelector("span").textContent = result.predictions[0].short_label;
+    if (picture === shown) say(`${picture.name}: ${result.predictions[0].short_label}, ${percent(result.predictions[0].score)}`);
   } catch (error) {
     if (model !== ready) return;
     picture.error = error;
@@ -287,7 +288,7 @@ async function run(mine, video) {
       if (camera !== mine) return;
       showRates(mine, performance.now() - started);
       showLabels(predictions, "Camera");
-      sayNow(predictions[0].label, predictions[0].score);
+      sayNow(predictions[0].short_label, predictions[0].score);
       if (failing) hideProblem();
       failing = false;
     } catch (error) {

@@ -2,13 +2,16 @@
 //
 //   models()            -> Promise<string[]>              names
 //   load(name, told)    -> Promise<{ card, where }>       `told` is given the share loaded, in [0, 1]
-//   predict(blob)       -> Promise<{ predictions, ... }>  best first, as `shvit predict --format jsonl` writes them
+//   predict(blob)       -> Promise<{ predictions, ... }>  best first, as `shvit predict --format jsonl` writes them,
+//                                                         each with a `short_label` to be shown
 //   frame(video)        -> Promise<{ predictions, ... }>  of what a playing <video> shows
 //   explanations()      -> Promise<string[]>              kinds of picture that `explain` makes
 //   explain(blob, kind, point) -> Promise<Blob>           a picture; `point` is { x, y } in pixels, or left out
 //   explainFrame(video, kind)  -> Promise<Blob>           of what a playing <video> shows
 //
 // What goes wrong is an Error with a `kind`: "image" (this input), "gone" (the other side), "busy", "token" or "failed".
+
+import { shortLabels } from "./labels.js";
 
 const TOP_K = 5;
 
@@ -31,6 +34,7 @@ export function choosePredictor(config, parameters) {
 class ServerPredictor {
   #known = new Map();
   #model = null;
+  #short = [];
   #canvas = document.createElement("canvas");
   token = null;
 
@@ -41,14 +45,19 @@ class ServerPredictor {
   }
 
   async load(name) {
-    this.#model = name;
+    [this.#model, this.#short] = [name, []];
     const { card, engine, number_of_classes } = this.#known.get(name);
+    const { classes = [] } = await (await this.#ask(`v1/models/${encodeURIComponent(name)}`)).json();
+    if (this.#model === name) this.#short = shortLabels(classes); // and none was chosen since
     return { card: { ...card, number_of_classes }, where: `on this server, ${engine}. Pictures are sent there.` };
   }
 
   async predict(blob) {
+    const short = this.#short; // of the model that is asked
     const { results } = await (await this.#send("v1/predict", blob, { top_k: TOP_K })).json();
-    return results[0];
+    const [{ predictions, ...others }] = results;
+    const named = predictions.map((each) => ({ ...each, short_label: short[each.class_id] ?? each.label }));
+    return { ...others, predictions: named };
   }
 
   async frame(video) {

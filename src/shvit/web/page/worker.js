@@ -1,12 +1,13 @@
 // The network in the browser: decodes, prepares and runs, away from the page's thread. Messages are answered by number.
 
 import { attentionMap, classActivation, draw, keptRegion } from "./explain.js";
+import { shortLabels } from "./labels.js";
 import { apply, plan } from "./preprocess.js";
 
 const MAX_PIXELS = 100_000_000;
 const MOST_THREADS = 4; // more gain little on a network of some milliseconds, and phones' further cores are slow ones
 
-let session = null; // what runs: { ort, inference, card, model, explaining }
+let session = null; // what runs: { ort, inference, card, short, model, explaining }
 let turn = Promise.resolve(); // of the message before: networks run one at a time
 let canvas = null;
 let planned = null; // for the size of the last image: { width, height, preprocessing, todo }
@@ -52,7 +53,7 @@ async function load({ model, runtime, device, threads }, onProgress) {
       ort.env.wasm.numThreads = threads;
       ort.env.logLevel = "error";
       const inference = await create(ort, bytes, each);
-      const next = { ort, inference, card, model, explaining: null };
+      const next = { ort, inference, card, short: shortLabels(card.classes), model, explaining: null };
       const [height, width] = card.preprocessing.image_size;
       await infer(next, new Uint8Array(height * width * 3)); // the first run prepares kernels
       await session?.inference.release();
@@ -108,7 +109,7 @@ async function readAll(response, total, onProgress) {
  *
  * @param {Blob|ImageBitmap} image a file's content, or a camera's frame, which is closed
  * @param {number} topK labels wanted
- * @returns {Promise<{predictions: object[], milliseconds: object}>} as `shvit predict --format jsonl` has them, best first
+ * @returns {Promise<{predictions: object[], milliseconds: object}>} as the page's predictors give them
  */
 async function predict({ image, topK }) {
   const started = performance.now();
@@ -120,7 +121,7 @@ async function predict({ image, topK }) {
     const done = performance.now();
     const scores = session.card.output === "logits" ? softmax(output) : output;
     return {
-      predictions: top(scores, session.card.classes, topK),
+      predictions: top(scores, session, topK),
       milliseconds: { prepare: prepared - started, infer: done - prepared },
     };
   } finally {
@@ -259,9 +260,9 @@ function softmax(logits) {
 }
 
 // The most probable, and of equals the first.
-function top(scores, classes, topK) {
+function top(scores, { card, short }, topK) {
   return Array.from(scores.keys())
     .sort((a, b) => scores[b] - scores[a] || a - b)
     .slice(0, topK)
-    .map((index) => ({ ...classes[index], score: scores[index] }));
+    .map((index) => ({ ...card.classes[index], score: scores[index], short_label: short[index] }));
 }
