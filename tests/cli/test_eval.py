@@ -17,6 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
+from shvit.card import ClassInfo
 from shvit.cli.main import main
 from shvit.data.datasets import open_datasets
 from shvit.data.trained_on import training_split
@@ -24,7 +25,7 @@ from shvit.models import SHViT, save_checkpoint
 from shvit.models.checkpoints import load_model
 from shvit.models.shvit import SHViTConfig
 
-from ..conftest import PATIENCE
+from ..conftest import PATIENCE, colour_card, write_colour_model
 
 COLOURS = {"red": (200, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 200)}
 
@@ -127,6 +128,11 @@ def test_the_report_is_whole_and_needs_no_other_file(data, colour_model, tmp_pat
     assert not re.search(r"url\(|@import|https?://", page)
     assert "<script" not in page
     assert "&lt;script&gt;" in page
+    text = " ".join(re.sub(r"<style.*?</style>|<[^>]+>", " ", page, flags=re.DOTALL).split())
+    assert "Right for 84.6% of 13 images (11; 95% interval 57.8% to 95.7%)" in text
+    assert "Main weakness: green is taken for blue (2 of 5 images of it; 100% of all mistakes)." in text
+    assert "top-1 84.6% 11 of 13" in text and "green 60.0% 3 of 5 100.0% 3 of 3" in text
+    assert "true taken for images green blue 2 of 5" in text
 
     rows = list(csv.DictReader((out / "predictions.csv").open()))
     assert len(rows) == 13
@@ -135,6 +141,19 @@ def test_the_report_is_whole_and_needs_no_other_file(data, colour_model, tmp_pat
     assert confusion[0][1:] == ["red", "green", "blue"]
     assert confusion[2] == ["green", "0", "3", "2"]
     assert [row["images"] for row in csv.DictReader((out / "per_class.csv").open())] == ["4", "5", "4"]
+
+
+def test_people_see_short_labels_and_programs_whole_ones(data, tmp_path, capsys):
+    classes = (ClassInfo(0, "red, ruby", "n00000001"), ClassInfo(1, "green"), ClassInfo(2, "blue, azure", "n00000002"))
+    model = write_colour_model(tmp_path / "m.onnx", colour_card(classes=classes).to_json())
+    assert evaluate(capsys, "--model", model, "--data", data, "--output", tmp_path / "r")[0] == 0
+    page = (tmp_path / "r" / "report.html").read_text()
+    assert "azure" not in page and "green is taken for blue (1 of 4" in page
+    rows = list(csv.DictReader((tmp_path / "r" / "predictions.csv").open()))
+    assert {row["label"] for row in rows} == {"red, ruby", "green", "blue, azure"}
+    assert next(csv.reader((tmp_path / "r" / "confusion.csv").open()))[1:] == ["red, ruby", "green", "blue, azure"]
+    (mistake,) = json.loads((tmp_path / "r" / "results.json").read_text())["mistakes"]
+    assert mistake["predicted"] == "blue, azure"
 
 
 def test_a_report_without_a_mistake(data, colour_model, tmp_path, capsys):

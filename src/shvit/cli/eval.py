@@ -211,7 +211,7 @@ def run(args: argparse.Namespace) -> int:
         **provenance(),
     }
     if args.output is not None:
-        write_report(args.output, results, evaluation, images, classes, args.csv_safe)
+        write_report(args.output, results, evaluation, images, classifier.card, args.csv_safe)
     if args.format == "json":
         print(json_text(results, indent=2))
     else:

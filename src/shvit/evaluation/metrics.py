@@ -6,6 +6,7 @@ twenty thousand classes fit in memory.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -96,6 +97,23 @@ def concatenate(parts: Sequence[Predictions]) -> Predictions:
         np.concatenate([part.scores for part in parts]),
         np.concatenate([part.losses for part in parts]),
     )
+
+
+def wilson_interval(right: int, total: int) -> tuple[float, float]:
+    """Where the share of all such images that a classifier is right for lies, with 95 % confidence (Wilson, 1927).
+
+    Args:
+        right: images that it is right for.
+        total: of so many, at least one.
+    """
+    z, share = 1.959964, right / total
+    middle = share + z * z / (2 * total)
+    reach = z * math.sqrt(share * (1 - share) / total + (z / (2 * total)) ** 2)
+    scale = 1 + z * z / total
+    # The ends of the range are exact, and would be missed by a rounding.
+    low = (middle - reach) / scale if right else 0.0
+    high = (middle + reach) / scale if right < total else 1.0
+    return low, high
 
 
 @dataclass(frozen=True)

@@ -13,25 +13,28 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jinja2
 import numpy as np
 from PIL import Image
 
 from shvit.atomic import atomic_path, write_bytes, write_json, write_text
-from shvit.card import ClassInfo, short_labels
+from shvit.card import ClassInfo, short_labels, Card
 from shvit.data.protocol import ImageDataset
 from shvit.display import CSVWriter
 from shvit.evaluation import plots
 from shvit.evaluation.evaluate import Evaluation, Robustness
 from shvit.evaluation.metrics import (
+    Predictions,
     calibration,
     class_counts,
     confident_mistakes,
     confused_pairs,
     confusion_matrix,
+    wilson_interval,
 )
+from shvit.evaluation.verdict import verdict
 from shvit.images.preprocess import decode
 
 PAIRS = 20
@@ -72,7 +75,10 @@ def summarize(
     ]
     return {
         "images": len(predictions),
+        "correct": int(predictions.correct.sum()),
+        "correct_top5": int(predictions.in_top5.sum()),
         "top1": predictions.top1,
+        "top1_interval": list(wilson_interval(int(predictions.correct.sum()), len(predictions))),
         "top5": predictions.top5,
         "loss": predictions.loss,
         "ece": reliability.error,
@@ -121,12 +127,29 @@ def worst_classes(results: dict[str, Any]) -> list[dict[str, Any]]:
     return sorted(with_images, key=lambda each: (each["accuracy"], -each["images"]))
 
 
+class _Material(NamedTuple):
+    """What tables, pictures and page are made of."""
+
+    predictions: Predictions
+    card: Card
+    present: np.ndarray
+    """Classes that occur as label or as prediction, ``int64 (K,)``."""
+    matrix: np.ndarray
+    """Of these, ``int64 (K, K)``: a row for each label, a column for each prediction."""
+    sources: list[str]
+    """Of the images, by their place among the predictions."""
+    mistakes: list[int]
+    """Places of the most confident ones."""
+    tiles: list[Image.Image]
+    """Their pictures."""
+
+
 def write_report(
     folder: Path,
     results: dict[str, Any],
     evaluation: Evaluation,
     images: ImageDataset,
-    classes: Sequence[ClassInfo],
+    card: Card,
     csv_safe: bool = False,
 ) -> None:
     """Writes tables (CSV), pictures, ``results.json`` and ``report.html``, which needs no other file.
@@ -135,91 +158,108 @@ def write_report(
         folder: is there; files of an earlier report are replaced.
         results: of ``summarize``, with whatever else is to be told.
         images: the whole dataset, from which the mistakes' pictures are read.
-        classes: the classifier's.
+        card: the classifier's.
         csv_safe: put a ``'`` before text in the tables that a spreadsheet would take for a formula.
     """
-    predictions = evaluation.predictions
-    names = short_labels(classes)
-    present, matrix = confusion_matrix(predictions)
-    present_names = [names[place] for place in present]
-    reliability = calibration(predictions)
-    mistakes = [
+    material = _collect(evaluation.predictions, images, card)
+    _write_tables(folder, results, material, csv_safe)
+    figures = _write_pictures(folder, material)
+    _write_page(folder, results, material, figures)
+
+
+def _collect(predictions: Predictions, images: ImageDataset, card: Card) -> _Material:
+    mistakes = confident_mistakes(predictions, MISTAKES).tolist()
+    return _Material(
+        predictions,
+        card,
+        *confusion_matrix(predictions),
+        [images.source(int(index)) for index in predictions.indices],
+        mistakes,
+        [plots.tile(decode(images.read(int(predictions.indices[row])))) for row in mistakes],
+    )
+
+
+def _mistakes(material: _Material, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Each in words and figures, with these names for the classes."""
+    predictions = material.predictions
+    return [
         {
-            "source": images.source(int(predictions.indices[row])),
+            "source": material.sources[row],
             "label": names[predictions.labels[row]],
             "predicted": names[predictions.predicted[row]],
             "score": float(predictions.confidence[row]),
         }
-        for row in confident_mistakes(predictions, MISTAKES)
-    ]
-    tiles = [
-        plots.tile(decode(images.read(int(predictions.indices[row]))))
-        for row in confident_mistakes(predictions, MISTAKES)
+        for row in material.mistakes
     ]
 
-    write_json({**results, "mistakes": mistakes}, folder / "results.json")
-    _write_csv(
-        folder / "per_class.csv",
-        list(results["per_class"][0]),
-        (each.values() for each in results["per_class"]),
-        csv_safe,
-    )
-    _write_csv(
-        folder / "confusion.csv",
-        ["label \\ predicted", *present_names],
-        ([name, *row.tolist()] for name, row in zip(present_names, matrix, strict=True)),
-        csv_safe,
+
+def _write_tables(folder: Path, results: dict[str, Any], material: _Material, csv_safe: bool) -> None:
+    """For programs, so with the classes' whole names."""
+    predictions, names = material.predictions, [each.label for each in material.card.classes]
+    write_json({**results, "mistakes": _mistakes(material, names)}, folder / "results.json")
+    header, rows = list(results["per_class"][0]), (each.values() for each in results["per_class"])
+    _write_csv(folder / "per_class.csv", header, rows, csv_safe)
+    present = [names[place] for place in material.present]
+    rows = ([name, *row.tolist()] for name, row in zip(present, material.matrix, strict=True))
+    _write_csv(folder / "confusion.csv", ["label \\ predicted", *present], rows, csv_safe)
+    columns = (
+        *(material.sources, predictions.labels, predictions.predicted, predictions.confidence),
+        *(predictions.correct, predictions.in_top5),
     )
     _write_csv(
         folder / "predictions.csv",
         ["source", "label", "predicted", "score", "correct", "in_top5"],
         (
-            [images.source(int(index)), names[label], names[taken], f"{score:.6f}", int(right), int(near)]
-            for index, label, taken, score, right, near in zip(
-                predictions.indices,
-                predictions.labels,
-                predictions.predicted,
-                predictions.confidence,
-                predictions.correct,
-                predictions.in_top5,
-                strict=True,
-            )
+            [source, names[label], names[taken], f"{score:.6f}", int(right), int(near)]
+            for source, label, taken, score, right, near in zip(*columns, strict=True)
         ),
         csv_safe,
     )
-    figures = {
-        "confusion": lambda: plots.confusion_figure(matrix, present_names),
+
+
+def _write_pictures(folder: Path, material: _Material) -> dict[str, dict[str, str]]:
+    """Returns: the figures for the page, by name and by its colours."""
+    names = material.card.short_labels
+    reliability, present = calibration(material.predictions), [names[place] for place in material.present]
+    draw = {
+        "confusion": lambda: plots.confusion_figure(material.matrix, present),
         "reliability": lambda: plots.reliability_figure(reliability),
     }
-    light = {name: plots.render(draw, plots.LIGHT) for name, draw in figures.items()}
-    for name, png in light.items():
-        write_bytes(png, folder / f"{name}.png")
-    if tiles:
+    figures = {}
+    for name, figure in draw.items():
+        light, dark = (plots.render(figure, theme) for theme in (plots.LIGHT, plots.DARK))
+        write_bytes(light, folder / f"{name}.png")
+        figures[name] = {"light": _data_uri("png", light), "dark": _data_uri("png", dark)}
+    if material.tiles:
         captions = [
-            (f"true: {each['label']}", f"said: {each['predicted']}", f"score {each['score']:.1%}") for each in mistakes
+            (f"true: {each['label']}", f"said: {each['predicted']}", f"score {each['score']:.1%}")
+            for each in _mistakes(material, names)
         ]
-        write_bytes(_jpeg(plots.contact_sheet(tiles, captions)), folder / "mistakes.jpg")
+        write_bytes(_jpeg(plots.contact_sheet(material.tiles, captions)), folder / "mistakes.jpg")
+    return figures
 
+
+def _write_page(folder: Path, results: dict[str, Any], material: _Material, figures: dict[str, dict[str, str]]) -> None:
+    predictions, names = material.predictions, material.card.short_labels
+    images = class_counts(predictions, len(names)).images
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("shvit.evaluation", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {
-        "percent": _percent,
-        "short": dict(zip((each.label for each in classes), names, strict=True)).__getitem__,
-    }
+    environment.filters |= {"percent": _percent, "count": "{:,}".format}
     page = environment.get_template("report.html.jinja").render(
         results=results,
+        verdict=verdict(predictions, material.card),
+        names=names,
         worst=worst_classes(results),
-        mistakes=[
-            each | {"picture": _data_uri("jpeg", _jpeg(picture))} for each, picture in zip(mistakes, tiles, strict=True)
+        pairs=[
+            {"label": names[label], "predicted": names[taken], "images": times, "of": int(images[label])}
+            for label, taken, times in confused_pairs(predictions, PAIRS)
         ],
-        figures={
-            name: {
-                "light": _data_uri("png", light[name]),
-                "dark": _data_uri("png", plots.render(draw, plots.DARK)),
-            }
-            for name, draw in figures.items()
-        },
+        mistakes=[
+            each | {"picture": _data_uri("jpeg", _jpeg(picture))}
+            for each, picture in zip(_mistakes(material, names), material.tiles, strict=True)
+        ],
+        figures=figures,
     )
     write_text(page, folder / "report.html")
 
@@ -230,7 +270,7 @@ def _number(value: float) -> float | None:
 
 
 def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
+    return "–" if share is None else f"{share:.1%}"
 
 
 def _jpeg(image: Image.Image) -> bytes:
