@@ -12,6 +12,7 @@ from shvit import Explainer
 from shvit.card import ClassInfo
 from shvit.cli.explain import find_class
 from shvit.cli.main import main
+from shvit.drawing.overlay import attention_map, class_activation_map, colour_table, draw_map
 
 from ..conftest import SAMPLES
 from .test_predict import shvit
@@ -34,10 +35,19 @@ def test_a_sheet_for_each_picture_and_one_line_for_each(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["attention", "cam"])
-def test_one_map_has_the_pictures_size(tmp_path, kind):
-    assert main(["explain", str(COFFEE), "--kind", kind, "--format", "jpg", "--output", str(tmp_path)]) == 0
-    with Image.open(tmp_path / "coffee.jpg") as drawn, Image.open(COFFEE) as photograph:
-        assert drawn.format == "JPEG" and drawn.size == photograph.size
+def test_one_map_lies_on_the_picture_above_its_scale(tmp_path, kind):
+    explanation = Explainer().explain(COFFEE)
+    shown = attention_map(explanation, 2) if kind == "attention" else class_activation_map(explanation)
+    for form in ("jpg", "png"):
+        assert main(["explain", str(COFFEE), "--kind", kind, "--format", form, "--output", str(tmp_path)]) == 0
+    with Image.open(tmp_path / "coffee.png") as drawn, Image.open(tmp_path / "coffee.jpg") as compressed:
+        assert compressed.format == "JPEG" and compressed.size == drawn.size
+        pixels = np.asarray(drawn)
+    height, width = explanation.image.height, explanation.image.width
+    assert pixels.shape[1] == width
+    np.testing.assert_array_equal(pixels[:height], draw_map(explanation.image, explanation.region, shown))
+    scale = {tuple(each) for each in pixels[height:].reshape(-1, 3)}
+    assert len(scale & {tuple(each) for each in colour_table()}) > 200
 
 
 def test_numbers_are_those_of_the_library(tmp_path):

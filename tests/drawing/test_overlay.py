@@ -16,6 +16,7 @@ from shvit.drawing.overlay import (
     colour_table,
     draw_map,
     draw_sheet,
+    draw_with_scale,
     fit,
     overlay,
 )
@@ -88,8 +89,24 @@ def test_pictures_of_any_size_are_drawn(width, height):
     explanation = Explainer(threads=1).explain(Image.new("RGB", (width, height), "red"))
     shown = class_activation_map(explanation)
     assert draw_map(explanation.image, explanation.region, shown).size == (width, height)
+    scaled = draw_with_scale(explanation, shown)
+    assert scaled.width >= width and scaled.width > 200 and scaled.height > height + 60
     sheet = draw_sheet(explanation, [attention_map(explanation, 2), shown])
     assert sheet.width > 600 and sheet.height > 100
+
+
+def test_between_the_cells_a_map_has_no_edges_and_none_beyond_its_values():
+    values = np.array([[0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0.2, 0], [0, 0, 0, 0]], float)
+    drawn = np.asarray(overlay(Image.new("RGB", (400, 400)), values, limits=(-1, 2), alpha=1))
+    table = [tuple(each) for each in colour_table().tolist()]
+    levels = {table.index(tuple(each)) for each in drawn.reshape(-1, 3).tolist()}
+    assert (min(levels), max(levels)) == (85, 170)  # of the values 0 and 1
+
+    drawn = np.asarray(overlay(Image.new("RGB", (400, 400)), values, limits=(0, 1), alpha=1))
+    across = np.array([table.index(tuple(each)) for each in drawn[150].tolist()])
+    slopes = np.diff(across[6::8])
+    assert abs(slopes).max() > 20  # from nothing to the peak within a cell of 100 pixels
+    assert abs(np.diff(slopes)).max() <= 14  # a peak of straight lines would turn by 40
 
 
 def test_a_map_without_preferences_is_of_one_middling_colour():

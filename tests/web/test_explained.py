@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from PIL import Image
 from playwright.sync_api import Page, expect
 
 from shvit import Classifier, Explainer
-from shvit.drawing.overlay import Map, attention_map, class_activation_map, draw_map
+from shvit.drawing.overlay import COLOURS, Map, attention_map, class_activation_map, draw_map
 from shvit.predicting.explain import Explanation
 from shvit.shipped import DEFAULT_MODEL
 from shvit.web import SAMPLES
@@ -98,14 +99,22 @@ def test_a_map_over_the_picture_and_back(coffee, explanation):
     assert looked.evaluate(shape) == pytest.approx(coffee.locator("#picture").evaluate(shape), rel=0.01)
     assert looked.bounding_box() == coffee.locator("#picture").bounding_box()
     is_drawn(coffee, explanation, class_activation_map(explanation))
+    legend = coffee.locator("#legend")
+    expect(legend).to_contain_text("speaks least for the first label speaks most Dark edges:", use_inner_text=True)
+    expect(legend).to_be_visible()
     coffee.get_by_label("picture", exact=True).check()
     expect(looked).to_be_hidden()
+    expect(legend).to_be_hidden()
 
 
 def test_pressing_a_place_shows_its_attention(coffee, explanation):
     coffee.get_by_label("attention").check()
     expect(coffee.locator("#looked")).to_have_class("asks")
     is_drawn(coffee, explanation, attention_map(explanation, 2))
+    expect(coffee.locator("#legend")).to_contain_text("no attention twice an even share, or more", use_inner_text=True)
+    colours = coffee.locator("#legend i").evaluate("(bar) => getComputedStyle(bar).backgroundImage")
+    stops = [tuple(map(int, each)) for each in re.findall(r"rgb\((\d+), (\d+), (\d+)\)", colours)]
+    assert stops == [tuple(bytes.fromhex(each)) for each in COLOURS.split()]
     before = source(coffee)
     looked = coffee.locator("#looked")
     box = looked.bounding_box()

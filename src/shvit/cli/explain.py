@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--kind",
         choices=("sheet", "attention", "cam"),
         default="sheet",
-        help="all side by side, or one map over the whole picture (default: sheet)",
+        help="all side by side, or one map over the whole picture and its scale below (default: sheet)",
     )
     parser.add_argument("--stage", type=positive, metavar="N", help="of the attention: 2 or 3 (default: 2)")
     parser.add_argument("--block", type=positive, metavar="N", help="of that stage, from 1 (default: the last)")
@@ -176,12 +176,12 @@ def _write(path: Path, explanation: Explanation, class_id: int | None, args: arg
 
 
 def _draw(explanation: Explanation, maps: list[Map], args: argparse.Namespace) -> Image.Image:
-    from shvit.drawing.overlay import ALPHA, draw_map, draw_sheet
+    from shvit.drawing.overlay import ALPHA, draw_sheet, draw_with_scale
 
     alpha = ALPHA if args.alpha is None else args.alpha
     if args.kind == "sheet":
         return draw_sheet(explanation, maps, alpha)
-    return draw_map(explanation.image, explanation.region, maps[0], alpha)
+    return draw_with_scale(explanation, maps[0], alpha)
 
 
 def _as_json(explanation: Explanation, maps: list[Map]) -> dict[str, Any]:

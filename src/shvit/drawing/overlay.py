@@ -30,6 +30,12 @@ MAX_SIDE = 1024
 TILE = 320
 """Longest side of a sheet's pictures, in pixels."""
 
+TEXT = 13
+"""Height of a sheet's letters, in pixels."""
+
+NARROWEST = 260
+"""Pixels across that a scale's words need."""
+
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 _INK, _PAPER = (32, 33, 36), (255, 255, 255)
@@ -55,7 +61,7 @@ def overlay(
     Args:
         image: RGB, of any size.
         values: ``(rows, columns)``, each the value of an equal part of ``region``; between their centres values are
-            interpolated.
+            interpolated (bicubic, and never beyond the map's own).
         region: the part of the image that the map covers; all of it when not given.
         limits: values that get the first and the last colour; the map's smallest and largest when not given.
         alpha: in [0, 1]; 0 leaves the picture as it is.
@@ -71,7 +77,8 @@ def overlay(
     scaled = np.clip((values - low) / (high - low if high > low else 1), 0, 1).astype(np.float32)
     box = _whole_pixels(region or Region(0, 0, *image.size), image.size)
     size = (box[2] - box[0], box[3] - box[1])
-    fine = np.asarray(Image.fromarray(scaled).resize(size, Image.Resampling.BILINEAR))
+    # Bilinear would show the few cells' middles as edges.
+    fine = np.asarray(Image.fromarray(scaled).resize(size, Image.Resampling.BICUBIC)).clip(scaled.min(), scaled.max())
     colours = Image.fromarray(colour_table()[np.rint(fine * 255).astype(np.uint8)])
     seen = image.crop(box)
     # Under colours the picture is in grey: its own would be taken for the map's.
@@ -169,10 +176,24 @@ def draw_map(image: Image.Image, region: Region, shown: Map, alpha: float = ALPH
     return drawn
 
 
+def draw_with_scale(explanation: Explanation, shown: Map, alpha: float = ALPHA) -> Image.Image:
+    """A map over the whole picture, which keeps its size, and below it what the colours mean."""
+    picture = draw_map(explanation.image, explanation.region, shown, alpha)
+    width = max(picture.width, NARROWEST)
+    size = max(TEXT, width // 50)
+    title, margin = ImageFont.load_default(size + 1), size // 2
+    sheet = Image.new("RGB", (width, picture.height + 6 * size + margin), _PAPER)
+    sheet.paste(picture, ((width - picture.width) // 2, 0))
+    across, top = width - 2 * margin, picture.height + margin
+    ImageDraw.Draw(sheet).text((margin, top), _shortened(shown.title, title, across), font=title, fill=_INK)
+    _draw_scale(sheet, (margin, top + round(1.5 * size), across), shown, ImageFont.load_default(size), size)
+    return sheet
+
+
 def draw_sheet(explanation: Explanation, maps: Sequence[Map], alpha: float = ALPHA) -> Image.Image:
     """The image with its labels, and beside it each map over the same image, with a scale below."""
     image, region = fit(explanation.image, explanation.region, TILE)
-    font, bold = ImageFont.load_default(13), ImageFont.load_default(14)
+    font, bold = ImageFont.load_default(TEXT), ImageFont.load_default(TEXT + 1)
     margin, head, foot = 12, 24, 20 * max(3, len(explanation.predictions)) + 4
     width = max(TILE * 3 // 4, image.width)
     sheet = Image.new(
@@ -192,7 +213,7 @@ def draw_sheet(explanation: Explanation, maps: Sequence[Map], alpha: float = ALP
         draw.text((left, margin), _shortened(title, bold, width), font=bold, fill=_INK)
         sheet.paste(picture, (left + (width - picture.width) // 2, margin + head))
         if place:
-            _draw_scale(sheet, (left, below, width), maps[place - 1], font)
+            _draw_scale(sheet, (left, below, width), maps[place - 1], font, TEXT)
     for row, each in enumerate(explanation.predictions):
         draw.text((margin + 42, below + 20 * row), f"{each.score:.1%}", font=font, fill=_INK, anchor="ra")
         label = _shortened(each.short_label, font, width - 52)
@@ -200,14 +221,22 @@ def draw_sheet(explanation: Explanation, maps: Sequence[Map], alpha: float = ALP
     return sheet
 
 
-def _draw_scale(sheet: Image.Image, place: tuple[int, int, int], shown: Map, font: Font) -> None:
+def _draw_scale(sheet: Image.Image, place: tuple[int, int, int], shown: Map, font: Font, size: int) -> None:
+    """The colours from the left to the right, what the ends stand for, and of what the map is.
+
+    Args:
+        place: left, top and width.
+        size: height of the letters.
+    """
     left, top, width = place
-    sheet.paste(Image.fromarray(colour_table()[None]).resize((width, 10), Image.Resampling.BILINEAR), (left, top))
+    bar = Image.fromarray(colour_table()[None]).resize((width, round(0.8 * size)), Image.Resampling.BILINEAR)
+    sheet.paste(bar, (left, top))
     draw = ImageDraw.Draw(sheet)
     low, high = (f"{value:.1f}" for value in shown.limits)
-    draw.text((left, top + 14), low, font=font, fill=_INK)
-    draw.text((left + width, top + 14), f"{high} {shown.unit}", font=font, fill=_INK, anchor="ra")
-    draw.text((left, top + 34), shown.detail, font=font, fill=_INK)
+    below, line = top + round(1.1 * size), round(1.5 * size)
+    draw.text((left, below), low, font=font, fill=_INK)
+    draw.text((left + width, below), f"{high} {shown.unit}", font=font, fill=_INK, anchor="ra")
+    draw.text((left, below + line), shown.detail, font=font, fill=_INK)
 
 
 def _shortened(text: str, font: Font, width: int) -> str:

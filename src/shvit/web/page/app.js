@@ -10,6 +10,12 @@ const LOOK_EVERY = 250; // milliseconds between maps over the camera's frames, a
 const PAUSE_AFTER_PROBLEM = 1000; // milliseconds before the camera tries again
 const CAMERA = { video: { facingMode: { ideal: "environment" }, width: { ideal: 640 }, height: { ideal: 480 } }, audio: false };
 
+// What the first and the last colour of a map stand for.
+const LEGENDS = {
+  attention: ["no attention", "twice an even share, or more"],
+  cam: ["speaks least for the first label", "speaks most"],
+};
+
 const part = (id) => document.getElementById(id);
 const percent = (score) => `${(100 * score).toFixed(score < 0.0995 ? 1 : 0)} %`;
 
@@ -409,7 +415,7 @@ async function look(pixel) {
   try {
     const blob = await predictor.explain(picture.blob, kind, pixel);
     if (picture !== shown || camera || kind !== mapChosen()) return;
-    showLooked(blob, `${picture.name}, ${kind}`);
+    showLooked(blob, kind, picture.name);
     part("looked").classList.toggle("asks", kind === "attention");
     say(`Map of ${picture.name}: ${kind}`);
   } catch (error) {
@@ -426,7 +432,7 @@ async function lookOn(mine) {
     const began = performance.now();
     try {
       const blob = await predictor.explainFrame(part("video"), kind);
-      if (camera === mine && kind === mapChosen()) showLooked(blob, `Camera, ${kind}`);
+      if (camera === mine && kind === mapChosen()) showLooked(blob, kind, "Camera");
     } catch (error) {
       if (camera !== mine) return;
       explainProblem(error);
@@ -438,11 +444,13 @@ async function lookOn(mine) {
   if (camera === mine) showLooked(null);
 }
 
-function showLooked(blob, name = "") {
+function showLooked(blob, kind, name) {
   const image = part("looked");
   URL.revokeObjectURL(image.src);
   image.hidden = !blob;
-  image.alt = name;
+  image.alt = blob ? `${name}, ${kind}` : "";
+  part("legend").hidden = !blob;
+  if (blob) [part("least").textContent, part("most").textContent] = LEGENDS[kind];
   image.classList.remove("asks");
   if (blob) image.src = URL.createObjectURL(blob);
   else image.removeAttribute("src");

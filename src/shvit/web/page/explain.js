@@ -1,6 +1,6 @@
 // What the network looked at: the maps of shvit.predicting.explain, drawn as shvit.drawing.overlay draws them.
 
-import { resizeAndCrop, roundHalfEven } from "./preprocess.js";
+import { cubic, resizeAndCrop, roundHalfEven } from "./preprocess.js";
 
 /**
  * The part of an image that the network sees, in pixels.
@@ -96,21 +96,22 @@ export function draw(bitmap, region, map, { colours, alpha, outside, max_side })
   const table = Uint8Array.from({ length: colours.length / 2 }, (_, at) => parseInt(colours.slice(2 * at, 2 * at + 2), 16));
   const [low, high] = map.limits;
   const range = high > low ? high - low : 1;
-  const rows = neighbours(box.top, box.bottom, map.rows);
-  const columns = neighbours(box.left, box.right, map.columns);
+  const [least, most] = [Math.min(...map.values), Math.max(...map.values)];
+  const rows = interpolation(box.top, box.bottom, map.rows);
+  const columns = interpolation(box.left, box.right, map.columns);
+  const line = new Float64Array(map.columns);
   const { data } = picture;
   for (let y = 0, at = 0; y < height; y++) {
     const row = rows[y - box.top];
+    if (row) line.forEach((_, place) => (line[place] = mean(row, (each) => map.values[each * map.columns + place])));
     for (let x = 0; x < width; x++, at += 4) {
       const column = columns[x - box.left];
       if (!row || !column) {
         for (let channel = 0; channel < 3; channel++) data[at + channel] = blend(0, data[at + channel], outside);
         continue;
       }
-      const value = (line, place) => map.values[line * map.columns + place];
-      const above = value(row.first, column.first) * (1 - column.share) + value(row.first, column.second) * column.share;
-      const below = value(row.second, column.first) * (1 - column.share) + value(row.second, column.second) * column.share;
-      const level = (above * (1 - row.share) + below * row.share - low) / range;
+      const value = Math.min(most, Math.max(least, mean(column, (each) => line[each])));
+      const level = (value - low) / range;
       const colour = 3 * Math.round(255 * Math.min(1, Math.max(0, level)));
       const grey = (19595 * data[at] + 38470 * data[at + 1] + 7471 * data[at + 2] + 32768) >> 16;
       for (let channel = 0; channel < 3; channel++) {
@@ -141,13 +142,25 @@ function wholePixels({ left, top, right, bottom }, width, height) {
   };
 }
 
-// For each pixel of an axis, the two values that it lies between, and how much it has of the second.
-function neighbours(from, to, count) {
+// For each pixel of an axis, the values around it and how much it has of each: Pillow's bicubic interpolation.
+function interpolation(from, to, count) {
+  const scale = count / (to - from);
+  const width = Math.max(scale, 1);
   return Array.from({ length: to - from }, (_, place) => {
-    const at = Math.min(count - 1, Math.max(0, ((place + 0.5) / (to - from)) * count - 0.5));
-    const first = Math.floor(at);
-    return { first, second: Math.min(first + 1, count - 1), share: at - first };
+    const center = (place + 0.5) * scale;
+    const first = Math.max(0, Math.trunc(center - 2 * width + 0.5));
+    const end = Math.min(count, Math.trunc(center + 2 * width + 0.5));
+    const weights = Array.from({ length: end - first }, (_, each) => cubic((first + each - center + 0.5) / width));
+    const sum = weights.reduce((total, each) => total + each, 0);
+    return { first, weights: weights.map((each) => each / sum) };
   });
+}
+
+// Of the values that `interpolation` names.
+function mean({ first, weights }, value) {
+  let sum = 0;
+  for (let each = 0; each < weights.length; each++) sum += weights[each] * value(first + each);
+  return sum;
 }
 
 // Around the token that asks.

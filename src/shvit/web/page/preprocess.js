@@ -18,7 +18,7 @@ const FILTERS = {
 };
 
 // Keys' cubic convolution with a = -1/2.
-function cubic(x) {
+export function cubic(x) {
   const a = -0.5;
   const d = Math.abs(x);
   if (d < 1) return ((a + 2) * d - (a + 3)) * d * d + 1;
