@@ -35,7 +35,7 @@ def test_a_sample(visitor):
     visitor.get_by_role("button", name="coffee").click()
     found = labels(visitor, "coffee.jpg · ")
     (result,) = Classifier(engine="onnxruntime").predict(SAMPLES / "coffee.jpg")
-    assert list(found) == [each.label for each in result.predictions]
+    assert list(found) == [each.short_label for each in result.predictions]
     assert list(found.values()) == pytest.approx([each.score for each in result.predictions], abs=0.01)
 
 
