@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 PRECISIONS = ("fp32", "fp16", "int8")
 """``fp16`` stores weights so; processors compute in float32 all the same."""
 
-CHECKPOINT_SUFFIXES = (".safetensors", ".pth", ".pt")
 CALIBRATION = 32
 """Crops that ranges of 8-bit activations are taken from."""
 
@@ -138,6 +137,7 @@ def open_network(model: str, image_size: int | None = None) -> Network:
 
     from shvit.models import create_model, list_models
     from shvit.models.checkpoints import load_model
+    from shvit.models.weight_files import CHECKPOINT_SUFFIXES
 
     weights = cached_weights(model) if model in list_models() else Path(model)
     if model not in list_models() and weights is not None and weights.suffix not in CHECKPOINT_SUFFIXES:

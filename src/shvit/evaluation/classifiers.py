@@ -15,9 +15,8 @@ from shvit.errors import CheckpointError
 from shvit.exporting.card import card_for
 from shvit.models.checkpoints import load_model
 from shvit.models.reparam import inference_form
+from shvit.models.weight_files import CHECKPOINT_SUFFIXES
 from shvit.predicting.classifier import Classifier
-
-CHECKPOINT_SUFFIXES = (".safetensors", ".pth", ".pt")
 
 
 class ImageClassifier(Protocol):

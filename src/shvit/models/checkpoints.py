@@ -1,6 +1,7 @@
-"""Weights on disk: ours, the reference repository's, timm's.
+"""Weights on disk: ours, the reference repository's, timm's, and whatever a training loop wrapped them in.
 
-The three name the same tensors differently. Reading recognises which it is; no pickle code is ever executed.
+The three name the same tensors differently. Reading recognises which it is and where in the file it lies; no pickle
+code is ever executed.
 """
 
 from __future__ import annotations
@@ -9,100 +10,33 @@ import argparse
 import json
 import re
 import warnings
-import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.nn import Parameter
 
 from shvit.atomic import atomic_path
 from shvit.errors import CheckpointError
-from shvit.models.integrity import check_archive, content_digest, is_finite
+from shvit.models.containers import Weights, choose_network
+from shvit.models.integrity import content_digest
 from shvit.models.reparam import reparameterize
 from shvit.models.shvit import SHViT
+from shvit.models.tensor_names import RENAME, Names
 from shvit.models.variants import VARIANTS, SHViTConfig
-
-Names = Literal["shvit", "timm", "reference"]
-Weights = Literal["auto", "model", "ema"]
+from shvit.models.weight_files import DIGEST_KEY, check_finite, check_tensors, read_weight_file
 
 CONFIG_KEY = "shvit.config"
 """Key of the configuration's JSON in a safetensors file's metadata."""
 
-DIGEST_KEY = "shvit.digest"
-"""Key, in the same place, of a SHA-256 of the tensors and the metadata; files of others have none."""
-
-MAX_HEADER_BYTES = 16 * 2**20
-"""A safetensors file whose names and metadata take more is refused; those of a network take some 100 kB."""
-
 MAX_IMAGE_SIDE = 8192
 """A configuration that was made for larger images is refused; in pixels."""
 
-_MODEL_KEYS = ("model", "state_dict")
-_EMA_KEYS = ("model_ema", "state_dict_ema", "ema")
 _HEADS = {"head.": "head", "head_dist.": "distillation head"}
-_PREFIXES = ("module.", "_orig_mod.", "model.")
-# What training code keeps beside its tensors. Making one of these runs nothing; paths are read as names only.
-_HARMLESS: list[Any] = [
-    argparse.Namespace,
-    (PurePosixPath, "pathlib.PosixPath"),
-    (PureWindowsPath, "pathlib.WindowsPath"),
-    (PurePosixPath, "pathlib._local.PosixPath"),
-    (PureWindowsPath, "pathlib._local.WindowsPath"),
-]
-
-_TO_TIMM = [
-    (re.compile(pattern), replacement)
-    for pattern, replacement in (
-        (r"^stem\.", "patch_embed."),
-        (r"\.downsample\.local_in\.dw\.", ".downsample.0.m."),
-        (r"\.downsample\.ffn_in\.", ".downsample.1.m."),
-        (r"\.downsample\.merge\.expand\.", ".downsample.2.conv1."),
-        (r"\.downsample\.merge\.dw\.", ".downsample.2.conv2."),
-        (r"\.downsample\.merge\.project\.", ".downsample.2.conv3."),
-        (r"\.merge\.squeeze_excite\.reduce\.", ".2.se.fc1."),
-        (r"\.merge\.squeeze_excite\.expand\.", ".2.se.fc2."),
-        (r"\.downsample\.local_out\.dw\.", ".downsample.3.m."),
-        (r"\.downsample\.ffn_out\.", ".downsample.4.m."),
-        (r"\.local\.dw\.", ".conv.m."),
-        (r"\.attention\.norm\.", ".mixer.m.pre_norm."),
-        (r"\.attention\.qkv\.", ".mixer.m.qkv."),
-        (r"\.attention\.project\.", ".mixer.m.proj.1."),
-        (r"\.ffn\.", ".ffn.m."),
-        (r"(\.m)\.expand\.", r"\1.pw1."),
-        (r"(\.ffn\.m|downsample\.[14]\.m)\.project\.", r"\1.pw2."),
-        (r"\.conv\.(weight|bias)$", r".c.\1"),
-        (r"^(head(?:_dist)?)\.linear\.", r"\1.l."),
-        (r"(?<!pre_)\bnorm\.", "bn."),
-    )
-]
-# timm's downsample.0 to .4 stand in three sub-modules of the reference, which counts blocks after them.
-_DOWNSAMPLE = {"0": "0.0", "1": "0.1", "2": "1", "3": "2.0", "4": "2.1"}
-
-
-def _timm_name(name: str) -> str:
-    for pattern, replacement in _TO_TIMM:
-        name = pattern.sub(replacement, name)
-    return name
-
-
-def _reference_name(name: str) -> str:
-    parts = _timm_name(name).split(".")
-    if parts[0] != "stages":
-        return ".".join(parts)
-    stage = int(parts[1])
-    if parts[2] == "downsample":
-        return ".".join([f"blocks{stage + 1}", _DOWNSAMPLE[parts[3]], *parts[4:]])
-    place = int(parts[3]) + (3 if stage > 0 else 0)
-    return ".".join([f"blocks{stage + 1}", str(place), *parts[4:]])
-
-
-_RENAME = {"shvit": lambda name: name, "timm": _timm_name, "reference": _reference_name}
 
 
 @dataclass(frozen=True)
@@ -112,7 +46,7 @@ class Checkpoint:
     path: Path
     names: Names
     state: dict[str, Tensor]
-    """Tensors without wrappers' prefixes."""
+    """The network's tensors, without what stands before their names in the file."""
     ema: bool = False
     """The tensors are an exponential moving average."""
     config: SHViTConfig | None = None
@@ -121,6 +55,10 @@ class Checkpoint:
     """The network is in inference form."""
     metadata: dict[str, Any] = field(default_factory=dict)
     """What ``save_checkpoint`` was given."""
+    notes: tuple[str, ...] = ()
+    """What was chosen of several networks, and what was left out."""
+    dataset: str | None = None
+    """What the arguments of the training call its data, where the file has them, as the reference's: IMNET."""
 
 
 @dataclass(frozen=True)
@@ -130,34 +68,29 @@ class LoadReport:
     names: Names
     ema: bool
     notes: tuple[str, ...]
-    """What was adapted: a fresh head, another number of input channels; also given as warnings."""
+    """What was chosen and what was adapted: a moving average, a fresh head, another number of input channels; also
+    given as warnings."""
 
 
 def read_checkpoint(path: str | Path, weights: Weights = "auto") -> Checkpoint:
-    """Reads a checkpoint: safetensors, or ``.pth`` without executing anything in it.
+    """Reads a checkpoint: safetensors, or a pickle such as ``.pth`` without executing anything in it.
 
     Args:
         path: a file of the reference repository (bare state dict, ``{"model": ...}`` or a whole training
-            checkpoint), of timm, or of ``save_checkpoint``.
+            checkpoint), of timm, of ``save_checkpoint``, or of another training loop that has such a network
+            somewhere: under other keys (``model_state_dict``), with prefixes (``module.``, ``model.net.``), beside
+            other tensors.
         weights: ``model`` or ``ema``; ``auto`` takes the moving average where there is one.
 
     Raises:
-        CheckpointError: it cannot be read, is not safe to read, or is no SHViT.
+        CheckpointError: it cannot be read, is not safe to read, or holds no SHViT or several.
     """
     path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"{path}: {'not a file' if path.exists() else 'no such file'}")
-    metadata: dict[str, Any] = {}
-    ema = False
-    if _is_safetensors(path):
-        state, metadata = _read_safetensors(path)
-        if weights == "ema":
-            raise CheckpointError(f"{path}: has one set of weights, no moving average beside it")
-    else:
-        state, ema = _choose(path, _read_pickle(path), weights)
-    _check_tensors(path, state)
-    state = _strip_prefixes(state)
-    names, folded = _recognise(path, state)
+    raw, metadata = read_weight_file(path)
+    found, notes = choose_network(path, raw, weights)
+    state, names, folded = found.state, found.names, found.folded
+    check_tensors(path, state, found.prefix)
+    check_finite(path, state, found.prefix)
     stored = metadata.pop(CONFIG_KEY, None)
     if folded and stored is None:
         raise CheckpointError(f"{path}: a folded network without its configuration; take the one it came from")
@@ -167,7 +100,13 @@ def read_checkpoint(path: str | Path, weights: Weights = "auto") -> Checkpoint:
         raise CheckpointError(f"{path}: its configuration cannot be used: {str(error)[:300]}") from None
     if config is not None:
         _check_config(path, config, state)
-    return Checkpoint(path, names, state, ema, config, folded, metadata)
+    return Checkpoint(path, names, state, found.averaged, config, folded, metadata, notes, _dataset(raw))
+
+
+def _dataset(raw: Mapping[Any, Any]) -> str | None:
+    arguments = raw.get("args")
+    value = vars(arguments).get("data_set") if isinstance(arguments, argparse.Namespace) else None
+    return value if isinstance(value, str) else None
 
 
 def load_checkpoint(model: SHViT, path: str | Path, weights: Weights = "auto") -> LoadReport:
@@ -190,16 +129,17 @@ def _load(model: SHViT, checkpoint: Checkpoint) -> LoadReport:
         raise CheckpointError(
             f"{checkpoint.path}: a folded network, which cannot be unfolded; take the one it came from, or load_model"
         )
-    new, notes = _match(model, checkpoint)
+    new, adapted = _match(model, checkpoint)
     model.load_state_dict(new)
+    notes = (*checkpoint.notes, *adapted)
     for note in notes:
         warnings.warn(f"{checkpoint.path}: {note}", stacklevel=3)
-    return LoadReport(checkpoint.names, checkpoint.ema, tuple(notes))
+    return LoadReport(checkpoint.names, checkpoint.ema, notes)
 
 
 def _match(model: SHViT, checkpoint: Checkpoint) -> tuple[dict[str, Tensor], list[str]]:
     """Every tensor that the network needs, under our names; and what had to be adapted."""
-    rename = _RENAME[checkpoint.names]
+    rename = RENAME[checkpoint.names]
     given = dict(checkpoint.state)
     own = model.state_dict()
     notes: list[str] = []
@@ -221,15 +161,15 @@ def _match(model: SHViT, checkpoint: Checkpoint) -> tuple[dict[str, Tensor], lis
             value = _adapt(checkpoint, name, value, tensor, notes)
         if tensor.is_floating_point() and not value.is_floating_point():
             raise CheckpointError(f"{checkpoint.path}: {rename(name)} should be floating point, got {value.dtype}")
+        if value.dtype == torch.float64 != tensor.dtype and not value.is_meta:
+            check_finite(checkpoint.path, {rename(name): value.to(tensor.dtype)})  # what is too large for float32
         new[name] = value
     if missing:
-        raise CheckpointError(
-            f"{checkpoint.path}: {len(missing)} tensors are missing, such as {missing[0]}{_guess(checkpoint)}"
-        )
+        raise CheckpointError(f"{checkpoint.path}: {_count(missing)} missing, such as {missing[0]}{_guess(checkpoint)}")
     extra = [name for name in given if not name.startswith(unwanted)]
     if extra:
         raise CheckpointError(
-            f"{checkpoint.path}: {len(extra)} tensors are not of this network, such as {extra[0]}{_guess(checkpoint)}"
+            f"{checkpoint.path}: {_count(extra)} not of this network, such as {extra[0]}{_guess(checkpoint)}"
         )
     if given and model.num_classes:
         _note(notes, "the checkpoint's distillation head is left out: pass distillation=True to use both heads")
@@ -293,7 +233,7 @@ def save_checkpoint(
         )
     if pickled and metadata:
         raise CheckpointError(f"{path}: only safetensors carry metadata; write a .safetensors file")
-    rename = _RENAME[names]
+    rename = RENAME[names]
     state = {rename(name): tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     try:
         with atomic_path(path) as aside:
@@ -308,108 +248,13 @@ def save_checkpoint(
         raise CheckpointError(f"{path}: cannot be written: {error}") from None
 
 
+def _count(names: list[str]) -> str:
+    return "1 tensor is" if len(names) == 1 else f"{len(names)} tensors are"
+
+
 def _note(notes: list[str], text: str) -> None:
     if text not in notes:
         notes.append(text)
-
-
-def _is_safetensors(path: Path) -> bool:
-    """A safetensors file starts with its header's length and the header's brace, whatever it is called."""
-    try:
-        with path.open("rb") as file:
-            start = file.read(9)
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
-    return path.suffix == ".safetensors" or (len(start) == 9 and start[8:9] == b"{")
-
-
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    try:
-        with path.open("rb") as start:
-            header = int.from_bytes(start.read(8), "little")
-        if header > MAX_HEADER_BYTES:
-            raise CheckpointError(
-                f"{path}: refused: a header of {header:,} bytes, at most {MAX_HEADER_BYTES:,} are read"
-            )
-        with safe_open(path, framework="pt") as file:
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            texts = dict(file.metadata() or {})
-    except CheckpointError:
-        raise
-    except Exception as error:  # of many kinds: the library's own, and PyTorch's for types that it does not know
-        raise CheckpointError(f"{path}: not a whole safetensors file: {str(error)[:300]}") from None
-    written = texts.pop(DIGEST_KEY, None)
-    if written is not None and written != content_digest(state, texts):
-        raise CheckpointError(
-            f"{path}: damaged: its tensors or its metadata are not those that were written (SHA-256); "
-            "take a copy of it, or the run's other weights"
-        )
-    metadata = {}
-    for key, text in texts.items():
-        try:
-            metadata[key] = json.loads(text)
-        except ValueError:
-            metadata[key] = text
-        except RecursionError:
-            raise CheckpointError(f"{path}: refused: the metadata {key[:100]!r} are nested too deep") from None
-    return state, metadata
-
-
-def _read_pickle(path: Path) -> Any:
-    try:
-        if zipfile.is_zipfile(path):
-            with path.open("rb") as file:
-                check_archive(file)
-    except ValueError as error:
-        raise CheckpointError(f"{path}: {error}") from None
-    try:
-        with torch.serialization.safe_globals(_HARMLESS):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # of many kinds: what torch, its unpickler and zipfile make of arbitrary bytes
-        text = str(error)
-        asked = re.search(r"GLOBAL ([\w.]+)", text) or re.search(r"blocklisted module ([\w.]+)", text)
-        if asked:
-            raise CheckpointError(
-                f"{path}: refused: the file asks to run code ({asked.group(1)}); nothing of it was executed"
-            ) from None
-        unpickler = re.search(r"WeightsUnpickler error:\s*(.*)", text)
-        reason = unpickler.group(1) if unpickler else text.split(". ")[0][:200] if " " in text else type(error).__name__
-        raise CheckpointError(f"{path}: not a whole PyTorch checkpoint: {reason}") from None
-
-
-def _choose(path: Path, raw: Any, weights: Weights) -> tuple[dict[str, Tensor], bool]:
-    if not isinstance(raw, dict):
-        raise CheckpointError(f"{path}: expected a state dict, got {type(raw).__name__}")
-    ema, model = (
-        next((raw[key] for key in keys if isinstance(raw.get(key), dict)), None) for keys in (_EMA_KEYS, _MODEL_KEYS)
-    )
-    if model is None and ema is None:
-        model = raw
-    if weights == "ema" and ema is None:
-        raise CheckpointError(f"{path}: has no moving average (looked for {', '.join(_EMA_KEYS)})")
-    if weights == "model" and model is None:
-        raise CheckpointError(f"{path}: has a moving average only")
-    use_ema = ema is not None and weights != "model"
-    state = ema if use_ema else model
-    assert state is not None
-    tensors = {name: value for name, value in state.items() if isinstance(name, str) and isinstance(value, Tensor)}
-    return tensors, use_ema
-
-
-def _check_tensors(path: Path, state: dict[str, Tensor]) -> None:
-    """Refuses what would fail half-way through loading, or take more memory than the file has bytes."""
-    if not state:
-        raise CheckpointError(f"{path}: holds no tensors")
-    for name, tensor in state.items():
-        plain = type(tensor) in (Tensor, Parameter) and tensor.layout == torch.strided and tensor.device.type == "cpu"
-        if not plain or tensor.is_quantized or tensor.is_nested:
-            raise CheckpointError(f"{path}: {name} is not a plain tensor")
-    size = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
-    if size > path.stat().st_size:
-        raise CheckpointError(f"{path}: refused: its tensors would take {size} bytes, more than the file has")
-    if not is_finite(state):
-        name = next(name for name, tensor in state.items() if not is_finite({name: tensor}))
-        raise CheckpointError(f"{path}: {name} has values that are not finite; take weights from before they diverged")
 
 
 def _check_config(path: Path, config: SHViTConfig, state: dict[str, Tensor]) -> None:
@@ -422,30 +267,9 @@ def _check_config(path: Path, config: SHViTConfig, state: dict[str, Tensor]) -> 
         )
 
 
-def _strip_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Takes off what DistributedDataParallel, torch.compile and the like put before every name."""
-    while True:
-        prefix = next((each for each in _PREFIXES if all(name.startswith(each) for name in state)), None)
-        if prefix is None:
-            return state
-        state = {name.removeprefix(prefix): value for name, value in state.items()}
-
-
-def _recognise(path: Path, state: dict[str, Tensor]) -> tuple[Names, bool]:
-    """Whose names they are, and whether the network is folded."""
-    if "stem.0.conv.weight" in state or "stem.0.weight" in state:
-        return "shvit", "stem.0.weight" in state
-    if "patch_embed.0.c.weight" in state:
-        return "reference" if any(name.startswith("blocks1.") for name in state) else "timm", False
-    raise CheckpointError(
-        f"{path}: not a SHViT: expected a first convolution stem.0.conv.weight or patch_embed.0.c.weight; "
-        f"the file's first tensor is {next(iter(state), None)}"
-    )
-
-
 def _infer_config(state: dict[str, Tensor], names: Names) -> SHViTConfig | None:
     """Which published variant has a body of these shapes, whatever its input channels and its head."""
-    rename = _RENAME[names]
+    rename = RENAME[names]
 
     def body_shape(name: str, tensor: Tensor) -> torch.Size:
         return tensor.shape[2:] if name == "stem.0.conv.weight" else tensor.shape
@@ -478,7 +302,7 @@ def _adapt(checkpoint: Checkpoint, name: str, value: Tensor, wanted: Tensor, not
         )
         return _adapt_channels(value, wanted.shape[1])
     raise CheckpointError(
-        f"{checkpoint.path}: {_RENAME[checkpoint.names](name)} should have the shape {tuple(wanted.shape)}, "
+        f"{checkpoint.path}: {RENAME[checkpoint.names](name)} should have the shape {tuple(wanted.shape)}, "
         f"got {tuple(value.shape)}{_guess(checkpoint)}"
     )
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import zipfile
 from collections.abc import Mapping
+from itertools import chain
 from typing import BinaryIO
 
 import torch
@@ -66,7 +67,10 @@ def content_digest(state: Mapping[str, Tensor], texts: Mapping[str, str]) -> str
 
 def is_finite(state: Mapping[str, Tensor]) -> bool:
     """Whether all floating-point tensors hold numbers alone: no infinity, no NaN."""
-    return all(bool(tensor.isfinite().all()) for tensor in state.values() if tensor.dtype in _FLOATS)
+    small = (tensor.float() for tensor in state.values() if tensor.dtype in _SMALL_FLOATS)
+    whole = (tensor for tensor in state.values() if tensor.dtype in _FLOATS)
+    return all(bool(tensor.isfinite().all()) for tensor in chain(whole, small))
 
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_SMALL_FLOATS = (torch.float8_e4m3fn, torch.float8_e4m3fnuz, torch.float8_e5m2, torch.float8_e5m2fnuz)
