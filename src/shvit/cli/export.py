@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from shvit.atomic import check_folder, check_outputs
 from shvit.cli.arguments import positive
@@ -16,6 +16,7 @@ from shvit.shipped import SHIPPED_MODELS
 
 if TYPE_CHECKING:
     from shvit.exporting import ExportReport
+    from shvit.models.checkpoints import Checkpoint
 
 EPILOG = """\
 examples:
@@ -41,6 +42,9 @@ formats and precisions, the default first:
 
 FORMATS = ("onnx", "openvino", "coreml", "litert", "executorch", "torch", "aotinductor", "tensorrt", "web")
 
+
+IMAGENET = "imagenet-1k"
+"""What ``--classes`` takes beside a file."""
 
 COMPANIONS = {"openvino": (".bin",), "executorch": (".card.json",), "tensorrt": (".card.json",)}
 """What is written beside a file, by its format."""
@@ -100,7 +104,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the file takes images of any size, --image-size by default (onnx, openvino)",
     )
     parser.add_argument(
-        "--classes", type=Path, metavar="FILE", help="class names, one a line, for a checkpoint that has none"
+        "--classes",
+        metavar="FILE|imagenet-1k",
+        help="class names, one a line, for a checkpoint that has none; or ImageNet-1k's (default: the checkpoint's, "
+        "ImageNet-1k's for the published weights, else numbers)",
     )
 
 
@@ -136,6 +143,8 @@ def run(args: argparse.Namespace) -> int:
     model, checkpoint = load_model(path, args.ema)
     names = _class_names(args.classes) if args.classes else None
     card = card_for(model, checkpoint, name=args.output.stem, image_size=args.image_size, class_names=names)
+    if names is None and (told := _where_names_come_from(checkpoint, model.num_classes)):
+        say(told, sys.stderr)
     images = None
     if args.verify is not None:
         from shvit.evaluation.samples import verification_pixels
@@ -177,8 +186,26 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _class_names(path: Path) -> list[str]:
+def _where_names_come_from(checkpoint: Checkpoint, outputs: int) -> str | None:
+    """What to say of the classes' names where the checkpoint has none."""
+    from shvit.models.class_names import known_classes
+
+    known = known_classes(checkpoint, outputs)
+    if known is None:
+        imagenet = ", or --classes imagenet-1k" if outputs == 1000 else ""
+        return (
+            f"class names: {checkpoint.path} has none, so they are numbered, class 0 to class {outputs - 1}; name them "
+            f"with --classes FILE{imagenet}"
+        )
+    if known[1] is None:
+        return None
+    return f"class names: ImageNet-1k's, because {known[1]}; if they are others, give --classes FILE"
+
+
+def _class_names(path: str) -> list[str] | Literal["imagenet-1k"]:
     """Raises: ValueError: the file is not text."""
+    if path == IMAGENET:
+        return "imagenet-1k"
     try:
         return read_text(path).splitlines()
     except UnicodeDecodeError:

@@ -93,9 +93,10 @@ def match_classes(images: ImageDataset, classes: Sequence[ClassInfo], model: str
         return list(range(len(classes))), "position"
     closest = min(attempts, key=lambda found: found.count(None))
     unknown = [each for each, place in zip(images.classes, closest, strict=True) if place is None]
+    advice = ", which are no names: export it with --classes FILE, or --classes imagenet-1k" if unnamed else ""
     raise DataError(
         f"{images.name}: {len(unknown)} of its {len(names)} classes are not among the {len(classes)} of {model}: "
-        f"the data has {_examples(unknown)}; the model knows {_examples(classes)}"
+        f"the data has {_examples(unknown)}; the model knows {_examples(classes)}{advice}"
     )
 
 

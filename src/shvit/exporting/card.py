@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import datetime
 from dataclasses import asdict, replace
+from typing import Literal
 
 import torch
-from timm.data import ImageNetInfo
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -15,8 +15,9 @@ from shvit.card import Card, ClassInfo, Metric, Preprocessing, TrainingSplit
 from shvit.errors import CheckpointError, ModelFileError
 from shvit.models import VARIANTS, SHViT
 from shvit.models.checkpoints import Checkpoint
+from shvit.models.class_names import imagenet_classes, known_classes
 from shvit.models.reparam import inference_form
-from shvit.models.training_metadata import stored_classes, stored_preprocessing
+from shvit.models.training_metadata import stored_preprocessing
 
 
 def card_for(
@@ -24,9 +25,14 @@ def card_for(
     checkpoint: Checkpoint,
     name: str,
     image_size: int | None = None,
-    class_names: list[str] | None = None,
+    class_names: list[str] | Literal["imagenet-1k"] | None = None,
 ) -> Card:
-    """Fills a card from a checkpoint's metadata, and from what 1000 classes or a variant's shape imply.
+    """Fills a card from a checkpoint's metadata, from what is known of published weights, and from a variant's shape.
+
+    Args:
+        image_size: side of the input, in pixels; the checkpoint's or the variant's when not given.
+        class_names: one for each output in order, or ``imagenet-1k`` for its names. When not given they are the
+            checkpoint's, or ImageNet-1k's for published weights (``known_classes``), or numbered: ``class 0``.
 
     Raises:
         CheckpointError: the class names given are not as many as the network's outputs, or the checkpoint's own are
@@ -81,17 +87,15 @@ def preprocessing_for(model: SHViT, checkpoint: Checkpoint, image_size: int | No
     return stored if image_size is None else replace(stored, image_size=(size, size))
 
 
-def _classes(model: SHViT, checkpoint: Checkpoint, names: list[str] | None) -> tuple[ClassInfo, ...]:
+def _classes(
+    model: SHViT, checkpoint: Checkpoint, names: list[str] | Literal["imagenet-1k"] | None
+) -> tuple[ClassInfo, ...]:
+    if names == "imagenet-1k":
+        return imagenet_classes() or ()
     if names is not None:
         return tuple(ClassInfo(place, name) for place, name in enumerate(names))
-    if (stored := stored_classes(checkpoint)) is not None:
-        return stored
-    if model.num_classes == 1000:
-        imagenet = ImageNetInfo()
-        return tuple(
-            ClassInfo(place, imagenet.index_to_description(place), imagenet.index_to_label_name(place))
-            for place in range(1000)
-        )
+    if (known := known_classes(checkpoint, model.num_classes)) is not None:
+        return known[0]
     return tuple(ClassInfo(place, f"class {place}") for place in range(model.num_classes))
 
 

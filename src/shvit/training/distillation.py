@@ -15,7 +15,7 @@ import numpy as np
 import timm
 import torch
 import torch.nn.functional as F
-from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_data_config
+from timm.data import resolve_data_config
 from timm.models import load_state_dict
 from torch import Tensor, nn
 
@@ -26,10 +26,11 @@ from shvit.data.protocol import ImageDataset
 from shvit.data.transforms import Augmentation
 from shvit.errors import CheckpointError, DataError
 from shvit.models import VARIANTS, load_model
+from shvit.models.class_names import imagenet_classes, known_classes
 from shvit.models.create import fetch_pretrained
 from shvit.models.integrity import check_archive
 from shvit.models.reparam import inference_form
-from shvit.models.training_metadata import stored_classes, stored_preprocessing
+from shvit.models.training_metadata import stored_preprocessing
 
 HALF = np.dtype("<f2")
 """How logits and features are kept."""
@@ -300,7 +301,8 @@ def _open_shvit(file: Path, size: int | None) -> _Parts:
     preprocessing = stored_preprocessing(checkpoint)
     if preprocessing is not None:
         own_size = preprocessing.image_size[0]
-    classes = stored_classes(checkpoint) or _imagenet_classes(model.num_classes)
+    known = known_classes(checkpoint, model.num_classes)
+    classes = None if known is None else known[0]
     if classes is not None and len(classes) != model.num_classes:
         raise CheckpointError(f"{file}: the network has {model.num_classes} classes, its metadata name {len(classes)}")
     return _Parts(network, head, classes, size or own_size, IMAGENET_MEAN, IMAGENET_STD, _digest(model))
@@ -321,7 +323,7 @@ def _open_timm(name: str, weights: str | Path | None, size: int | None) -> _Part
     network = network.eval()
     config = resolve_data_config({}, model=network)
     size = size or config["input_size"][-1]
-    digest, classes, head = _digest(network), _imagenet_classes(network.num_classes), network.get_classifier()
+    digest, classes, head = _digest(network), imagenet_classes(network.num_classes), network.get_classifier()
     if not isinstance(head, nn.Linear):
         raise CheckpointError(f"teacher {name}: expected one linear layer at its end, got {type(head).__name__}")
     with torch.inference_mode():
@@ -382,16 +384,6 @@ def _digest(network: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _imagenet_classes(count: int) -> list[ClassInfo] | None:
-    """The classes of the part of ImageNet that has so many; ``None`` where none has."""
-    subset = infer_imagenet_subset({"num_classes": count})
-    if subset is None:
-        return None
-    info = ImageNetInfo(subset)
-    pairs = zip(info.label_descriptions(), info.label_names(), strict=True)
-    return [ClassInfo(index, label, wnid) for index, (label, wnid) in enumerate(pairs)]
-
-
 def _match_classes(name: str, known: Sequence[ClassInfo] | None, count: int, classes: Sequence[ClassInfo]) -> list[int]:
     """The teacher's outputs for the student's classes."""
     by_label = {each.label: each.class_id for each in known or ()}
@@ -405,7 +397,7 @@ def _match_classes(name: str, known: Sequence[ClassInfo] | None, count: int, cla
     unknown = [each.label for each, row in zip(classes, rows, strict=True) if row is None]
     raise DataError(
         f"teacher {name}: does not know {len(unknown)} of the {len(classes)} classes, such as {unknown[0]!r}; "
-        f"it has {count}, matched by WordNet id or label"
+        f"it has {count}{'' if known else ' without names'}, matched by WordNet id or label"
     )
 
 
