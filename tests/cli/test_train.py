@@ -75,6 +75,12 @@ def test_from_a_folder_of_photographs_to_predictions(photographs, tmp_path):
     assert (recipe["epochs"], recipe["optimizer"]["layer_decay"]) == (2, 0.85)
     with (run / "metrics.csv").open() as file:
         assert "val_top1" in next(csv.reader(file))
+    again = shvit(
+        "train", photographs, "--pretrained", WEIGHTS, "--output", run, *flags, "--resume", "auto", "--workers", 0
+    )
+    assert again.returncode == 0, again.stderr
+    assert "finished already, after epoch 2 of 2: nothing is left to train" in again.stderr
+    assert "epoch 3" not in again.stderr
     steps = [line.split("next:")[-1].strip() for line in done.stdout.splitlines() if "shvit " in line]
     assert [step.split()[1] for step in steps] == ["eval", "export", "predict"]
     for step in steps:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 import shutil
 import subprocess
 import sys
@@ -187,8 +188,8 @@ def test_the_terminal_shows_a_bar_and_a_file_gets_lines(tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.setenv("TERM", "xterm")
     for stream, wanted in (
-        (Terminal(), ("epoch 2", "12/40", "it/s", "loss 0.083", "lr 0.1", "top-1 10.0%", " MiB")),
-        (io.StringIO(), ("epoch 0  step 5  loss 0.2  lr 0.1", "epoch 1  step 10  val_top1 0.1")),
+        (Terminal(), ("epoch 1 of 4", "epoch 2 of 4", "12/40", "it/s", "loss 0.083", "lr 0.1", "top-1 10.0%", " MiB")),
+        (io.StringIO(), ("epoch 1 of 4  step 5  loss 0.2  lr 0.1", "epoch 1 of 4  step 10  val_top1 0.1")),
     ):
         monkeypatch.setattr(sys, "stderr", stream)
         with RunLog(job(tmp_path / type(stream).__name__), every=5) as log:
@@ -196,6 +197,21 @@ def test_the_terminal_shows_a_bar_and_a_file_gets_lines(tmp_path, monkeypatch):
             log.bar.refresh()
         for text in wanted:
             assert text in stream.getvalue()
+
+
+def test_no_epoch_is_shown_beyond_the_last(tmp_path, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("TERM", "xterm")
+    for stream in (Terminal(), io.StringIO()):
+        monkeypatch.setattr(sys, "stderr", stream)
+        with RunLog(job(tmp_path / type(stream).__name__), every=5) as log:
+            train(log, 1, 4 * STEPS)
+            log.bar.refresh()
+        assert set(re.findall(r"epoch (\d+) of (\d+)", stream.getvalue())) == {(str(n), "4") for n in range(1, 5)}
 
 
 def test_the_revision_of_a_checkout_and_whether_it_was_changed(tmp_path):

@@ -201,7 +201,7 @@ def _train(args: argparse.Namespace, job: Run, note: str | None) -> int:
     from shvit.data.unread import describe_unread, left_out
     from shvit.runs.best import FEW_IMAGES
     from shvit.runs.logs import RunLog
-    from shvit.training import fit, resume
+    from shvit.training import fit, is_finished, resume
     from shvit.training.defaults import describe
 
     recipe, train, val = job.recipe, job.train, job.val
@@ -212,9 +212,11 @@ def _train(args: argparse.Namespace, job: Run, note: str | None) -> int:
             describe_unread(left_out(train, val)),
             f"{recipe.model}: {len(train):,} training and {len(val):,} validation images, "
             f"{len(train.classes)} classes; {job.fabric.world_size} x {job.fabric.device.type}",
-            f"going on from epoch {job.progress.epoch + 1} of {recipe.epochs}, step {job.progress.step + 1}"
-            if resumed
-            else describe(recipe, len(train), chosen=not _recipe_files(args.more_arguments)),
+            describe(recipe, len(train), chosen=not _recipe_files(args.more_arguments))
+            if not resumed
+            else f"finished already, after epoch {job.progress.epoch} of {recipe.epochs}: nothing is left to train"
+            if is_finished(job)
+            else f"going on from epoch {job.progress.epoch + 1} of {recipe.epochs}, step {job.progress.step + 1}",
         ):
             if line:
                 say(line, sys.stderr)

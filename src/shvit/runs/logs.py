@@ -119,7 +119,9 @@ class RunLog:
             row["memory_mib"] = round(memory / 2**20)
         self._shown |= {name: row[name] for name in SHOWN if name in row}
         shown = "  ".join(form.format(self._shown[name]) for name, form in SHOWN.items() if name in self._shown)
-        self.bar.update(self._task, completed=step, description=f"epoch {progress.epoch + 1}", figures=shown)
+        # ``progress`` counts finished epochs: a step is of the next one, a validation of the last of them.
+        epoch = f"epoch {progress.epoch if validated else progress.epoch + 1} of {self.run.recipe.epochs}"
+        self.bar.update(self._task, completed=step, description=epoch, figures=shown)
         if not validated and step % self.every:
             return
         self._metrics.append({"epoch": progress.epoch, "step": step, **row})
@@ -129,7 +131,7 @@ class RunLog:
             self._wandb.log({"epoch": progress.epoch, **row}, step=step)
         if validated or self.bar.disable:
             text = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
-            self.console.print(f"epoch {progress.epoch}  step {step}  {text}")
+            self.console.print(f"{epoch}  step {step}  {text}")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

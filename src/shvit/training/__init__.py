@@ -2,7 +2,7 @@
 
 from shvit.training.checkpoint import resume
 from shvit.training.evaluation import Evaluation, evaluate
-from shvit.training.loop import fit, setup
+from shvit.training.loop import fit, is_finished, setup
 from shvit.training.recipe import Distillation, Execution, Optimizer, Recipe
 from shvit.training.run import Run
 
@@ -15,6 +15,7 @@ __all__ = [
     "Run",
     "evaluate",
     "fit",
+    "is_finished",
     "resume",
     "setup",
 ]

@@ -163,10 +163,9 @@ def fit(run: Run, on_step: OnStep = lambda *_: None) -> Progress:
         DataError: too many images cannot be read.
     """
     report = on_step if run.fabric.is_global_zero else lambda *_: None
-    recipe = run.recipe
     try:
         with only_run(run), dead_workers_named():
-            while run.progress.epoch < recipe.epochs and not _stale(run):
+            while not is_finished(run):
                 _train_epoch(run, report)
                 _validate(run, report)
     except RuntimeError as error:
@@ -180,9 +179,10 @@ def fit(run: Run, on_step: OnStep = lambda *_: None) -> Progress:
     return run.progress
 
 
-def _stale(run: Run) -> bool:
-    patience = run.recipe.early_stopping
-    return patience > 0 and run.progress.epoch - run.progress.best_epoch >= patience
+def is_finished(run: Run) -> bool:
+    """Whether all epochs are trained, or the best was ``early_stopping`` epochs ago."""
+    progress, patience = run.progress, run.recipe.early_stopping
+    return progress.epoch >= run.recipe.epochs or 0 < patience <= progress.epoch - progress.best_epoch
 
 
 def _train_epoch(run: Run, report: OnStep) -> None:
