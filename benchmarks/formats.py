@@ -43,7 +43,7 @@ def main() -> None:
     from shvit.data.datasets import open_dataset
     from shvit.engines import load_engine
     from shvit.evaluation.samples import calibration_images
-    from shvit.exporting import FORMATS, export_model
+    from shvit.exporting import FORMATS, FileOptions, export_model
     from shvit.exporting.aotinductor import load_package
     from shvit.exporting.card import card_for
     from shvit.exporting.executorch import load_program
@@ -54,7 +54,7 @@ def main() -> None:
     torch.set_num_threads(1)
     model, checkpoint = load_model(ROOT / "weights/shvit_s1_tiny_imagenet.safetensors")
     card = card_for(model, checkpoint, "s1")
-    calibration = calibration_images(open_dataset(args.data, "train"), card)
+    calibration, _ = calibration_images(open_dataset(args.data, "train"), card)
     image = photograph_crops(card.preprocessing)[:1]
     own = {"executorch": load_program, "torch": load_exported, "aotinductor": load_package}
     results: dict[str, dict[str, object]] = {}
@@ -63,7 +63,7 @@ def main() -> None:
         for format, precision in COMBINATIONS:
             name = f"{format} {precision}"
             path = Path(folder) / f"{format}_{precision}{FORMATS[format].suffix}"
-            report = export_model(model, path, card, format, precision, calibration=calibration)
+            report = export_model(model, path, card, FileOptions(format, precision), calibration=calibration)
             results[name] = {
                 "bytes": report.size_bytes,
                 "max_difference": report.max_difference,

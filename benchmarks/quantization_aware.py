@@ -48,7 +48,9 @@ def top1(checkpoint: Path, train: ImageDataset, val: ImageDataset) -> dict[str, 
     with tempfile.TemporaryDirectory() as folder:
         card = card_for(model, stored, "network")
         measured = export_int8(model, Path(folder) / "network.onnx", card, train, val, max_loss=100)
-    return {"float32": round(measured.float32_top1, 4), "int8": round(measured.top1, 4)}
+    accuracy = measured.int8
+    assert accuracy is not None
+    return {"float32": round(accuracy.float32_top1, 4), "int8": round(accuracy.top1, 4)}
 
 
 def study(factor: float, args: argparse.Namespace, train: ImageDataset, val: ImageDataset) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import pytest
 
 from shvit.card import Card, ClassInfo
 from shvit.errors import ExportError, MissingDependencyError
-from shvit.exporting import coreml, export_model
+from shvit.exporting import FileOptions, coreml, export_model
 
 ct = pytest.importorskip("coremltools", reason="needs pip install 'shvit[coreml]'")
 
@@ -16,7 +16,7 @@ ct = pytest.importorskip("coremltools", reason="needs pip install 'shvit[coreml]
 def package(tmp_path_factory, tiny, tiny_card):
     path = tmp_path_factory.mktemp("coreml") / "tiny.mlpackage"
     card = replace(tiny_card, classes=tuple(ClassInfo(i, label) for i, label in enumerate("aabc")))
-    return path, export_model(tiny, path, card, "coreml")
+    return path, export_model(tiny, path, card, FileOptions("coreml"))
 
 
 def test_what_the_package_says_of_itself(package):
@@ -52,12 +52,12 @@ def test_the_program(package):
 def test_a_program_that_is_not_what_was_asked_for_is_not_left(tmp_path, tiny, tiny_card, monkeypatch):
     monkeypatch.setattr(coreml, "SPECIFICATION", 5)
     with pytest.raises(ExportError, match="the Core ML program's specification version: expected 5, got 6"):
-        export_model(tiny, tmp_path / "a.mlpackage", tiny_card, "coreml", "fp32")
+        export_model(tiny, tmp_path / "a.mlpackage", tiny_card, FileOptions("coreml", "fp32"))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_missing_converter_is_told_with_its_command(tmp_path, tiny, tiny_card, monkeypatch):
     monkeypatch.setitem(sys.modules, "coremltools", None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'shvit\[coreml\]'"):
-        export_model(tiny, tmp_path / "a.mlpackage", tiny_card, "coreml")
+        export_model(tiny, tmp_path / "a.mlpackage", tiny_card, FileOptions("coreml"))
     assert list(tmp_path.iterdir()) == []

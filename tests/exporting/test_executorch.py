@@ -7,7 +7,7 @@ import pytest
 
 from shvit.card import Card
 from shvit.errors import MissingDependencyError
-from shvit.exporting import export_model
+from shvit.exporting import FileOptions, export_model
 from shvit.exporting.executorch import load_program
 from shvit.exporting.verify import Source, photograph_crops
 
@@ -15,7 +15,7 @@ from shvit.exporting.verify import Source, photograph_crops
 def test_the_file_runs_as_the_network_does(tmp_path, tiny, tiny_card):
     pytest.importorskip("executorch", reason="needs pip install 'shvit[executorch]'")
     file = tmp_path / "tiny.pte"
-    report = export_model(tiny, file, tiny_card, "executorch", batch_size=2)
+    report = export_model(tiny, file, tiny_card, FileOptions("executorch", batch_size=2))
     assert report.max_difference < 1e-4
     assert report.top1_agreement == 1
     assert sorted(each.name for each in tmp_path.iterdir()) == ["tiny.card.json", "tiny.pte"]
@@ -30,5 +30,5 @@ def test_a_missing_converter_is_told_with_its_command(tmp_path, tiny, tiny_card,
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "executorch", None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'shvit\[executorch\]'"):
-        export_model(tiny, tmp_path / "a.pte", tiny_card, "executorch")
+        export_model(tiny, tmp_path / "a.pte", tiny_card, FileOptions("executorch"))
     assert list(tmp_path.iterdir()) == []

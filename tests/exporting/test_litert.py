@@ -11,7 +11,7 @@ from shvit.card import Card
 from shvit.cli.main import main
 from shvit.engines import load_engine
 from shvit.errors import MissingDependencyError, ModelFileError
-from shvit.exporting import ExportReport, export_model
+from shvit.exporting import ExportReport, FileOptions, export_model
 from shvit.exporting.verify import TOLERANCE, Source, photograph_crops
 from shvit.predicting.outputs import softmax
 
@@ -28,7 +28,11 @@ def reports(tmp_path_factory, tiny, tiny_card) -> dict[str, ExportReport]:
     calibration = photograph_crops(tiny_card.preprocessing)[::4]
     return {
         precision: export_model(
-            tiny, folder / f"{precision}.tflite", tiny_card, "litert", precision, batch, calibration=calibration
+            tiny,
+            folder / f"{precision}.tflite",
+            tiny_card,
+            FileOptions("litert", precision, batch),
+            calibration=calibration,
         )
         for precision, batch in (("fp32", 3), ("fp16", None), ("int8", None))
     }
@@ -120,5 +124,5 @@ def test_a_hostile_card_in_its_archive_is_refused(tmp_path, reports, card, expec
 def test_a_missing_converter_is_told_with_its_command(tmp_path, tiny, tiny_card, monkeypatch):
     monkeypatch.setitem(sys.modules, "litert_torch", None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'shvit\[litert-export\]'"):
-        export_model(tiny, tmp_path / "a.tflite", tiny_card, "litert")
+        export_model(tiny, tmp_path / "a.tflite", tiny_card, FileOptions("litert"))
     assert list(tmp_path.iterdir()) == []

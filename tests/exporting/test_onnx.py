@@ -14,7 +14,7 @@ from shvit.card import Card, ClassInfo, Preprocessing
 from shvit.cli.main import main
 from shvit.engines import load_engine
 from shvit.errors import ExportError
-from shvit.exporting import export_model, export_onnx, verify
+from shvit.exporting import FileOptions, export_model, export_onnx, verify
 from shvit.exporting.card import card_for
 from shvit.exporting.onnx import to_proto
 from shvit.exporting.verify import Source, photograph_crops
@@ -84,7 +84,7 @@ def test_int8_changes_little_in_either_engine(model, tmp_path, engine):
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
 def test_a_file_of_any_size_is_used_at_the_one_that_is_asked_for(model, tmp_path, engine):
     path = tmp_path / "any.onnx"
-    report = export_model(model, path, small_card(), "onnx", "fp32", dynamic_size=True)
+    report = export_model(model, path, small_card(), FileOptions("onnx", "fp32", dynamic_size=True))
     assert report.card.verification.notes == "takes images of any size; run at 96x160, 49x81, 123x220"
     assert Classifier(path).preprocess(photographs()[0]).shape == (96, 160, 3)
     classifier = Classifier(path, engine=engine, image_size=128)
@@ -113,7 +113,7 @@ def test_only_a_file_of_any_size_takes_another(model, tmp_path, capsys):
     with pytest.raises(
         ExportError, match="a LiteRT file takes one image size; for any size export to ONNX or OpenVINO"
     ):
-        export_model(model, tmp_path / "any.tflite", small_card(), "litert", dynamic_size=True)
+        export_model(model, tmp_path / "any.tflite", small_card(), FileOptions("litert", dynamic_size=True))
 
 
 def test_int8_needs_calibration_and_measures_what_it_wrote(tmp_path, capsys):

@@ -9,7 +9,7 @@ from shvit import Classifier
 from shvit.cli.main import main
 from shvit.engines import load_engine
 from shvit.errors import ModelFileError
-from shvit.exporting import ExportReport, export_model
+from shvit.exporting import ExportReport, FileOptions, export_model
 from shvit.exporting.verify import TOLERANCE, Source, photograph_crops
 from shvit.predicting.outputs import softmax
 
@@ -24,7 +24,7 @@ def reports(tmp_path_factory, tiny, tiny_card) -> dict[str, ExportReport]:
     calibration = photograph_crops(tiny_card.preprocessing)[::4]
     return {
         precision: export_model(
-            tiny, folder / f"{precision}.xml", tiny_card, "openvino", precision, calibration=calibration
+            tiny, folder / f"{precision}.xml", tiny_card, FileOptions("openvino", precision), calibration=calibration
         )
         for precision in ("fp32", "fp16", "int8")
     }

@@ -9,14 +9,14 @@ import pytest
 
 from shvit.card import Card
 from shvit.errors import MissingDependencyError
-from shvit.exporting import export_model
+from shvit.exporting import FileOptions, export_model
 
 from ..conftest import PATIENCE
 
 
 def test_a_program_for_pytorch_alone(tmp_path, tiny, tiny_card):
     file = tmp_path / "tiny.pt2"
-    report = export_model(tiny, file, tiny_card, "torch")
+    report = export_model(tiny, file, tiny_card, FileOptions("torch"))
     assert report.max_difference < 1e-5
     assert report.top1_agreement == 1
     code = (
@@ -36,7 +36,7 @@ def test_a_program_for_pytorch_alone(tmp_path, tiny, tiny_card):
 @pytest.mark.skipif(shutil.which("g++") is None, reason="AOTInductor needs a C++ compiler")
 def test_a_package_of_machine_code(tmp_path, tiny, tiny_card):
     file = tmp_path / "tiny.pt2"
-    report = export_model(tiny, file, tiny_card, "aotinductor")
+    report = export_model(tiny, file, tiny_card, FileOptions("aotinductor"))
     assert report.max_difference < 1e-4
     assert report.top1_agreement == 1
     with zipfile.ZipFile(file) as archive:
@@ -47,5 +47,5 @@ def test_a_package_of_machine_code(tmp_path, tiny, tiny_card):
 def test_a_missing_compiler_is_told(tmp_path, tiny, tiny_card, monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(MissingDependencyError, match=r"C\+\+ compiler: apt install g\+\+"):
-        export_model(tiny, tmp_path / "a.pt2", tiny_card, "aotinductor")
+        export_model(tiny, tmp_path / "a.pt2", tiny_card, FileOptions("aotinductor"))
     assert list(tmp_path.iterdir()) == []

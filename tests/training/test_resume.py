@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from shvit.data import Augmentation, open_dataset
 from shvit.errors import CheckpointError, TrainingError
 from shvit.models import read_checkpoint
-from shvit.training import Evaluation, Execution, Optimizer, Recipe, checkpoint, fit, loop, resume, setup
+from shvit.training import Execution, Optimizer, Recipe, ValidationResult, checkpoint, fit, loop, resume, setup
 from shvit.training.checkpoint import checkpoints
 from shvit.training.locking import only_writer
 from shvit.training.run import Progress
@@ -257,7 +257,7 @@ def test_a_validation_loss_that_is_not_finite_stops_the_run(colours, tmp_path):
 
 def test_a_run_whose_validation_is_all_wrong_has_a_best(colours, tmp_path, monkeypatch):
     losses = iter([2.0, 1.5, 1.75])
-    monkeypatch.setattr(loop, "evaluate", lambda *_: Evaluation(0.0, 0.0, next(losses), 12))
+    monkeypatch.setattr(loop, "evaluate", lambda *_: ValidationResult(0.0, 0.0, next(losses), 12))
     progress = fit(prepare(colours, tmp_path, replace(RECIPE, epochs=3)))
     assert (progress.best_epoch, progress.best_top1, progress.best_loss) == (2, 0.0, 1.5)
     assert read_checkpoint(tmp_path / "best.safetensors").metadata["epoch"] == 2

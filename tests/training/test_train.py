@@ -17,7 +17,7 @@ from shvit.data import open_dataset
 from shvit.errors import CheckpointError, DataError
 from shvit.models.checkpoints import load_model
 from shvit.runs.best import is_better
-from shvit.training import Evaluation, Execution, Optimizer, Recipe, evaluate, fit, loop, setup
+from shvit.training import Execution, Optimizer, Recipe, ValidationResult, evaluate, fit, loop, setup
 from shvit.training.mixing import mix
 from shvit.training.optimizer import build_optimizer, build_schedule
 from shvit.training.precision import keep_depthwise_in_float32
@@ -54,7 +54,7 @@ def test_few_images_choose_by_loss_and_early_stopping_goes_by_the_same(colours, 
     """One of 12 right more is chance: the accuracy would have kept the first epoch and stopped after the third."""
     validations = [(0.5, 2.0), (0.25, 1.5), (0.5, 1.25), (0.25, 1.0), (0.75, 1.5), (0.75, 1.25), (0.75, 0.5)]
     coming = iter(validations)
-    monkeypatch.setattr(loop, "evaluate", lambda *_: Evaluation((now := next(coming))[0], 1.0, now[1], 12))
+    monkeypatch.setattr(loop, "evaluate", lambda *_: ValidationResult((now := next(coming))[0], 1.0, now[1], 12))
     recipe = replace(RECIPE, epochs=50, early_stopping=2)
     progress = fit(prepare(colours, tmp_path, recipe, small_shvit()))
     assert (progress.epoch, progress.best_epoch, progress.best_top1, progress.best_loss) == (6, 4, 0.25, 1.0)

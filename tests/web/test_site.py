@@ -11,7 +11,7 @@ import pytest
 from shvit import Classifier
 from shvit.cli.main import main
 from shvit.errors import ExportError, MissingDependencyError
-from shvit.exporting import export_model
+from shvit.exporting import FileOptions, export_model
 from shvit.exporting.verify import photograph_crops
 from shvit.shipped import DEFAULT_MODEL, SHIPPED_MODELS
 from shvit.web import PAGE, SAMPLES, onnxruntime_web
@@ -78,7 +78,7 @@ def test_packing_needs_no_pytorch(tmp_path, program):
 def test_a_network_is_exported_like_to_any_other_format(tmp_path, tiny, tiny_card, program, precision, devices):  # noqa: F811
     program("npm")
     calibration = photograph_crops(tiny_card.preprocessing)[::4]
-    report = export_model(tiny, tmp_path / "site", tiny_card, "web", precision, calibration=calibration)
+    report = export_model(tiny, tmp_path / "site", tiny_card, FileOptions("web", precision), calibration=calibration)
     assert report.path == tmp_path / "site"
     assert report.card.verification.format == "web"
     assert report.images == 204
@@ -95,7 +95,7 @@ def test_a_folder_with_other_things_in_it_is_left_alone(tmp_path, tiny, tiny_car
     with pytest.raises(ExportError, match="home: is a folder with other things in it; give a new one"):
         write_site(SHIPPED, tmp_path / "home")
     with pytest.raises(ExportError, match="home: is a folder with other things in it; give a new one"):
-        export_model(tiny, tmp_path / "home", tiny_card, "web")
+        export_model(tiny, tmp_path / "home", tiny_card, FileOptions("web"))
     assert (tmp_path / "home" / "thesis.txt").read_text() == "years of work"
     with pytest.raises(ExportError, match="expected the name of a folder that may be replaced"):
         write_site(SHIPPED, ".")

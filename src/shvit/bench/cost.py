@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from shvit.exporting.verify import Precision
+from shvit.exporting.options import Precision
 
 if TYPE_CHECKING:
     from shvit.bench.peaks import Peaks

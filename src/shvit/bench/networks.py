@@ -212,7 +212,7 @@ def write_model_file(network: Network, precision: str, path: Path) -> None:
 
     from shvit.exporting.card import architecture_name
     from shvit.exporting.onnx import export_onnx, set_card
-    from shvit.exporting.verify import Precision
+    from shvit.exporting.options import Precision
     from shvit.models import SHViT
 
     calibration = calibration_crops(network.image_size, CALIBRATION) if precision == "int8" else None

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from shvit.data.protocol import ImageDataset
 from shvit.card import short_labels
+from shvit.data.protocol import ImageDataset
 from shvit.data.unread import left_out, missing_pictures
 from shvit.errors import DataError, ImageError
 from shvit.images.encoded import open_image

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ from shvit.evaluation.evaluate import evaluate
 from shvit.evaluation.labels import LabelledImages, dataset_labels, evenly_spaced, match_classes
 from shvit.evaluation.metrics import Predictions
 from shvit.evaluation.samples import BATCH, calibration_images
-from shvit.exporting import FORMATS, ExportReport, Format, export_model, export_onnx
+from shvit.exporting import FORMATS, ExportReport, FileOptions, Int8Accuracy, export_model, export_onnx
 from shvit.exporting.quantize import rank_layers
 from shvit.models import SHViT
 from shvit.predicting.classifier import Classifier
@@ -64,16 +65,46 @@ def paired_loss(before: np.ndarray, after: np.ndarray) -> PairedLoss:
     return PairedLoss(len(before), int((before & ~after).sum()), int((after & ~before).sum()))
 
 
-class MeasuredExport(NamedTuple):
-    """What was written, and its accuracy on the validation images, in [0, 1]."""
+class Candidate(NamedTuple):
+    """Which layers of a file stay in float32."""
 
-    report: ExportReport
-    top1: float
-    float32_top1: float
-    images: int
-    """How many those are."""
-    kept_float: tuple[str, ...]
-    """Layers that stayed in float32, since with them in 8 bits it would lose too much."""
+    kept: tuple[str, ...]
+    ranked: int
+    """Of how many that were compared; 0 before any were."""
+
+
+def candidates(rank: Callable[[], list[str]]) -> Iterator[Candidate]:
+    """All in 8 bits; then without the layer that costs most, without two, four and so on, up to half of them.
+
+    Args:
+        rank: the layers, the one that costs most first; asked only when the first candidate was not good enough.
+    """
+    yield Candidate((), 0)
+    ranked = rank()
+    kept = 0
+    while 2 * kept < len(ranked):
+        kept = max(1, 2 * kept)
+        yield Candidate(tuple(ranked[:kept]), len(ranked))
+
+
+class _Judge(NamedTuple):
+    """What an 8-bit file is measured on."""
+
+    val: LabelledImages
+    calibration: np.ndarray
+    """``uint8 (N, H, W, 3)``."""
+    calibration_labels: np.ndarray
+
+    def measure(self, file: Path) -> tuple[Predictions, np.ndarray]:
+        """On the validation images; and which images a file is right about, of all that are judged by."""
+        classifier = Classifier(file)
+        predictions = evaluate(classifier, self.val, BATCH, workers=1).predictions
+        if len(predictions) >= ENOUGH_TO_JUDGE:
+            return predictions, predictions.correct
+        pixels = self.calibration
+        parts = [pixels[start : start + BATCH] for start in range(0, len(pixels), BATCH)]
+        answers = np.concatenate([classifier.predict_batch(part).argmax(axis=1) for part in parts])
+        return predictions, np.concatenate([predictions.correct, answers == self.calibration_labels])
 
 
 def export_int8(
@@ -83,12 +114,11 @@ def export_int8(
     train: ImageDataset,
     val: ImageDataset,
     max_loss: float,
-    format: Format = "onnx",
-    batch_size: int | None = None,
+    options: FileOptions | None = None,
+    *,
     verify_on: np.ndarray | None = None,
     on_search: Callable[[str], None] = lambda message: None,
-    dynamic_size: bool = False,
-) -> MeasuredExport:
+) -> ExportReport:
     """Writes an 8-bit model file whose card says how often it is right.
 
     If it loses too much with everything in 8 bits, in ONNX and OpenVINO the layers that cost most stay in float32: one,
@@ -100,86 +130,86 @@ def export_int8(
         train: images that the ranges are taken from.
         val: images that it is measured on; their classes are found among the card's.
         max_loss: points of top-1 that it may lose to float32, of 100; at 100 nothing is judged.
-        format: one that has int8 and an engine: onnx, openvino, litert or web.
-        batch_size: as for ``export_model``.
-        verify_on: as its ``images``.
+        options: what kind of file, of a format that has int8 and an engine: onnx (when not given), openvino, litert or
+            web. With ``dynamic_size`` it is calibrated and measured at the card's size.
+        verify_on: as ``images`` of ``export_model``.
         on_search: told in a sentence how the search for such layers goes, and where there is little to judge by.
-        dynamic_size: as for ``export_model``; it is calibrated and measured at the card's size.
 
     Raises:
         ExportError: it loses more all the same, or as for ``export_model``. No file is left.
         DataError: the classes do not match, float32 is right less often than by chance, the images to calibrate on
             do not do, or no image can be read.
     """
-    path = Path(path)
-    inside = FORMATS[format].inside
+    path, options = Path(path), replace(options or FileOptions(), precision="int8")
+    notes: list[str] = []
+
+    def tell(note: str) -> None:
+        notes.append(note)
+        on_search(note)
+
     calibration, calibration_labels = calibration_images(train, card)
     labels = dataset_labels(val, match_classes(val, card.classes, path.name)[0])
-    images = LabelledImages(val, labels, evenly_spaced(list(labels), None))
-
-    def measure(file: Path) -> tuple[Predictions, np.ndarray]:
-        """On the validation images; and which images it is right about, of all that are judged by."""
-        classifier = Classifier(file)
-        predictions = evaluate(classifier, images, BATCH, workers=1).predictions
-        if len(predictions) >= ENOUGH_TO_JUDGE:
-            return predictions, predictions.correct
-        parts = [calibration[start : start + BATCH] for start in range(0, len(calibration), BATCH)]
-        answers = np.concatenate([classifier.predict_batch(part).argmax(axis=1) for part in parts])
-        return predictions, np.concatenate([predictions.correct, answers == calibration_labels])
-
+    judge = _Judge(LabelledImages(val, labels, evenly_spaced(list(labels), None)), calibration, calibration_labels)
     with tempfile.TemporaryDirectory() as folder:
         float32 = Path(folder) / "float32.onnx"
         export_onnx(model, float32, card, "fp32")
-        whole, right = measure(float32)
+        whole, right = judge.measure(float32)
         graph = onnx.load(float32)
     if max_loss < 100:
-        _check_above_chance(whole, len(card.classes), val.name, on_search)
+        _check_above_chance(whole, len(card.classes), val.name, tell)
     if len(whole) < ENOUGH_TO_JUDGE:
-        on_search(
+        tell(
             f"{len(whole):,} validation images do not tell a loss of {max_loss:g} points; the {len(calibration):,} "
             f"images calibrated on are judged by too; give at least {ENOUGH_TO_JUDGE:,} validation images to measure it"
         )
-    found, loss = whole, paired_loss(right, right)
 
-    def assess(file: Path) -> tuple[Metric, ...]:
-        nonlocal found, loss
-        found, answers = measure(file / inside)
+    def assess(written: Path) -> tuple[Metric, ...]:
+        inside = FORMATS[options.format].inside
+        found, answers = judge.measure(written / inside)
         loss = paired_loss(right, answers)
         if loss.exceeds(max_loss):
-            raise _TooMuchLostError
+            raise _TooMuchLostError(loss, found)
         measured_on = f"{short_path(val.name)} ({len(found):,} images)"
         command = f"shvit eval --model {Path(path.name) / inside} --data DATA"
-        return tuple(
-            Metric(name, round(value, 4), measured_on, command)
-            for name, value in (("top1", found.top1), ("top5", found.top5))
+        return (
+            Metric("top1", round(found.top1, 4), measured_on, command),
+            Metric("top5", round(found.top5, 4), measured_on, command),
         )
 
-    kept: list[str] = []
-    ranked: list[str] = []
-    while True:
+    def rank() -> list[str]:
+        if options.format not in LAYERS_CAN_BE_KEPT:
+            return []
+        tell("comparing layers")
+        return rank_layers(graph, calibration[:RANKING_IMAGES])
+
+    for kept, ranked in candidates(rank):
         try:
             report = export_model(
-                model, path, card, format, "int8", batch_size, verify_on, calibration, assess, kept, dynamic_size
+                model,
+                path,
+                card,
+                options,
+                images=verify_on,
+                calibration=calibration,
+                keep_float=kept,
+                assess=assess,
             )
-            return MeasuredExport(report, found.top1, whole.top1, len(found), tuple(kept))
-        except _TooMuchLostError:
-            pass
-        on_search(
-            f"int8 loses {loss.points:.2f} points on {loss.images:,} images with {', '.join(kept) or 'nothing'} in "
-            "float32"
-        )
-        if not ranked and format in LAYERS_CAN_BE_KEPT:
-            on_search("comparing layers")
-            ranked = rank_layers(graph, calibration[:RANKING_IMAGES])
-        if 2 * len(kept) >= len(ranked):
-            tried = f", with {len(kept)} of {len(ranked)} layers in float32" if ranked else ""
-            raise ExportError(
-                f"{path}: int8 loses {loss.points:.2f} points on {loss.images:,} images{tried} (on the {len(found):,} "
-                f"validation images it is right for {found.top1:.2%}, float32 for {whole.top1:.2%}); at most "
-                f"{max_loss:g} points may be lost (--max-loss); fine-tune it for 8 bits with: "
-                "shvit train DATA --pretrained CHECKPOINT --quantization-aware true"
+        except _TooMuchLostError as error:
+            loss, found = error.loss, error.found
+            tried = f", with {len(kept)} of {ranked} layers in float32" if kept else ""
+            tell(
+                f"int8 loses {loss.points:.2f} points on {loss.images:,} images with {', '.join(kept) or 'nothing'} in "
+                "float32"
             )
-        kept = ranked[: max(1, 2 * len(kept))]
+            continue
+        top1 = report.card.metrics[0].value
+        return replace(report, int8=Int8Accuracy(top1, whole.top1, len(whole), kept, tuple(notes)))
+    raise ExportError(
+        f"{path}: int8 loses {loss.points:.2f} points on {loss.images:,} images{tried} (on the {len(found):,} "
+        f"validation images it is right for {found.top1:.2%}, float32 for {whole.top1:.2%}); at most "
+        f"{max_loss:g} points may be lost (--max-loss); fine-tune it for 8 bits with: "
+        "shvit train DATA --pretrained CHECKPOINT --quantization-aware true"
+    )
 
 
 def _check_above_chance(predictions: Predictions, classes: int, data: str, warn: Callable[[str], None]) -> None:
@@ -203,4 +233,8 @@ def _check_above_chance(predictions: Predictions, classes: int, data: str, warn:
 
 
 class _TooMuchLostError(ShvitError):
-    """An 8-bit file is less accurate than it may be."""
+    """An 8-bit file is less accurate than it may be; no name is given to it."""
+
+    def __init__(self, loss: PairedLoss, found: Predictions) -> None:
+        super().__init__(f"loses {loss.points:.2f} points")
+        self.loss, self.found = loss, found

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from shvit.atomic import atomic_path, write_bytes, write_json, write_text
-from shvit.card import ClassInfo, short_labels, Card
+from shvit.card import Card, ClassInfo
 from shvit.data.protocol import ImageDataset
 from shvit.display import CSVWriter
 from shvit.evaluation import plots

@@ -1,7 +1,35 @@
-"""From a trained network to files that run elsewhere, each verified before it takes its name."""
+"""From a trained network to files that run elsewhere, each verified before it takes its name.
 
-from shvit.exporting.formats import FORMATS, Format, export_model
-from shvit.exporting.onnx import export_onnx
-from shvit.exporting.verify import ExportReport, Precision
+What needs PyTorch is imported when it is asked for.
+"""
 
-__all__ = ["FORMATS", "ExportReport", "Format", "Precision", "export_model", "export_onnx"]
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from shvit.exporting.options import FORMATS, FileOptions, Format, Precision
+from shvit.exporting.report import ExportReport, Int8Accuracy
+
+if TYPE_CHECKING:
+    from shvit.exporting.formats import export_model
+    from shvit.exporting.onnx import export_onnx
+
+__all__ = [
+    "FORMATS",
+    "ExportReport",
+    "FileOptions",
+    "Format",
+    "Int8Accuracy",
+    "Precision",
+    "export_model",
+    "export_onnx",
+]
+
+_LAB = {"export_model": "formats", "export_onnx": "onnx"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAB:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_LAB[name]}"), name)

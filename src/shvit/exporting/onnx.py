@@ -11,7 +11,9 @@ from onnx import TensorProto, helper, numpy_helper
 from shvit.card import METADATA_KEY, Card
 from shvit.engines import load_engine
 from shvit.exporting.graph import deployment_graph
-from shvit.exporting.verify import ExportReport, Precision, Source, Written, with_version, write_verified
+from shvit.exporting.options import Precision
+from shvit.exporting.report import ExportReport
+from shvit.exporting.verify import Source, Written, with_version, write_verified
 from shvit.models import SHViT
 
 
@@ -23,7 +25,7 @@ def export_onnx(
     images: np.ndarray | None = None,
     calibration: np.ndarray | None = None,
 ) -> ExportReport:
-    """Writes a model file; ``export_model`` with ``format="onnx"``.
+    """Writes a model file; ``export_model`` in ONNX.
 
     Args:
         precision: how weights are stored. ``fp16`` halves the file; engines compute in float32 all the same.

@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -22,13 +21,13 @@ from PIL import Image
 from shvit.atomic import atomic_folder
 from shvit.card import IMAGENET_MEAN, IMAGENET_STD, Card, Metric, Preprocessing, Verification
 from shvit.errors import ExportError, ShvitError
+from shvit.exporting.options import Precision
+from shvit.exporting.report import ExportReport
 from shvit.exporting.trace import Deployed
 from shvit.images.preprocess import decode, preprocess
 from shvit.models import SHViT
 from shvit.models.reparam import inference_form
 from shvit.shipped import verification_images
-
-Precision = Literal["fp32", "fp16", "int8"]
 
 TOLERANCE = {"fp32": 1e-4, "fp16": 1e-2, "int8": 0.3}
 """Largest accepted difference of a logit, relative to the largest logit, at each precision. What int8 costs is
@@ -41,23 +40,6 @@ BATCH = 32
 
 Infer = Callable[[np.ndarray], np.ndarray]
 """``uint8 (N, H, W, 3)`` to outputs ``float32 (N, classes)``."""
-
-
-@dataclass(frozen=True)
-class ExportReport:
-    """How the written file compares with the network it was made from."""
-
-    path: Path
-    size_bytes: int
-    """Of the file and its companions."""
-    card: Card
-    """What the file says of itself."""
-    images: int
-    """Real images that both were run on; 0 where the format cannot be run on this machine."""
-    max_difference: float | None
-    """Largest difference of a logit, relative to the largest logit."""
-    top1_agreement: float | None
-    """Share of the images with the same first label, in [0, 1]."""
 
 
 class Source:

@@ -7,7 +7,8 @@ from pathlib import Path
 from shvit.card import Card
 from shvit.exporting import onnx
 from shvit.exporting.verify import Source, Written
-from shvit.web.site import MODEL, complete_site
+from shvit.web import MODEL
+from shvit.web.site import complete_site
 
 
 def convert(source: Source, path: Path) -> Written:

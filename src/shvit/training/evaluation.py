@@ -16,7 +16,7 @@ from shvit.errors import DataError
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class ValidationResult:
     """How well a network does on a labelled set; shares in [0, 1]."""
 
     top1: float
@@ -34,7 +34,7 @@ def evaluate(
     batch_size: int,
     workers: int,
     fabric: Fabric | None = None,
-) -> Evaluation:
+) -> ValidationResult:
     """Top-1, top-5 and cross-entropy of a network over a whole set, through the runtime's preprocessing.
 
     Args:
@@ -62,4 +62,4 @@ def evaluate(
     top1, top5, total_loss, count = sums.tolist()
     if not count:
         raise DataError(f"{images.name}: none of its {len(images)} images could be read")
-    return Evaluation(top1 / count, top5 / count, total_loss / count, int(count))
+    return ValidationResult(top1 / count, top5 / count, total_loss / count, int(count))

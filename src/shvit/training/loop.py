@@ -34,7 +34,7 @@ from shvit.training.distillation import (
     load_teacher,
     teacher_targets,
 )
-from shvit.training.evaluation import Evaluation, evaluate
+from shvit.training.evaluation import ValidationResult, evaluate
 from shvit.training.locking import only_run
 from shvit.training.mixing import mix
 from shvit.training.normalization import freeze_norms, synchronize_norms
@@ -328,7 +328,7 @@ def _save_checkpoint(run: Run) -> None:
     run.fabric.barrier()
 
 
-def save_weights(run: Run, path: Path, result: Evaluation) -> None:
+def save_weights(run: Run, path: Path, result: ValidationResult) -> None:
     """Writes the evaluated weights with what export needs to write the model file's card.
 
     Raises:

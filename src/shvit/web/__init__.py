@@ -15,4 +15,7 @@ PAGE = Path(__file__).parent / "page"
 SAMPLES = ASSETS / "photographs"
 """What belongs at ``samples/`` below it."""
 
-__all__ = ["PAGE", "SAMPLES"]
+MODEL = "model.onnx"
+"""The model file in a static folder."""
+
+__all__ = ["MODEL", "PAGE", "SAMPLES"]

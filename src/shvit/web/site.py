@@ -17,10 +17,9 @@ from shvit.errors import ExportError, ModelFileError
 from shvit.predicting.classifier import Classifier
 from shvit.predicting.explain import find_tensors
 from shvit.shipped import resolve_model
-from shvit.web import PAGE, SAMPLES
+from shvit.web import MODEL, PAGE, SAMPLES
 from shvit.web.onnxruntime_web import VERSION, write_runtime
 
-MODEL = "model.onnx"
 CARD = "card.json"
 CONFIG = "config.json"
 VERSION_FILE = "version.js"

@@ -1,0 +1,42 @@
+"""What came of an export. Needs no PyTorch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from shvit.card import Card
+
+
+@dataclass(frozen=True)
+class Int8Accuracy:
+    """What 8 bits cost, on the validation images; shares in [0, 1]."""
+
+    top1: float
+    float32_top1: float
+    images: int
+    """How many those are."""
+    kept_float: tuple[str, ...]
+    """Layers that stayed in float32, since with them in 8 bits it would lose too much."""
+    notes: tuple[str, ...] = ()
+    """How these were found, and where there was little to judge by."""
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """How the written file compares with the network it was made from."""
+
+    path: Path
+    size_bytes: int
+    """Of the file and its companions."""
+    card: Card
+    """What the file says of itself."""
+    images: int
+    """Real images that both were run on; 0 where the format cannot be run on this machine, and where a finished model
+    file was packed as it is."""
+    max_difference: float | None
+    """Largest difference of a logit, relative to the largest logit."""
+    top1_agreement: float | None
+    """Share of the images with the same first label, in [0, 1]."""
+    int8: Int8Accuracy | None = None
+    """Of a file in 8 bits that was measured on labelled images."""
