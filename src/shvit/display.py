@@ -12,7 +12,8 @@ import re
 import sys
 import traceback
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
 
@@ -75,6 +76,26 @@ def terminal(stderr: bool = False, width: int | None = None, soft_wrap: bool = F
             return super().render_str(printable(text), **options)
 
     return PlainConsole(stderr=stderr, width=width, soft_wrap=soft_wrap, markup=False, emoji=False, highlight=False)
+
+
+@contextmanager
+def progress_bar(
+    description: str, total: int | None, done: int = 0, wanted: bool = True
+) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr where somebody watches; gives what is to be told how many more images are done.
+
+    Args:
+        total: ``None`` where it is not known.
+        done: before the start.
+        wanted: whether to show any.
+    """
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(description), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    disable = not (wanted and sys.stderr.isatty())
+    with Progress(*columns, console=terminal(stderr=True), transient=True, disable=disable) as bar:
+        task = bar.add_task(description, total=total, completed=done)
+        yield lambda count: bar.advance(task, count)
 
 
 class CSVWriter:

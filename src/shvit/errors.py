@@ -1,8 +1,12 @@
-"""Every error that is the user's to mend; the command line prints them as one line."""
+"""Every error that is the user's to mend: the command line prints them as one line, any other as a fault of ours."""
 
 
 class ShvitError(Exception):
     """Base of all of them."""
+
+
+class ArgumentError(ShvitError, ValueError):
+    """An argument or an option has a value that is not supported; the message names it and what was expected."""
 
 
 class MissingDependencyError(ShvitError, ImportError):

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from contextlib import ExitStack, redirect_stdout
 
 from shvit.cli.arguments import positive
-from shvit.cli.progress import progress
 from shvit.display import notice, say
 from shvit.engines import BATCH_SIZE, ENGINES
 from shvit.errors import MissingDependencyError
@@ -101,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
         def begin(total: int | None, finished: int) -> None:
             if finished:
                 say(f"{finished:,} inputs are done already", sys.stderr)
-            bars.append(stack.enter_context(progress("classifying", total, finished)))
+            bars.append(stack.enter_context(progress_bar("classifying", total, finished)))
 
         done = run_batch(
             settings,

@@ -13,8 +13,7 @@ from rich.table import Table
 
 from shvit.atomic import check_outputs, write_json
 from shvit.cli.arguments import positive
-from shvit.cli.progress import progress
-from shvit.display import json_text, terminal
+from shvit.display import json_text, progress_bar, terminal
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -93,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
         files = [("--output", args.output / name) for name in REPORT]
         check_outputs(files, chain([args.path], sources))
         args.output.mkdir(parents=True, exist_ok=True)
-    with progress("decoding", len(train) + len(val)) as advance:
+    with progress_bar("decoding", len(train) + len(val)) as advance:
         report = check_datasets(splits, args.workers, advance)
     contents = {"path": args.path, "seed": args.seed, "note": note, **report.to_dict()}
     if args.output is not None:

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 from shvit.atomic import check_outputs
 from shvit.cli.arguments import add_csv_safe, positive
 from shvit.cli.data import IMAGE_KEY_HELP
-from shvit.cli.progress import progress
-from shvit.display import json_text, say
+from shvit.display import json_text, progress_bar, say
 from shvit.engines import ENGINES
 
 if TYPE_CHECKING:
@@ -188,7 +187,7 @@ def run(args: argparse.Namespace) -> int:
         args.output.mkdir(parents=True, exist_ok=True)
 
     passes = 1 + args.fast_decode + len(corruptions) * len(args.severity)
-    with progress("evaluating", passes * len(chosen)) as advance:
+    with progress_bar("evaluating", passes * len(chosen)) as advance:
         evaluation = evaluate(classifier, chosen, args.batch_size, args.workers, advance)
         readable = LabelledImages(images, accepted, evaluation.predictions.indices)
         robustness = evaluate_corrupted(

@@ -12,11 +12,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shvit.atomic import check_outputs
 from shvit.display import say
 
 if TYPE_CHECKING:
-    from shvit.training import Execution, Recipe, Run
+    from shvit.training import Execution, Recipe, TrainedRun
 
 EPILOG = """\
 DATA is a folder with train/ and val/ (or validation/), each with one sub-folder for each class; a folder of class
@@ -46,7 +45,11 @@ BROKEN_SHOWN = 10
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", metavar="DATA", help="dataset: a folder, a file or hf://NAME")
     parser.add_argument(
-        "--output", type=Path, default=Path("runs/shvit"), metavar="DIR", help="run folder (default: %(default)s)"
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="run folder (default: runs/shvit, or runs/shvit-2 and so on if that is taken; with --resume auto the last "
+        "of these)",
     )
     parser.add_argument(
         "--resume",
@@ -162,84 +165,44 @@ def _joined(execution: Execution) -> Execution:
     return replace(execution, devices=local, nodes=world // local)
 
 
-def _check_outputs(args: argparse.Namespace, recipe: Recipe) -> None:
-    """Raises: ValueError: the run would write over what it reads."""
-    from shvit.runs.run_folder import CURVES, ENVIRONMENT, METRICS, RECIPE
-    from shvit.training.checkpoint import checkpoints
-
-    given = recipe.distillation
-    inputs = [args.data, *(each for each in (recipe.pretrained, given.teacher, given.teacher_weights) if each)]
-    names = ["best.safetensors", "last.safetensors", METRICS, ENVIRONMENT, CURVES]
-    check_outputs([("--output", args.output / name) for name in names], inputs)
-    if not checkpoints(args.output):  # else its recipe is the one that it goes on with
-        check_outputs([("--output", args.output / RECIPE)], _recipe_files(args.more_arguments))
-
-
 def run(args: argparse.Namespace) -> int:
     from shvit.data.datasets import open_datasets
     from shvit.runs.run_folder import RECIPE
-    from shvit.training import setup
-    from shvit.training.checkpoint import checkpoints
-    from shvit.training.locking import only_run
+    from shvit.training.train import TrainingPlan, carry_out, run_folder
 
-    begun = args.output / RECIPE if args.resume == "auto" else None
+    resume = args.resume == "auto"
+    folder = args.output or run_folder(resume)
+    begun = folder / RECIPE if resume else None
     wanted = parse_recipe(args.more_arguments, begun=begun)[0]
-    train, val, note = open_datasets(args.data, wanted.seed, wanted.val_share, wanted.image_key)
-    recipe, execution = parse_recipe(args.more_arguments, len(train), begun)
-    first = os.environ.get("LOCAL_RANK", "0") == "0"
-    if args.resume == "never" and first and checkpoints(args.output):
-        raise ValueError(f"--output {args.output}: holds a run already; add --resume auto, or give another folder")
-    _check_outputs(args, recipe)
-    job = setup(recipe, train, val, args.output, execution)
-    with only_run(job):
-        return _train(args, job, note)
+    datasets = open_datasets(args.data, wanted.seed, wanted.val_share, wanted.image_key)
+    recipe, execution = parse_recipe(args.more_arguments, len(datasets.train), begun)
+    files = _recipe_files(args.more_arguments)
+    plan = TrainingPlan(args.data, datasets, recipe, folder, execution, resume, not files, files, args.wandb)
+    trained = carry_out(plan, progress=True)
+    if trained.is_first:
+        _print_outcome(trained, len(datasets.val), args.data)
+    return 0
 
 
-def _train(args: argparse.Namespace, job: Run, note: str | None) -> int:
-    """Trains what was set up, or goes on with it, and says what came of it."""
-    from shvit.data.datasets import short_path
-    from shvit.data.unread import describe_unread, left_out
+def _print_outcome(run: TrainedRun, validation_images: int, data: str) -> None:
     from shvit.runs.best import FEW_IMAGES
-    from shvit.runs.logs import RunLog
-    from shvit.training import fit, is_finished, resume
-    from shvit.training.defaults import describe
 
-    recipe, train, val = job.recipe, job.train, job.val
-    resumed = args.resume == "auto" and resume(job)
-    if job.fabric.is_global_zero:
-        for line in (
-            note or f"validation: {short_path(val.name)}",
-            describe_unread(left_out(train, val)),
-            f"{recipe.model}: {len(train):,} training and {len(val):,} validation images, "
-            f"{len(train.classes)} classes; {job.fabric.world_size} x {job.fabric.device.type}",
-            describe(recipe, len(train), chosen=not _recipe_files(args.more_arguments))
-            if not resumed
-            else f"finished already, after epoch {job.progress.epoch} of {recipe.epochs}: nothing is left to train"
-            if is_finished(job)
-            else f"going on from epoch {job.progress.epoch + 1} of {recipe.epochs}, step {job.progress.step + 1}",
-        ):
-            if line:
-                say(line, sys.stderr)
-    with RunLog(job, wandb=args.wandb) as log:
-        progress = fit(job, log)
-    if not job.fabric.is_global_zero:
-        return 0
-    best, model_file = args.output / "best.safetensors", args.output / f"{recipe.model}.onnx"
-    rule = ", by its validation loss" if len(val) < FEW_IMAGES else ""
+    best, recipe = run.best, run.recipe
+    rule = ", by its validation loss" if validation_images < FEW_IMAGES else ""
     where = f"weights in {best}" if best.exists() else f"{best} is not there any more"
-    say(f"best top-1 {progress.best_top1:.2%} after epoch {progress.best_epoch}{rule}; {where}")
+    say(f"best top-1 {run.top1:.2%} after epoch {run.best_epoch}{rule}; {where}")
     if not best.exists():  # as when somebody deleted it, and no later epoch was better
-        best = args.output / "last.safetensors"
-    if broken := list(job.broken.found.values()):
-        say(f"unreadable images, left out: {len(broken)}")
-        for each in broken[:BROKEN_SHOWN]:
+        best = run.last
+    if run.broken:
+        say(f"unreadable images, left out: {len(run.broken)}")
+        for each in run.broken[:BROKEN_SHOWN]:
             say(f"  {each.source}: {each.reason}")
-    if progress.skipped:
-        say(f"steps that were not finite, left out: {progress.skipped}")
+    if run.skipped:
+        say(f"steps that were not finite, left out: {run.skipped}")
     if not best.exists():
-        return 0
+        return
+    model_file = run.folder / f"{recipe.model}.onnx"
     image_key = "" if recipe.image_key is None else f" --image-key {recipe.image_key}"
-    say(f"next: shvit eval --model {best} --data {args.data}{image_key} --output {args.output / 'report'}")
+    say(f"next: shvit eval --model {best} --data {data}{image_key} --output {run.folder / 'report'}")
     say(f"      shvit export --model {best} --output {model_file}")
     say(f"      shvit predict IMAGE --model {model_file}")
-    return 0

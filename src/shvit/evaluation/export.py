@@ -1,6 +1,6 @@
 """From a checkpoint's file to a verified file for elsewhere, in one call; what ``shvit export`` does.
 
-Not in ``exporting``, since an int8 file is evaluated before it takes its name. Packing for the browser needs no PyTorch.
+Not in ``exporting``, since an int8 file is evaluated before it takes its name. Packing for browsers needs no PyTorch.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from shvit.atomic import check_folder, check_outputs
 from shvit.display import say
+from shvit.errors import ArgumentError
 from shvit.exporting.options import FORMATS, FileOptions, Format, Precision, check_combination
 from shvit.exporting.report import ExportReport
 from shvit.reading import read_text
@@ -56,7 +57,7 @@ class ExportOptions(FileOptions):
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_loss <= 100:
-            raise ValueError(f"--max-loss: expected 0 to 100 points, got {self.max_loss:g}")
+            raise ArgumentError(f"--max-loss: expected 0 to 100 points, got {self.max_loss:g}")
 
 
 def export(
@@ -98,7 +99,8 @@ def export(
         CheckpointError, ModelFileError: ``model`` cannot be used.
         DataError: images cannot be used.
         MissingDependencyError: a converter or PyTorch is not installed; the message says which command installs it.
-        ValueError: a value that cannot be, or an output that is one of the inputs.
+        ArgumentError: a value that cannot be.
+        ValueError: an output that is one of the inputs.
     """
     given = {"format": format, "precision": precision, "calibration": calibration, "image_size": image_size}
     options = replace(options or ExportOptions(), **{name: each for name, each in given.items() if each is not None})
@@ -108,7 +110,7 @@ def export(
         return _pack(model, output, options)
     chosen = check_combination(options, output)
     if chosen == "int8" and options.calibration is None:
-        raise ValueError("--precision int8: give --calibration DATA, labelled images to calibrate and to measure on")
+        raise ArgumentError("--precision int8: give --calibration DATA, labelled images to calibrate and to measure on")
     network, checkpoint = _load(model, options.weights)
     from shvit.exporting.card import card_for
     from shvit.exporting.formats import export_model
@@ -151,7 +153,7 @@ def _export_int8(
 
 
 def _check_output(model: str | Path, output: Path, options: ExportOptions) -> None:
-    """Raises: ValueError: the file, or what is written beside it, cannot be written to or is an input."""
+    """Raises: ArgumentError: the file, or what is written beside it, cannot be written to or is an input."""
     file_of_names = isinstance(options.classes, (str, Path)) and options.classes != IMAGENET
     classes = options.classes if file_of_names else None
     read = (SHIPPED_MODELS.get(str(model), model), classes, options.verify, options.calibration)
@@ -182,7 +184,7 @@ def _where_names_come_from(checkpoint: Checkpoint, outputs: int) -> str | None:
 
 
 def _class_names(classes: str | Path | Sequence[str] | None) -> list[str] | Literal["imagenet-1k"] | None:
-    """Raises: ValueError: the file is not text."""
+    """Raises: ArgumentError: the file is not text."""
     if classes is None:
         return None
     if classes == IMAGENET:
@@ -192,7 +194,7 @@ def _class_names(classes: str | Path | Sequence[str] | None) -> list[str] | Lite
     try:
         return read_text(Path(classes)).splitlines()
     except UnicodeDecodeError:
-        raise ValueError(f"--classes {classes}: expected text in UTF-8, one name a line") from None
+        raise ArgumentError(f"--classes {classes}: expected text in UTF-8, one name a line") from None
 
 
 def _pack(model: str | Path, output: Path, options: ExportOptions) -> ExportReport:
@@ -201,7 +203,7 @@ def _pack(model: str | Path, output: Path, options: ExportOptions) -> ExportRepo
 
     for option in ("precision", "batch_size", "verify", "calibration", "image_size", "classes"):
         if getattr(options, option) is not None:
-            raise ValueError(f"--{option.replace('_', '-')}: {model} is a finished model file; leave it out")
+            raise ArgumentError(f"--{option.replace('_', '-')}: {model} is a finished model file; leave it out")
     card = write_site(model, output)
     size = sum(each.stat().st_size for each in output.rglob("*") if each.is_file())
     return ExportReport(output, size, card, 0, None, None)

@@ -62,14 +62,15 @@ class RunLog:
         every: steps between two rows; by default 50, or as many as make four rows of a shorter epoch.
         wandb: log to Weights & Biases too; its own environment variables say where (``WANDB_MODE=offline`` keeps
             all on this machine).
+        progress: a bar on stderr, or lines where that is no terminal.
 
     Raises:
         MissingDependencyError: ``wandb`` is asked for and not installed.
         DataError: a log of an earlier session is damaged.
     """
 
-    def __init__(self, run: Run, every: int | None = None, wandb: bool = False) -> None:
-        self.run, self.wandb = run, wandb
+    def __init__(self, run: Run, every: int | None = None, wandb: bool = False, progress: bool = True) -> None:
+        self.run, self.wandb, self.progress = run, wandb, progress
         self.every = every or max(1, min(50, run.steps_per_epoch // 4))
         if wandb:
             _import_wandb()
@@ -98,7 +99,7 @@ class RunLog:
             TimeRemainingColumn(),
             TextColumn("{task.fields[figures]}", table_column=Column(no_wrap=True)),
             console=self.console,
-            disable=not sys.stderr.isatty(),
+            disable=not (self.progress and sys.stderr.isatty()),
             speed_estimate_period=120,
         )
         total = run.recipe.epochs * run.steps_per_epoch
@@ -129,7 +130,7 @@ class RunLog:
             self._tensorboard.add_scalar(name, value, step)
         if self._wandb is not None:
             self._wandb.log({"epoch": progress.epoch, **row}, step=step)
-        if validated or self.bar.disable:
+        if self.progress and (validated or self.bar.disable):
             text = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
             self.console.print(f"{epoch}  step {step}  {text}")
 

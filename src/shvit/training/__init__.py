@@ -1,10 +1,11 @@
-"""Training: the recipe, the loop, distillation, evaluation."""
+"""Training: the recipe, the loop, distillation, evaluation; ``train.py`` is the whole of it in one call."""
 
 from shvit.training.checkpoint import resume
 from shvit.training.evaluation import ValidationResult, evaluate
 from shvit.training.loop import fit, is_finished, setup
 from shvit.training.recipe import Distillation, Execution, Optimizer, Recipe
 from shvit.training.run import Run
+from shvit.training.train import TrainedRun, read_recipe, recipe_for
 
 __all__ = [
     "Distillation",
@@ -12,10 +13,13 @@ __all__ = [
     "Optimizer",
     "Recipe",
     "Run",
+    "TrainedRun",
     "ValidationResult",
     "evaluate",
     "fit",
     "is_finished",
+    "read_recipe",
+    "recipe_for",
     "resume",
     "setup",
 ]

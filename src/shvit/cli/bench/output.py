@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shvit.atomic import check_outputs
-from shvit.cli.progress import progress
 from shvit.display import json_text, notice, say
 
 if TYPE_CHECKING:
@@ -51,7 +50,7 @@ def exporting_then_timing(files: int, engines: int, rounds: int) -> Iterator[Ses
 
     with (
         tempfile.TemporaryDirectory() as folder,
-        progress("exporting, then timing", files * (1 + engines * (rounds + 1))) as advance,
+        progress_bar("exporting, then timing", files * (1 + engines * (rounds + 1))) as advance,
     ):
         yield Session(Path(folder), notice, advance)
 

@@ -11,8 +11,7 @@ from typing import Any
 from shvit.cli.arguments import positive
 from shvit.cli.bench.options import ENGINES, add_format, subcommand
 from shvit.cli.bench.output import print_rows, typed
-from shvit.cli.progress import progress
-from shvit.display import notice, say
+from shvit.display import notice, progress_bar, say
 
 EPILOG = """\
 The phases are timed one after the other; then the whole, as `shvit predict` runs it, beside timm + Pillow + PyTorch
@@ -81,7 +80,7 @@ def _run(args: argparse.Namespace) -> int:
             except (ImportError, RuntimeError) as error:
                 notice(f"timm is left out: {str(error).splitlines()[0]}")
         sides = 2 if network is None else 3
-        with progress("classifying", len(threads) * len(paths) * sides) as advance:
+        with progress_bar("classifying", len(threads) * len(paths) * sides) as advance:
             reports = [
                 measure_pipeline(model.file, paths, count, args.engine, network=network, advance=advance)
                 for count in threads

@@ -10,8 +10,7 @@ from typing import Any
 from shvit.cli.arguments import positive
 from shvit.cli.bench.options import add_engines, add_format, add_timing, conditions, subcommand
 from shvit.cli.bench.output import print_rows, report_failures
-from shvit.cli.progress import progress
-from shvit.display import notice
+from shvit.display import notice, progress_bar
 
 EPILOG = """\
 MODEL is a variant (shvit_s1 to shvit_s4), a shipped model, a model file (.onnx) or a checkpoint. Variants and
@@ -71,10 +70,10 @@ def _run(args: argparse.Namespace) -> int:
     described = machine()
     combinations = len(args.engine) * len(args.threads) * len(args.batch_size)
     with tempfile.TemporaryDirectory() as folder:
-        with progress("exporting", len(args.model) * len(args.precision)) as advance:
+        with progress_bar("exporting", len(args.model) * len(args.precision)) as advance:
             session = Session(Path(folder), notice, advance)
             files = model_files(args.model, args.precision, session, args.image_size)
-        with progress("timing", len(files) * combinations * (args.rounds + 1)) as advance:
+        with progress_bar("timing", len(files) * combinations * (args.rounds + 1)) as advance:
             timed = time_files(files, conditions(args, args.engine, args.threads, args.batch_size), advance)
     results = [each.to_dict() for each in timed]
     header = ["model", "engine", "precision", "threads", "batch", "images/s", "range of rounds"]

@@ -1,0 +1,298 @@
+"""From labelled images to a trained network, in one call; what ``shvit train`` does."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from shvit.atomic import check_outputs
+from shvit.data.datasets import OpenedDatasets, open_datasets, short_path
+from shvit.data.unread import describe_unread, left_out
+from shvit.display import say
+from shvit.errors import ArgumentError
+from shvit.runs.metrics import FILE as METRICS
+from shvit.runs.metrics import Row, read_metrics
+from shvit.runs.run_folder import CURVES, ENVIRONMENT, RECIPE
+from shvit.training import checkpoint
+from shvit.training.defaults import default_recipe, describe
+from shvit.training.locking import only_run
+from shvit.training.loop import fit, is_finished, setup
+from shvit.training.recipe import Execution, Recipe
+
+if TYPE_CHECKING:
+    from shvit.data.loader import BrokenImage
+    from shvit.training.run import Run
+
+FOLDER = Path("runs/shvit")
+"""Where a run goes for which no folder is named, if that is free; else ``runs/shvit-2`` and so on."""
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """What a training left behind."""
+
+    folder: Path
+    best: Path
+    """Weights of the best epoch, to evaluate and export."""
+    last: Path
+    """Weights of the last epoch."""
+    recipe: Recipe
+    """What was trained by, whole."""
+    top1: float
+    """Of the best epoch on the validation images, in [0, 1]."""
+    loss: float | None
+    """Its cross-entropy there; ``None`` where an older version did not keep it."""
+    best_epoch: int
+    """Counted from 1."""
+    epochs: int
+    """How many were trained, over all sessions."""
+    broken: tuple[BrokenImage, ...]
+    """Images that could not be read and were left out."""
+    skipped: int
+    """Steps left out because their loss was not finite."""
+    notes: tuple[str, ...]
+    """What was found at the start: how validation images were held out, files that were not read, the plan."""
+    is_first: bool = True
+    """Whether this is the first of the processes that trained together, the one that wrote the files."""
+
+    @property
+    def metrics(self) -> list[Row]:
+        """``metrics.csv``: a row for each logged step and each validation, with ``epoch``, ``step`` and figures.
+
+        Raises:
+            DataError: the file is gone or damaged.
+        """
+        return read_metrics(self.folder / METRICS)
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """All that is decided before a training starts."""
+
+    data: str | Path
+    """The datasets' name, as it was given."""
+    datasets: OpenedDatasets
+    recipe: Recipe
+    folder: Path
+    execution: Execution
+    resume: bool = False
+    """Go on from the newest checkpoint in the folder, if there is one."""
+    chosen: bool = False
+    """The recipe was chosen for the data, apart from single values."""
+    recipe_files: Sequence[str | Path] = ()
+    """Where the recipe comes from."""
+    wandb: bool = False
+    """Log to Weights & Biases too."""
+
+
+def train(
+    data: str | Path,
+    output: str | Path | None = None,
+    *,
+    model: str | None = None,
+    pretrained: bool | str | Path | None = None,
+    epochs: int | None = None,
+    recipe: Recipe | str | Path | None = None,
+    execution: Execution | None = None,
+    resume: bool = False,
+    progress: bool = False,
+) -> TrainedRun:
+    """Trains or fine-tunes a SHViT on labelled images.
+
+    It does what ``shvit train`` does, with the same checks and defaults::
+
+        run = shvit.train("photos/", pretrained=True, epochs=5)
+        shvit.export(run.best, "mine.onnx")
+
+    For any other value of the recipe, change the one that suits the data::
+
+        recipe = shvit.training.recipe_for("photos/", pretrained=True)
+        run = shvit.train("photos/", recipe=dataclasses.replace(recipe, image_size=160))
+
+    A run that was interrupted (Ctrl-C, the stop button of a notebook, a crash) goes on from its newest checkpoint when
+    the same call is made again with ``resume=True``; checkpoints are written after each epoch, and more often with
+    ``Execution(checkpoint_every_steps=N)``. It may run in any thread.
+
+    Images are decoded in two processes of their own. Where Python starts those anew (macOS, Windows), the call in a
+    script belongs under ``if __name__ == "__main__":``, or takes ``execution=Execution(workers=0)``. To train in
+    several processes, use the command.
+
+    Args:
+        data: a folder with one sub-folder for each class, or any other dataset of ``docs/data.md``.
+        output: the run's folder; ``runs/shvit`` when not given, or ``runs/shvit-2`` and so on if that is taken.
+        model: variant, shvit_s1 to shvit_s4; the recipe's, or shvit_s1, when not given.
+        pretrained: weights to start from: a checkpoint's file, or ``True`` for the variant's ImageNet weights from the
+            hub; ``False`` starts from nothing. The recipe's, or nothing, when not given.
+        epochs: passes over the training images; the recipe's when not given.
+        recipe: a recipe, or the YAML file of one; the default for so many images when not given. ``model``,
+            ``pretrained`` and ``epochs`` override its values.
+        execution: device, decoding processes, checkpoints.
+        resume: go on with the run in ``output`` (when not given: the last of ``runs/shvit``, ``runs/shvit-2``, ...), by
+            the recipe that it began with; begin it if there is none.
+        progress: a progress bar, or lines where no terminal is, on stderr.
+
+    Returns:
+        Where the run's files are, how good the best epoch is, and what was left out.
+
+    Raises:
+        DataError: the images cannot be used; the message says why.
+        CheckpointError: weights or checkpoints cannot be read, or are of another network or recipe.
+        TrainingError: a loss is not finite, or another process trains in the folder.
+        ArgumentError: a value that cannot be, or a folder that holds a run already.
+        MissingDependencyError: PyTorch is not installed; the message says which command installs it.
+    """
+    folder = Path(output) if output is not None else run_folder(resume)
+    begun = folder / RECIPE
+    file = recipe if isinstance(recipe, (str, Path)) else None
+    given = recipe if isinstance(recipe, Recipe) else None
+    if file is not None:
+        given = read_recipe(file)
+    elif given is None and resume and begun.is_file():
+        given = read_recipe(begun)
+    changes: dict[str, Any] = {"model": model, "epochs": epochs}
+    changes = {name: value for name, value in changes.items() if value is not None}
+    if pretrained is not None:
+        changes["pretrained"] = _source(pretrained)
+    opened = given or Recipe()
+    datasets = open_datasets(data, opened.seed, opened.val_share, opened.image_key)
+    chosen = given or default_recipe(model or Recipe.model, len(datasets.train), changes.get("pretrained"))
+    plan = TrainingPlan(
+        data,
+        datasets,
+        replace(chosen, **changes),
+        folder,
+        execution or Execution(),
+        resume,
+        chosen=given is None,
+        recipe_files=() if file is None else (file,),
+    )
+    return carry_out(plan, progress)
+
+
+def recipe_for(
+    data: str | Path,
+    *,
+    model: str = Recipe.model,
+    pretrained: bool | str | Path = False,
+    quantization_aware: bool = False,
+    image_key: str | None = None,
+) -> Recipe:
+    """The recipe that ``train`` would take for a dataset; ``dataclasses.replace`` changes single values.
+
+    Args:
+        data, model, pretrained: as for ``train``.
+        quantization_aware: fine-tune weights that are good in float32 for 8 bits.
+        image_key: of tar shards with several images under one key, the extension of the one that is meant.
+
+    Raises:
+        DataError, CheckpointError: as for ``train``.
+    """
+    images = len(open_datasets(data, image_key=image_key).train)
+    recipe = default_recipe(model, images, _source(pretrained), quantization_aware)
+    return replace(recipe, image_key=image_key)
+
+
+def read_recipe(file: str | Path) -> Recipe:
+    """A recipe from a YAML file, such as a run folder's ``recipe.yaml``; keys that it lacks have their defaults.
+
+    Raises:
+        ArgumentError: the file cannot be read, or has a key or a value that cannot be; the message names both.
+    """
+    import jsonargparse
+
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(Recipe)
+    try:
+        values = parser.instantiate(parser.parse_path(file)).as_dict()
+        return Recipe(**values)
+    except (jsonargparse.ArgumentError, TypeError, ValueError, OSError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise ArgumentError(f"{file}: not a recipe: {reason}") from None
+
+
+def _source(pretrained: bool | str | Path) -> str | None:
+    """As a recipe spells it."""
+    if isinstance(pretrained, bool):
+        return "hub" if pretrained else None
+    return str(pretrained)
+
+
+def run_folder(resume: bool) -> Path:
+    """Where a run goes for which no folder is named: one that nothing has yet; to resume, the last that there is."""
+    folder, number, last = FOLDER, 1, FOLDER
+    while os.path.lexists(folder):
+        last, number = folder, number + 1
+        folder = FOLDER.with_name(f"{FOLDER.name}-{number}")
+    return last if resume else folder
+
+
+def carry_out(plan: TrainingPlan, progress: bool = False) -> TrainedRun:
+    """Trains as planned, or goes on with it.
+
+    Args:
+        progress: tell on stderr what is trained on, and how far it is.
+
+    Raises:
+        As ``train``.
+    """
+    _check_folder(plan)
+    run = setup(plan.recipe, plan.datasets.train, plan.datasets.val, plan.folder, plan.execution)
+    from shvit.runs.logs import RunLog  # here, because TensorBoard takes seconds to import
+
+    with only_run(run):
+        resumed = plan.resume and checkpoint.resume(run)
+        notes = _notes(plan, run, resumed)
+        if progress and run.fabric.is_global_zero:
+            for line in notes:
+                say(line, sys.stderr)
+        with RunLog(run, wandb=plan.wandb, progress=progress) as log:
+            reached = fit(run, log)
+    return TrainedRun(
+        folder=plan.folder,
+        best=plan.folder / "best.safetensors",
+        last=plan.folder / "last.safetensors",
+        recipe=plan.recipe,
+        top1=reached.best_top1,
+        loss=reached.best_loss,
+        best_epoch=reached.best_epoch,
+        epochs=reached.epoch,
+        broken=tuple(run.broken.found.values()),
+        skipped=reached.skipped,
+        notes=notes,
+        is_first=run.fabric.is_global_zero,
+    )
+
+
+def _check_folder(plan: TrainingPlan) -> None:
+    """Raises: ArgumentError: the folder holds a run already, or the run would write over what it reads."""
+    held = bool(checkpoint.checkpoints(plan.folder))
+    if held and not plan.resume and os.environ.get("LOCAL_RANK", "0") == "0":
+        raise ArgumentError(f"--output {plan.folder}: holds a run already; add --resume auto, or give another folder")
+    given = plan.recipe.distillation
+    inputs = [plan.data, *(each for each in (plan.recipe.pretrained, given.teacher, given.teacher_weights) if each)]
+    names = ["best.safetensors", "last.safetensors", METRICS, ENVIRONMENT, CURVES]
+    check_outputs([("--output", plan.folder / name) for name in names], inputs)
+    if not held:  # else it is the recipe that the run goes on with
+        check_outputs([("--output", plan.folder / RECIPE)], plan.recipe_files)
+
+
+def _notes(plan: TrainingPlan, run: Run, resumed: bool) -> tuple[str, ...]:
+    recipe, (train, val, note) = plan.recipe, plan.datasets
+    if not resumed:
+        begins = describe(recipe, len(train), plan.chosen)
+    elif is_finished(run):
+        begins = f"finished already, after epoch {run.progress.epoch} of {recipe.epochs}: nothing is left to train"
+    else:
+        begins = f"going on from epoch {run.progress.epoch + 1} of {recipe.epochs}, step {run.progress.step + 1}"
+    lines = (
+        note or f"validation: {short_path(val.name)}",
+        describe_unread(left_out(train, val)),
+        f"{recipe.model}: {len(train):,} training and {len(val):,} validation images, "
+        f"{len(train.classes)} classes; {run.fabric.world_size} x {run.fabric.device.type}",
+        begins,
+    )
+    return tuple(line for line in lines if line)
