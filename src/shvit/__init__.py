@@ -1,7 +1,8 @@
 """SHViT: the Single-Head Vision Transformer, trained in PyTorch and run without it.
 
 ``Classifier`` runs model files and needs NumPy, Pillow and an engine; ``Client`` asks a server that runs one. The lab
-(``create_model`` and the rest) needs PyTorch: ``pip install 'shvit[torch]'``. Importing this package loads neither.
+(``train``, ``evaluate``, ``export``, ``create_model`` and the rest) needs PyTorch: ``pip install 'shvit[torch]'``.
+Importing this package loads neither.
 """
 
 from __future__ import annotations
@@ -13,11 +14,14 @@ from shvit._version import __version__
 
 if TYPE_CHECKING:
     from shvit.card import Card
+    from shvit.evaluation.export import export
+    from shvit.evaluation.measure import evaluate
     from shvit.models import create_model, list_models, load_checkpoint, reparameterize, save_checkpoint
     from shvit.predicting.classifier import Classifier
     from shvit.predicting.explain import Explainer
     from shvit.predicting.results import Prediction, Result
     from shvit.serve.client import AsyncClient, Client
+    from shvit.training.train import train
 
 _RUNTIME = {
     "AsyncClient": "shvit.serve.client",
@@ -27,6 +31,11 @@ _RUNTIME = {
     "Explainer": "shvit.predicting.explain",
     "Prediction": "shvit.predicting.results",
     "Result": "shvit.predicting.results",
+}
+_WORK = {
+    "evaluate": "shvit.evaluation.measure",
+    "export": "shvit.evaluation.export",
+    "train": "shvit.training.train",
 }
 _LAB = ("create_model", "list_models", "load_checkpoint", "reparameterize", "save_checkpoint")
 
@@ -40,16 +49,21 @@ __all__ = [
     "Result",
     "__version__",
     "create_model",
+    "evaluate",
+    "export",
     "list_models",
     "load_checkpoint",
     "reparameterize",
     "save_checkpoint",
+    "train",
 ]
 
 
 def __getattr__(name: str) -> Any:
     if name in _RUNTIME:
         return getattr(import_module(_RUNTIME[name]), name)
+    if name in _WORK:
+        return getattr(import_module(_WORK[name]), name)
     if name in _LAB:
         return getattr(import_module("shvit.models"), name)
     raise AttributeError(f"module 'shvit' has no attribute {name!r}")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import ExitStack, redirect_stdout
 
 from shvit.cli.arguments import positive
-from shvit.display import notice, say
+from shvit.display import notice, progress_bar, say
 from shvit.engines import BATCH_SIZE, ENGINES
 from shvit.errors import MissingDependencyError
 from shvit.images.sources import COMPANION_EXTENSIONS, describe_left_out

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
-from dataclasses import asdict
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shvit.atomic import check_outputs
 from shvit.cli.arguments import add_csv_safe, positive
 from shvit.cli.data import IMAGE_KEY_HELP
-from shvit.display import json_text, progress_bar, say
+from shvit.display import json_text, say
 from shvit.engines import ENGINES
 
 if TYPE_CHECKING:
-    from shvit.card import Card, TrainingSplit
-    from shvit.data import ImageDataset
+    from shvit.card import Card
 
 EPILOG = """\
 examples:
@@ -91,154 +88,49 @@ def seed_or_none(text: str) -> int | str:
         raise argparse.ArgumentTypeError(f"expected a whole number or none, got {text!r}") from None
 
 
-def open_images(args: argparse.Namespace, trained: TrainingSplit | None) -> tuple[ImageDataset, list[str], str | None]:
-    """The images to measure, what is worth noting of them, and a warning where the model may know them.
-
-    Args:
-        trained: what the model remembers of its training.
-    """
-    from shvit.data.datasets import is_divided, open_dataset, open_datasets
-    from shvit.data.trained_on import count_trained_on, divide_as_trained
-
-    notes: list[str] = []
-    if isinstance(args.held_out, int):
-        train, val, note = open_datasets(args.data, args.held_out, args.val_share, args.image_key)
-        if note is None:
-            raise ValueError(f"--held-out: {args.data} is divided into splits already; leave it out")
-        images = val if args.split == "val" else train
-        notes.append(note)
-    else:
-        images = open_dataset(args.data, args.split, args.image_key)
-        parts = divide_as_trained(images, trained) if trained is not None and args.held_out is None else None
-        if parts is not None and trained is not None:
-            images = parts[1] if args.split == "val" else parts[0]
-            which = "held out by" if args.split == "val" else "used for"
-            notes.append(
-                f"the {len(images):,} of {len(images.images):,} images that were {which} this model's training (seed "
-                f"{trained.seed}, {(trained.val_share or 0) * 100:.3g} % of each class held out); "
-                "--held-out none measures all"
-            )
-    if args.split == "train":
-        return images, notes, None
-    if trained is None:
-        if args.held_out is not None or is_divided(args.data, args.image_key):
-            return images, notes, None
-        return (
-            images,
-            notes,
-            f"{args.model} does not tell which images it was trained on; if these are among them, the figures are too "
-            "high (--held-out SEED measures those that training held out)",
-        )
-    known = count_trained_on(images, trained)
-    if not known:
-        return images, notes, None
-    return (
-        images,
-        notes,
-        f"the model was trained on some of these images ({known} of the {len(trained.remembered)} training images that "
-        "it remembers are among them): the figures are too high; measure on images that it has not seen",
-    )
-
-
 def run(args: argparse.Namespace) -> int:
-    from shvit.evaluation import (
-        REPORT_FILES,
-        LabelledImages,
-        dataset_labels,
-        evaluate,
-        evaluate_corrupted,
-        evaluate_fast_decoding,
-        evenly_spaced,
-        labels_from_file,
-        match_classes,
-        measure_latency,
-        open_classifier,
-        provenance,
-        summarize,
-        write_report,
+    from shvit.evaluation.measure import EvaluationOptions, evaluate
+
+    options = EvaluationOptions(
+        split=args.split,
+        held_out=args.held_out,
+        val_share=args.val_share,
+        image_key=args.image_key,
+        labels=args.labels,
+        limit=args.limit,
+        corruptions=parse_corruptions(args.corruptions),
+        severities=args.severity,
+        fast_decode=args.fast_decode,
+        engine=args.engine,
+        threads=args.threads,
+        image_size=args.image_size,
+        batch_size=args.batch_size,
+        workers=args.workers,
+        report=args.output,
+        csv_safe=args.csv_safe,
+        command=shlex.join(["shvit", *sys.argv[1:]]),
     )
-    from shvit.images.decoding import preparation
-    from shvit.images.preprocess import decode, preprocess
-
-    if args.fast_decode:
-        preparation("fast")  # what it needs is missing: say so before the first pass, not after it
-    corruptions = parse_corruptions(args.corruptions)
-    classifier = open_classifier(args.model, args.engine, args.threads, args.image_size)
-    images, origin, warning = open_images(args, classifier.card.training_split)
-    if warning is not None:
-        say(f"shvit eval: warning: {warning}", sys.stderr)
-    if args.output is not None:
-        read = [args.model, args.data, *([args.labels] if args.labels else ())]
-        sources = (images.source(index) for index in range(len(images)))
-        check_outputs([("--output", args.output / name) for name in REPORT_FILES], chain(read, sources))
-    classes = classifier.card.classes
-    if args.labels is None:
-        matched, way = match_classes(images, classes, args.model)
-        accepted = dataset_labels(images, matched)
-        notes = [f"classes matched by {way}"]
-    else:
-        accepted = labels_from_file(args.labels, images, classes)
-        notes = [f"labels of {args.labels}, which has none for {len(images) - len(accepted):,} images"]
-    chosen = LabelledImages(images, accepted, evenly_spaced(list(accepted), args.limit))
-    notes += [*origin, *([] if warning is None else [f"warning: {warning}"])]
-    if len(chosen) < len(accepted):
-        notes.append(f"{len(chosen):,} of {len(accepted):,} images, evenly spaced")
-    if args.output is not None:
-        args.output.mkdir(parents=True, exist_ok=True)
-
-    passes = 1 + args.fast_decode + len(corruptions) * len(args.severity)
-    with progress_bar("evaluating", passes * len(chosen)) as advance:
-        evaluation = evaluate(classifier, chosen, args.batch_size, args.workers, advance)
-        readable = LabelledImages(images, accepted, evaluation.predictions.indices)
-        robustness = evaluate_corrupted(
-            classifier, readable, corruptions, args.severity, args.batch_size, args.workers, advance
-        )
-        fast = None
-        if args.fast_decode:
-            fast = evaluate_fast_decoding(classifier, readable, evaluation, args.batch_size, args.workers, advance)
-    first = decode(images.read(int(readable.indices[0])))
-    latency = measure_latency(classifier, preprocess(first, classifier.card.preprocessing))
-    results = {
-        "model": args.model,
-        "data": args.data,
-        "split": args.split,
-        "notes": notes,
-        "engine": classifier.engine,
-        "threads": args.threads,
-        **summarize(evaluation, latency, robustness, classes),
-        "fast_decoding": None if fast is None else asdict(fast),
-        **provenance(),
-    }
-    if args.output is not None:
-        write_report(args.output, results, evaluation, images, classifier.card, args.csv_safe)
+    result = evaluate(args.model, args.data, options, progress=True)
     if args.format == "json":
-        print(json_text(results, indent=2))
+        print(json_text(result.figures, indent=2))
     else:
-        print_summary(results, classifier.card, args.output)
-    for each in evaluation.broken[:BROKEN_SHOWN]:
+        print_summary(result.figures, result.card, args.output)
+    for each in result.broken[:BROKEN_SHOWN]:
         say(f"{each.source}: {each.reason}", sys.stderr)
-    if evaluation.broken:
-        say(f"{len(evaluation.broken)} of {len(chosen)} images could not be read", sys.stderr)
-    return 1 if evaluation.broken else 0
+    if result.broken:
+        say(f"{len(result.broken)} of {result.measured + len(result.broken)} images could not be read", sys.stderr)
+    return 1 if result.broken else 0
 
 
 def parse_corruptions(text: str | None) -> list[str]:
-    """Names of corruptions from ``all`` or a list with commas.
-
-    Raises:
-        ValueError: there is none of a name.
-    """
+    """Names of corruptions from ``all`` or a list with commas."""
     from shvit.evaluation.corruptions import CORRUPTIONS
 
-    names = [] if text is None else list(CORRUPTIONS) if text == "all" else text.split(",")
-    for name in names:
-        if name not in CORRUPTIONS:
-            raise ValueError(f"--corruptions {text}: expected all, or some of {', '.join(CORRUPTIONS)}")
-    return names
+    return [] if text is None else list(CORRUPTIONS) if text == "all" else text.split(",")
 
 
 def print_summary(results: dict[str, Any], card: Card, output: Path | None) -> None:
-    from shvit.evaluation import worst_classes
+    from shvit.evaluation.report import worst_classes
 
     latency = results["latency"]
     threads = f", --threads {results['threads']}" if results["threads"] else ""

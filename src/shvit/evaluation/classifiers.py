@@ -62,7 +62,7 @@ class CheckpointClassifier:
 
 
 def open_classifier(
-    model: str, engine: str = "auto", threads: int | None = None, image_size: int | None = None
+    model: str | Path, engine: str = "auto", threads: int | None = None, image_size: int | None = None
 ) -> ImageClassifier:
     """Opens a shipped model's name, a model file or a checkpoint.
 

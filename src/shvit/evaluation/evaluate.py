@@ -51,7 +51,7 @@ class FastDecoding:
     """Decoding included; exact decoding's is the evaluation's own."""
 
 
-def evaluate(
+def evaluate_classifier(
     classifier: ImageClassifier,
     images: LabelledImages,
     batch_size: int,
@@ -101,7 +101,7 @@ def evaluate_corrupted(
     for name in corruptions:
         for severity in severities:
             corrupted = LabelledImages(CorruptedImages(images.images, name, severity), images.accepted, images.indices)
-            result = evaluate(classifier, corrupted, batch_size, workers, advance)
+            result = evaluate_classifier(classifier, corrupted, batch_size, workers, advance)
             found.append(Robustness(name, severity, result.predictions.top1))
     return found
 
@@ -122,7 +122,7 @@ def evaluate_fast_decoding(
     Raises:
         MissingDependencyError: what fast decoding needs is not installed.
     """
-    fast = evaluate(classifier, images, batch_size, workers, advance, "fast")
+    fast = evaluate_classifier(classifier, images, batch_size, workers, advance, "fast")
     same = fast.predictions.predicted == exact.predictions.predicted
     return FastDecoding(
         fast.predictions.top1,

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from shvit.atomic import check_folder, check_outputs
 from shvit.display import say
@@ -102,8 +102,14 @@ def export(
         ArgumentError: a value that cannot be.
         ValueError: an output that is one of the inputs.
     """
-    given = {"format": format, "precision": precision, "calibration": calibration, "image_size": image_size}
-    options = replace(options or ExportOptions(), **{name: each for name, each in given.items() if each is not None})
+    given: dict[str, Any] = {
+        "format": format,
+        "precision": precision,
+        "calibration": calibration,
+        "image_size": image_size,
+    }
+    given = {name: each for name, each in given.items() if each is not None}
+    options = replace(options or ExportOptions(), **given)
     output = Path(output)
     _check_output(model, output, options)
     if options.format == "web" and (model in SHIPPED_MODELS or str(model).lower().endswith(".onnx")):

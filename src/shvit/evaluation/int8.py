@@ -16,7 +16,7 @@ from shvit.card import Card, Metric
 from shvit.data.datasets import short_path
 from shvit.data.protocol import ImageDataset
 from shvit.errors import DataError, ExportError, ShvitError
-from shvit.evaluation.evaluate import evaluate
+from shvit.evaluation.evaluate import evaluate_classifier
 from shvit.evaluation.labels import LabelledImages, dataset_labels, evenly_spaced, match_classes
 from shvit.evaluation.metrics import Predictions
 from shvit.evaluation.samples import BATCH, calibration_images
@@ -98,7 +98,7 @@ class _Judge(NamedTuple):
     def measure(self, file: Path) -> tuple[Predictions, np.ndarray]:
         """On the validation images; and which images a file is right about, of all that are judged by."""
         classifier = Classifier(file)
-        predictions = evaluate(classifier, self.val, BATCH, workers=1).predictions
+        predictions = evaluate_classifier(classifier, self.val, BATCH, workers=1).predictions
         if len(predictions) >= ENOUGH_TO_JUDGE:
             return predictions, predictions.correct
         pixels = self.calibration

@@ -7,8 +7,6 @@ import datetime
 import io
 import math
 import platform
-import shlex
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
@@ -105,7 +103,7 @@ def summarize(
     }
 
 
-def provenance() -> dict[str, Any]:
+def provenance(command: str) -> dict[str, Any]:
     """What one needs to measure the same again: command, versions, machine, date."""
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
@@ -114,7 +112,7 @@ def provenance() -> dict[str, Any]:
         except PackageNotFoundError:
             continue
     return {
-        "command": shlex.join(["shvit", *sys.argv[1:]]),
+        "command": command,
         "versions": versions,
         "machine": platform.platform(),
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),

@@ -1,5 +1,6 @@
 """Training: the recipe, the loop, distillation, evaluation; ``train.py`` is the whole of it in one call."""
 
+import shvit.models  # noqa: F401 - first, since without PyTorch it says what to install
 from shvit.training.checkpoint import resume
 from shvit.training.evaluation import ValidationResult, evaluate
 from shvit.training.loop import fit, is_finished, setup

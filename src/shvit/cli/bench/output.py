@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shvit.atomic import check_outputs
-from shvit.display import json_text, notice, say
+from shvit.display import json_text, notice, progress_bar, say
 
 if TYPE_CHECKING:
     from shvit.bench.networks import Session

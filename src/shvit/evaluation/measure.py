@@ -1,0 +1,328 @@
+"""From a model and labelled images to figures and a report, in one call; what ``shvit eval`` does."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import chain
+from pathlib import Path
+from typing import Any, Literal
+
+import shvit.models  # noqa: F401 - first, since without PyTorch it says what to install
+from shvit.atomic import check_outputs
+from shvit.card import Card, ClassInfo, TrainingSplit
+from shvit.data.datasets import is_divided, open_dataset, open_datasets
+from shvit.data.loader import BrokenImage
+from shvit.data.protocol import ImageDataset
+from shvit.data.trained_on import count_trained_on, divide_as_trained
+from shvit.display import progress_bar, say
+from shvit.engines import EngineName
+from shvit.errors import ArgumentError
+from shvit.evaluation.classifiers import ImageClassifier, measure_latency, open_classifier
+from shvit.evaluation.corruptions import CORRUPTIONS, SEVERITIES
+from shvit.evaluation.evaluate import Evaluation, evaluate_classifier, evaluate_corrupted, evaluate_fast_decoding
+from shvit.evaluation.labels import LabelledImages, dataset_labels, evenly_spaced, labels_from_file, match_classes
+from shvit.evaluation.report import REPORT_FILES, provenance, summarize, write_report
+from shvit.images.decoding import preparation
+from shvit.images.preprocess import decode, preprocess
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """All that ``shvit eval`` can be told: which images, by which labels, how, and what else to measure."""
+
+    split: Literal["val", "train"] = "val"
+    held_out: int | Literal["none"] | None = None
+    """Of data without splits: a seed measures what a training with it held out, "none" all of it. When not given, what
+    the training of this model held out, where these are its images; else all of it."""
+    val_share: float = 0.1
+    """With a seed in ``held_out``: share of each class that was held out, in (0, 1)."""
+    image_key: str | None = None
+    """Of tar shards with several images under one key, the extension of the one that is meant."""
+    labels: str | Path | None = None
+    """JSON or CSV of file name and label(s), in place of the data's own."""
+    limit: int | None = None
+    """Only so many images, evenly spaced over the split."""
+    corruptions: Sequence[str] = ()
+    """Keys of ``shvit.evaluation.corruptions.CORRUPTIONS``: measure on images corrupted so, too."""
+    severities: Sequence[int] = (3,)
+    """Of the corruptions, each 1 to 5."""
+    fast_decode: bool = False
+    """Measure also what fast decoding changes."""
+    engine: EngineName = "auto"
+    """For a model file."""
+    threads: int | None = None
+    """Threads of one inference; all when not given."""
+    image_size: int | None = None
+    """Another input size, for a checkpoint or a file that takes any."""
+    batch_size: int = 64
+    workers: int = 2
+    """Decoding processes; 0 decodes in this one."""
+    report: str | Path | None = None
+    """A folder to write a report to; whether that can be done is checked before anything is measured."""
+    csv_safe: bool = False
+    """In the report's tables, put a ``'`` before text that a spreadsheet would take for a formula."""
+    command: str | None = None
+    """What the report names as the way to measure the same again; the call in Python when not given."""
+
+    def __post_init__(self) -> None:
+        for name in self.corruptions:
+            if name not in CORRUPTIONS:
+                raise ArgumentError(f"--corruptions {name}: expected all, or some of {', '.join(CORRUPTIONS)}")
+        for severity in self.severities:
+            if severity not in SEVERITIES:
+                raise ArgumentError(f"--severity: expected 1 to 5, got {severity}")
+        for option, value, least in (
+            ("--limit", self.limit, 1),
+            ("--batch-size", self.batch_size, 1),
+            ("--workers", self.workers, 0),
+        ):
+            if value is not None and value < least:
+                raise ArgumentError(f"{option}: expected {least} or more, got {value}")
+        if self.split not in ("val", "train"):
+            raise ArgumentError(f"--split: expected val or train, got {self.split!r}")
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """How good a model is on labelled images; shares are in [0, 1]."""
+
+    figures: dict[str, Any]
+    """Everything that was measured, as ``results.json`` of a report has it: per class, calibration, latency, ..."""
+    evaluation: Evaluation
+    """Each image's prediction, and the images that could not be read."""
+    images: ImageDataset
+    """The whole dataset, of which the predictions' indices are."""
+    card: Card
+    """The model's."""
+    read: tuple[str, ...]
+    """What was read besides the images: a report is not written over it."""
+
+    @property
+    def top1(self) -> float:
+        """Share of the images whose most probable class is right."""
+        return self.figures["top1"]
+
+    @property
+    def top5(self) -> float:
+        """Share of the images whose class is among the five most probable."""
+        return self.figures["top5"]
+
+    @property
+    def loss(self) -> float:
+        """Cross-entropy: mean negative natural logarithm of the right class's probability."""
+        return self.figures["loss"]
+
+    @property
+    def calibration_error(self) -> float:
+        """Mean gap between confidence and accuracy, over 15 bins of equal width."""
+        return self.figures["ece"]
+
+    @property
+    def measured(self) -> int:
+        """How many images were measured."""
+        return self.figures["images"]
+
+    @property
+    def broken(self) -> tuple[BrokenImage, ...]:
+        """Images that could not be read; they are in none of the figures."""
+        return self.evaluation.broken
+
+    @property
+    def notes(self) -> list[str]:
+        """How classes were matched, which images these are, and warnings."""
+        return self.figures["notes"]
+
+    def write_report(self, folder: str | Path, csv_safe: bool = False) -> Path:
+        """Writes HTML, JSON, CSV and pictures; an earlier report is replaced.
+
+        Args:
+            csv_safe: in the tables, put a ``'`` before text that a spreadsheet would take for a formula.
+
+        Returns:
+            The page to open.
+
+        Raises:
+            ValueError: a file of the report is one of the inputs.
+            OSError: it cannot be written.
+        """
+        folder = Path(folder)
+        _check_report(folder, self.read, self.images)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_report(folder, self.figures, self.evaluation, self.images, self.card, csv_safe)
+        return folder / "report.html"
+
+
+def evaluate(
+    model: str | Path,
+    data: str | Path,
+    options: EvaluationOptions | None = None,
+    *,
+    split: Literal["val", "train"] | None = None,
+    limit: int | None = None,
+    report: str | Path | None = None,
+    progress: bool = False,
+) -> EvaluationResult:
+    """Measures a model file or a checkpoint on labelled images.
+
+    It does what ``shvit eval`` does, with the same checks and defaults. Of a folder that the model was trained on, the
+    images that the training held out are measured::
+
+        result = shvit.evaluate("mine.onnx", "photos/")
+        print(result.top1, result.figures["per_class"])
+        result.write_report("report/")  # open report/report.html
+
+    Images are decoded in two processes of their own. Where Python starts those anew (macOS, Windows), the call in a
+    script belongs under ``if __name__ == "__main__":``, or takes ``EvaluationOptions(workers=0)``.
+
+    Args:
+        model: a shipped model's name, a model file, or a checkpoint.
+        data: a dataset, as ``shvit.train`` takes it; its classes are matched to the model's and may be fewer.
+        options: what else there is to say; the keywords below override its values.
+        split: the data's validation or training images; val when not given.
+        limit: only so many images, evenly spaced over the split.
+        report: a folder to write a report to, which is checked before anything is measured.
+        progress: a progress bar and warnings on stderr; without it, warnings are Python's.
+
+    Raises:
+        DataError: the images cannot be used, or none of them can be read; or their classes are not the model's.
+        ModelFileError, CheckpointError: the model cannot be used.
+        ArgumentError: a value that cannot be.
+        ValueError: a file of the report is one of the inputs.
+        MissingDependencyError: PyTorch, or what fast decoding needs, is not installed; the message says which command
+            installs it.
+    """
+    given: dict[str, Any] = {"split": split, "limit": limit, "report": report}
+    given = {name: each for name, each in given.items() if each is not None}
+    options = replace(options or EvaluationOptions(), **given)
+    if options.fast_decode:
+        preparation("fast")  # what it needs is missing: say so before the first pass, not after it
+    classifier = open_classifier(model, options.engine, options.threads, options.image_size)
+    images, origin, warning = _open_images(model, data, options, classifier.card.training_split)
+    if warning is not None:
+        if progress:
+            say(f"warning: {warning}", sys.stderr)
+        else:
+            warnings.warn(warning, stacklevel=2)
+    read = tuple(str(each) for each in (model, data, options.labels) if each is not None)
+    if options.report is not None:
+        _check_report(Path(options.report), read, images)
+    chosen, notes = _choose(str(model), images, classifier.card.classes, options)
+    notes[1:1] = [*origin, *([] if warning is None else [f"warning: {warning}"])]
+    if options.report is not None:
+        Path(options.report).mkdir(parents=True, exist_ok=True)
+    measured, figures = _measure(classifier, chosen, options, progress)
+    call = f"shvit.evaluate({str(model)!r}, {str(data)!r})"
+    result = EvaluationResult(
+        {
+            "model": str(model),
+            "data": str(data),
+            "split": options.split,
+            "notes": notes,
+            "engine": classifier.engine,
+            "threads": options.threads,
+            **figures,
+            **provenance(options.command or call),
+        },
+        measured,
+        images,
+        classifier.card,
+        read,
+    )
+    if options.report is not None:
+        result.write_report(options.report, options.csv_safe)
+    return result
+
+
+def _check_report(folder: Path, read: Sequence[str], images: ImageDataset) -> None:
+    """Raises: ValueError: a file of the report cannot be written to, or is an input."""
+    sources = (images.source(index) for index in range(len(images)))
+    check_outputs([("--output", folder / name) for name in REPORT_FILES], chain(read, sources))
+
+
+def _choose(
+    model: str, images: ImageDataset, classes: Sequence[ClassInfo], options: EvaluationOptions
+) -> tuple[LabelledImages, list[str]]:
+    """The images to measure with the classes that are right for each, and what is worth noting of them."""
+    if options.labels is None:
+        matched, way = match_classes(images, classes, model)
+        accepted = dataset_labels(images, matched)
+        notes = [f"classes matched by {way}"]
+    else:
+        accepted = labels_from_file(Path(options.labels), images, classes)
+        notes = [f"labels of {options.labels}, which has none for {len(images) - len(accepted):,} images"]
+    chosen = LabelledImages(images, accepted, evenly_spaced(list(accepted), options.limit))
+    if len(chosen) < len(accepted):
+        notes.append(f"{len(chosen):,} of {len(accepted):,} images, evenly spaced")
+    return chosen, notes
+
+
+def _measure(
+    classifier: ImageClassifier, chosen: LabelledImages, options: EvaluationOptions, progress: bool
+) -> tuple[Evaluation, dict[str, Any]]:
+    """Every pass over the images, and what came of them in figures."""
+    batch_size, workers, severities = options.batch_size, options.workers, options.severities
+    passes = 1 + options.fast_decode + len(options.corruptions) * len(severities)
+    with progress_bar("evaluating", passes * len(chosen), wanted=progress) as advance:
+        measured = evaluate_classifier(classifier, chosen, batch_size, workers, advance)
+        readable = LabelledImages(chosen.images, chosen.accepted, measured.predictions.indices)
+        robustness = evaluate_corrupted(
+            classifier, readable, options.corruptions, severities, batch_size, workers, advance
+        )
+        fast = None
+        if options.fast_decode:
+            fast = evaluate_fast_decoding(classifier, readable, measured, batch_size, workers, advance)
+    first = decode(chosen.images.read(int(readable.indices[0])))
+    latency = measure_latency(classifier, preprocess(first, classifier.card.preprocessing))
+    figures = summarize(measured, latency, robustness, classifier.card.classes)
+    return measured, {**figures, "fast_decoding": None if fast is None else asdict(fast)}
+
+
+def _open_images(
+    model: str | Path, data: str | Path, options: EvaluationOptions, trained: TrainingSplit | None
+) -> tuple[ImageDataset, list[str], str | None]:
+    """The images to measure, what is worth noting of them, and a warning where the model may know them.
+
+    Args:
+        trained: what the model remembers of its training.
+    """
+    notes: list[str] = []
+    if isinstance(options.held_out, int):
+        train, val, note = open_datasets(data, options.held_out, options.val_share, options.image_key)
+        if note is None:
+            raise ArgumentError(f"--held-out: {data} is divided into splits already; leave it out")
+        images = val if options.split == "val" else train
+        notes.append(note)
+    else:
+        images = open_dataset(data, options.split, options.image_key)
+        parts = divide_as_trained(images, trained) if trained is not None and options.held_out is None else None
+        if parts is not None and trained is not None:
+            images = parts[1] if options.split == "val" else parts[0]
+            which = "held out by" if options.split == "val" else "used for"
+            notes.append(
+                f"the {len(images):,} of {len(images.images):,} images that were {which} this model's training (seed "
+                f"{trained.seed}, {(trained.val_share or 0) * 100:.3g} % of each class held out); "
+                "--held-out none measures all"
+            )
+    if options.split == "train":
+        return images, notes, None
+    if trained is None:
+        if options.held_out is not None or is_divided(data, options.image_key):
+            return images, notes, None
+        return (
+            images,
+            notes,
+            f"{model} does not tell which images it was trained on; if these are among them, the figures are too "
+            "high (--held-out SEED measures those that training held out)",
+        )
+    known = count_trained_on(images, trained)
+    if not known:
+        return images, notes, None
+    return (
+        images,
+        notes,
+        f"the model was trained on some of these images ({known} of the {len(trained.remembered)} training images that "
+        "it remembers are among them): the figures are too high; measure on images that it has not seen",
+    )
