@@ -22,6 +22,8 @@ from glob import escape
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+from shvit.errors import ArgumentError
+
 STDOUT = "-"
 """As an output's name: the standard output, in commands that write text."""
 
@@ -116,14 +118,14 @@ def check_outputs(outputs: Sequence[tuple[str, str | Path | None]], inputs: Iter
         try:
             target = find_target(path)
         except OSError as error:
-            raise ValueError(f"{output}: {error.strerror}") from None
+            raise ArgumentError(f"{output}: {error.strerror}") from None
         if target.through:
             continue
         with suppress(OSError):
             there[_identity(target.file)] = output
         real = os.path.realpath(target.file)
         if real in seen:
-            raise ValueError(f"{output}: is the file of {seen[real]} too; give each a name of its own")
+            raise ArgumentError(f"{output}: is the file of {seen[real]} too; give each a name of its own")
         seen[real] = output
     for each in inputs if there else ():
         with suppress(OSError, ValueError):  # a URL, or nothing
@@ -131,7 +133,7 @@ def check_outputs(outputs: Sequence[tuple[str, str | Path | None]], inputs: Iter
                 break
     else:
         return
-    raise ValueError(f"{output}: is the same file as the input {each}; give the output another name")
+    raise ArgumentError(f"{output}: is the same file as the input {each}; give the output another name")
 
 
 def check_folder(option: str, path: str | Path, inputs: Iterable[str | Path]) -> None:
@@ -143,7 +145,7 @@ def check_folder(option: str, path: str | Path, inputs: Iterable[str | Path]) ->
     folder = os.path.realpath(path)
     for each in inputs:
         if os.path.lexists(each) and f"{os.path.realpath(each)}{os.sep}".startswith(f"{folder}{os.sep}"):
-            raise ValueError(f"{option} {path}: the input {each} is in it; give the output another name")
+            raise ArgumentError(f"{option} {path}: the input {each} is in it; give the output another name")
 
 
 def _identity(path: str | Path) -> tuple[int, int]:

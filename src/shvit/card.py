@@ -13,7 +13,7 @@ from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from functools import cached_property, lru_cache
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
-from shvit.errors import ModelFileError
+from shvit.errors import ArgumentError, ModelFileError
 
 SCHEMA_VERSION = 1
 METADATA_KEY = "shvit.card"
@@ -100,9 +100,9 @@ class Preprocessing:
     def __post_init__(self) -> None:
         if not all(1 <= side <= MAX_SIDE for side in self.image_size):
             sides = "x".join(map(_describe, self.image_size))
-            raise ValueError(f"image_size: expected a height and a width of 1 to {MAX_SIDE} pixels, got {sides}")
+            raise ArgumentError(f"image_size: expected a height and a width of 1 to {MAX_SIDE} pixels, got {sides}")
         if not MIN_CROP_RATIO <= self.crop_ratio <= 1:
-            raise ValueError(f"crop_ratio: expected {MIN_CROP_RATIO} to 1, got {_describe(self.crop_ratio)}")
+            raise ArgumentError(f"crop_ratio: expected {MIN_CROP_RATIO} to 1, got {_describe(self.crop_ratio)}")
 
 
 @dataclass(frozen=True)
@@ -160,18 +160,18 @@ class TrainingSplit:
 
     def __post_init__(self) -> None:
         if len(self.remembered) > MAX_REMEMBERED:
-            raise ValueError(f"remembered: expected at most {MAX_REMEMBERED} images, got {len(self.remembered)}")
+            raise ArgumentError(f"remembered: expected at most {MAX_REMEMBERED} images, got {len(self.remembered)}")
         if not all(isinstance(each, str) and re.fullmatch("[0-9a-f]{32}", each) for each in self.remembered):
-            raise ValueError("remembered: expected 32 hexadecimal digits for each image")
+            raise ArgumentError("remembered: expected 32 hexadecimal digits for each image")
         drawn = (self.seed, self.val_share, self.digest)
         if drawn == (None, None, None):
             return
         if type(self.seed) is not int or abs(self.seed) >= 2**64:
-            raise ValueError(f"seed: expected a whole number of at most 64 bits, got {self.seed!r}"[:120])
+            raise ArgumentError(f"seed: expected a whole number of at most 64 bits, got {self.seed!r}"[:120])
         if type(self.val_share) is not float or not 0 < self.val_share < 1:
-            raise ValueError(f"val_share: expected more than 0 and less than 1, got {self.val_share!r}"[:120])
+            raise ArgumentError(f"val_share: expected more than 0 and less than 1, got {self.val_share!r}"[:120])
         if not isinstance(self.digest, str) or not re.fullmatch("[0-9a-f]{64}", self.digest):
-            raise ValueError("digest: expected 64 hexadecimal digits")
+            raise ArgumentError("digest: expected 64 hexadecimal digits")
 
 
 @dataclass(frozen=True)
@@ -210,13 +210,15 @@ class Card:
 
     def __post_init__(self) -> None:
         if not self.classes:
-            raise ValueError("classes: expected at least one")
+            raise ArgumentError("classes: expected at least one")
         for name, values, most in (("classes", self.classes, MAX_CLASSES), ("metrics", self.metrics, MAX_METRICS)):
             if len(values) > most:
-                raise ValueError(f"{name}: expected at most {most:,}, got {len(values):,}")
+                raise ArgumentError(f"{name}: expected at most {most:,}, got {len(values):,}")
         for place, each in enumerate(self.classes):
             if each.class_id != place:
-                raise ValueError(f"classes: expected class_id {place} at place {place}, got {_describe(each.class_id)}")
+                raise ArgumentError(
+                    f"classes: expected class_id {place} at place {place}, got {_describe(each.class_id)}"
+                )
         _check_fields(self)
 
     @cached_property
@@ -269,12 +271,12 @@ def _refuse_constant(name: str) -> NoReturn:
 def _check_text(name: str, text: str, most: int) -> None:
     """Raises: ValueError: it is too long, or cannot be written as UTF-8."""
     if len(text) > most:
-        raise ValueError(f"{name}: expected at most {most:,} characters, got {len(text):,}")
+        raise ArgumentError(f"{name}: expected at most {most:,} characters, got {len(text):,}")
     if not text.isascii():
         try:
             text.encode()
         except UnicodeEncodeError:
-            raise ValueError(f"{name}: expected text, got half of a character: {_describe(text)}") from None
+            raise ArgumentError(f"{name}: expected text, got half of a character: {_describe(text)}") from None
 
 
 def _check_fields(instance: Any) -> None:
@@ -283,9 +285,9 @@ def _check_fields(instance: Any) -> None:
         if isinstance(value, str):
             _check_text(name, value, MAX_TEXT)
         elif isinstance(value, int) and not 0 <= value <= _MAX_INTEGER:
-            raise ValueError(f"{name}: expected 0 to 2**63 - 1, got {_describe(value)}")
+            raise ArgumentError(f"{name}: expected 0 to 2**63 - 1, got {_describe(value)}")
         elif isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"{name}: expected a finite number, got {value}")
+            raise ArgumentError(f"{name}: expected a finite number, got {value}")
 
 
 _type_hints = lru_cache(maxsize=None)(typing.get_type_hints)  # a card has one object a class, and hints are slow

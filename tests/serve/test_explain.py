@@ -135,3 +135,19 @@ def test_the_reference_lists_it(explaining):
     route = httpx2.get(f"{explaining.url}/openapi.json").json()["paths"]["/v1/explain"]["post"]
     assert "image/png" in route["responses"]["200"]["content"]
     assert {each["name"] for each in route["parameters"]} >= {"kind", "stage", "x", "y", "class_id", "model"}
+
+
+def test_a_fault_of_ours_is_no_refusal():
+    """NumPy's ``ValueError`` says nothing of what the client sent."""
+    before = (
+        "from shvit.serve.explain import ModelExplainer\n"
+        "def draw(self, image, wanted): raise ValueError('operands could not be broadcast together')\n"
+        "ModelExplainer.draw = draw"
+    )
+    with running(before=before) as server:
+        answer = ask(server)
+        assert answer.status_code == 500
+        assert "operands" not in answer.json()["error"]
+        assert server.metric("shvit_requests_total", code="500") == 1
+        server.log.seek(0)
+        assert "operands could not be broadcast together" in server.log.read()

@@ -13,7 +13,7 @@ from typing import Any
 
 from shvit.batch.listing import Unit
 from shvit.batch.plan import WorkerSetup
-from shvit.batch.pool import MAX_STARTS, Pool, WorkerLost, attempt
+from shvit.batch.pool import MAX_STARTS, Pool, WorkerLost, attempt, failure
 from shvit.batch.stores import one_line
 from shvit.batch.worker import UnitDone, Worker
 from shvit.engines import available_threads
@@ -114,7 +114,7 @@ class RayActors(Pool):
                 happened += self._replace(actor, unit, one_line(error))
                 continue
             if isinstance(message, str):
-                raise BatchError(message)
+                raise failure(message)
             self._starts = 0
             self._idle.append(actor)
             if message is not None:

@@ -21,7 +21,7 @@ from shvit.batch.inputs import Sampling
 from shvit.batch.listing import Item, Kind, Unit, cut, list_items
 from shvit.batch.stores import Output, open_binary, settled
 from shvit.engines import BATCH_SIZE
-from shvit.errors import BatchError
+from shvit.errors import ArgumentError, BatchError
 from shvit.images.decoding import Decoding
 from shvit.predicting.classifier import Classifier
 from shvit.shipped import DEFAULT_MODEL, resolve_model
@@ -76,9 +76,9 @@ class BatchSettings:
     def __post_init__(self) -> None:
         for name in ("top_k", "batch_size", "unit_size"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected a positive number, got {getattr(self, name)}")
+                raise ArgumentError(f"{name}: expected a positive number, got {getattr(self, name)}")
         if self.fps is not None and not 0 < self.fps < math.inf:
-            raise ValueError(f"fps: expected more than 0, got {self.fps}")
+            raise ArgumentError(f"fps: expected more than 0, got {self.fps}")
 
 
 @dataclass(frozen=True)

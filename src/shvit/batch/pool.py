@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
@@ -78,7 +79,7 @@ class ThisProcess(Pool):
         done = attempt(self._worker.run, self._unit)
         self._unit = None
         if isinstance(done, str):
-            raise BatchError(done)
+            raise failure(done)
         return [done]
 
     def close(self) -> None:
@@ -86,13 +87,23 @@ class ThisProcess(Pool):
 
 
 def attempt(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | str:
-    """What ``work`` returns, or in a line why it failed: unlike exceptions that goes safely between processes."""
+    """What ``work`` returns, or why it failed: unlike exceptions that goes safely between processes."""
     try:
         return work(*args, **kwargs)
-    except Exception as error:
-        named = "" if isinstance(error, OSError | ShvitError) else f"{type(error).__name__}: "
+    except (OSError, ShvitError, MemoryError) as error:
         where = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
-        return f"{where}{named}{one_line(error)}"
+        return f"{where}{one_line(error)}"
+    except Exception:  # a fault of ours: whoever started this says so, and shows where it arose
+        return Trace(traceback.format_exc())
+
+
+class Trace(str):
+    """Of an error that no input and no setting should cause, the lines that Python would show."""
+
+
+def failure(why: str) -> Exception:
+    """What to raise for what ``attempt`` gave for a reason."""
+    return RuntimeError(f"in a worker:\n{why}") if isinstance(why, Trace) else BatchError(why)
 
 
 class Processes(Pool):
@@ -126,7 +137,7 @@ class Processes(Pool):
                 happened += self._replace(place)
                 continue
             if isinstance(message, str):
-                raise BatchError(message)
+                raise failure(message)
             worker.idle, worker.unit, self._starts = True, None, 0
             if isinstance(message, UnitDone):
                 happened.append(message)

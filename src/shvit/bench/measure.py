@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from shvit.bench.summary import percentiles, summary
+from shvit.errors import ArgumentError
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def interleave(
         As many, in order. One whose engine is missing, whose file is broken or whose process dies has ``error``.
     """
     if seconds <= 0 or rounds < 1:
-        raise ValueError(f"seconds, rounds: expected positive numbers, got {seconds:g} and {rounds}")
+        raise ArgumentError(f"seconds, rounds: expected positive numbers, got {seconds:g} and {rounds}")
     measurements = []
     with ExitStack() as stack:
         workers = []

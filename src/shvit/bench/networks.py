@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from shvit.card import IMAGENET_MEAN, IMAGENET_STD, Card, ClassInfo, Preprocessing
-from shvit.errors import ShvitError
+from shvit.errors import ArgumentError, ShvitError
 from shvit.images.preprocess import decode, preprocess
 from shvit.shipped import SHIPPED_MODELS, resolve_model, verification_images
 
@@ -85,7 +85,7 @@ def model_files(
         image_size: another side of the input, in pixels, where a file has to be made.
 
     Raises:
-        ShvitError, ValueError: there is no such model, or it cannot be read. A file that cannot be made is an entry
+        ShvitError: there is no such model, or it cannot be read. A file that cannot be made is an entry
             with ``error``.
     """
     files = []
@@ -141,7 +141,7 @@ def open_network(model: str, image_size: int | None = None) -> Network:
 
     weights = cached_weights(model) if model in list_models() else Path(model)
     if model not in list_models() and weights is not None and weights.suffix not in CHECKPOINT_SUFFIXES:
-        raise ValueError(
+        raise ArgumentError(
             f"{model}: no such model; expected one of {', '.join(list_models())} or a checkpoint "
             f"({', '.join(CHECKPOINT_SUFFIXES)}); `shvit bench speed` and `pipeline` take model files (.onnx) and "
             f"{', '.join(SHIPPED_MODELS)} too"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from shvit.bench.networks import Network, random_network
-from shvit.errors import MissingDependencyError
+from shvit.errors import ArgumentError, MissingDependencyError
 
 TIMM = "timm, results/results-imagenet.csv"
 
@@ -57,7 +57,7 @@ def open_peer(name: str) -> Network:
             f"{name}: needs {error.name}, which is not installed; install it with: pip install 'shvit[torch]'"
         ) from None
     if not timm.is_model(name):
-        raise ValueError(f"{name}: timm {timm.__version__} has no such network; see timm.list_models()")
+        raise ArgumentError(f"{name}: timm {timm.__version__} has no such network; see timm.list_models()")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         module = timm.create_model(name).eval()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from shvit.atomic import atomic_path, free_name
 from shvit.cli.arguments import positive
 from shvit.display import json_text, notice, say
+from shvit.errors import ArgumentError, ImageError, ModelOutputError
 from shvit.images.sources import SourceError, expand_sources
 from shvit.shipped import DEFAULT_MODEL
 
@@ -80,7 +81,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from shvit.errors import ImageError, ModelOutputError
     from shvit.predicting.explain import Explainer
 
     explainer = Explainer(args.model, args.threads)
@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
             explanation = explainer.explain(source)
             path = free_name(args.output, Path(source).stem, args.format)
             _write(path, explanation, class_id, args)
-        except (ValueError, ModelOutputError) as error:
+        except (ArgumentError, ImageError, ModelOutputError) as error:
             if isinstance(error, ImageError):
                 say(f"error: {error}", sys.stderr)
             elif isinstance(error, ModelOutputError) or args.point is not None:  # outside of one is inside of the next
@@ -126,7 +126,7 @@ def find_class(text: str, classes: Sequence[ClassInfo]) -> int:
     if len(found) != 1:
         several = ", ".join(f"{each.class_id} ({each.label})" for each in found)
         reason = f"is the name of several: {several}" if found else "the model has no such class; see: shvit info"
-        raise ValueError(f"--class {text}: {reason}")
+        raise ArgumentError(f"--class {text}: {reason}")
     return found[0].class_id
 
 
@@ -136,16 +136,16 @@ def _check_place(blocks: Sequence[tuple[int, int]], args: argparse.Namespace) ->
     if args.kind == "cam":
         for name in ("stage", "block", "token", "point"):
             if getattr(args, name) is not None:
-                raise ValueError(f"--{name}: is for attention, not for --kind cam")
+                raise ArgumentError(f"--{name}: is for attention, not for --kind cam")
         return
     if args.kind == "attention" and not stages:
-        raise ValueError(f"--kind attention: {args.model} has no attention")
+        raise ArgumentError(f"--kind attention: {args.model} has no attention")
     if args.stage is not None and args.stage not in stages:
-        raise ValueError(f"--stage {args.stage}: the stages with attention are {', '.join(map(str, stages))}")
+        raise ArgumentError(f"--stage {args.stage}: the stages with attention are {', '.join(map(str, stages))}")
     if args.kind == "sheet" and args.block is not None and args.stage is None:
-        raise ValueError("--block: needs --stage, because a sheet shows several")
+        raise ArgumentError("--block: needs --stage, because a sheet shows several")
     if args.kind == "sheet" and args.token is not None and args.stage is None:
-        raise ValueError("--token: needs --stage, because a sheet shows several; --point names a pixel instead")
+        raise ArgumentError("--token: needs --stage, because a sheet shows several; --point names a pixel instead")
 
 
 def _maps(explanation: Explanation, class_id: int | None, args: argparse.Namespace) -> list[Map]:

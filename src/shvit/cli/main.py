@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import import_module
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from shvit._version import __version__
 from shvit.display import guard_terminal, printable, say
-from shvit.errors import ShvitError
 
 COMMANDS = {
     "predict": "classify images: files, folders, globs or paths on stdin",
@@ -40,21 +39,97 @@ examples:
   shvit predict photos/ --model mine.onnx
 
 `shvit COMMAND --help` explains a command.
+
+exit status: 0 all fine, 1 some inputs failed (the others are done), 2 wrong usage or it could not go on, 70 a fault of
+shvit itself, 130 interrupted; SHVIT_DEBUG=1 shows where in the program an error arose
 """
 
 
 class Parser(argparse.ArgumentParser):
-    """Prints what was typed, which may be the name of any file, as ``printable`` shows it."""
+    """Prints what was typed, which may be the name of any file, as ``printable`` shows it.
+
+    Options may be spelt with underscores, as a recipe's keys are, and a mistyped name is answered with the nearest.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.set_defaults(parser=self)  # of a subcommand's subcommand its own, which knows its options
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        given = list(sys.argv[1:] if args is None else args)
+        end = given.index("--") if "--" in given else len(given)
+        return super().parse_known_args([*map(self._with_hyphens, given[:end]), *given[end:]], namespace)
+
+    def _with_hyphens(self, argument: str) -> str:
+        name, equals, value = argument.partition("=")
+        hyphens = name.replace("_", "-")
+        return hyphens + equals + value if name.startswith("--") and self._has(hyphens) else argument
+
+    def _has(self, option: str) -> bool:
+        return option in self._option_string_actions
+
+    def refuse(self, unrecognized: Sequence[str]) -> NoReturn:
+        """Ends with an error that names what was not understood and, where one is near, what was meant."""
+        options = (each.partition("=")[0].replace("_", "-") for each in unrecognized if each.startswith("--"))
+        near = next(filter(None, (_nearest(each, self._option_string_actions) for each in options)), None)
+        hint = f"; did you mean {near}?" if near else ""
+        self.error(f"unrecognized arguments: {' '.join(unrecognized)}{hint}")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError as error:
+            if near := _nearest(str(value), map(str, action.choices or ())):
+                error.message += f"; did you mean {near}?"
+            raise
 
     def error(self, message: str) -> NoReturn:
         super().error(printable(message))
 
 
+def _nearest(text: str, known: Iterable[str]) -> str | None:
+    from difflib import get_close_matches  # here, because only errors need it
+
+    return next(iter(get_close_matches(text, list(known), n=1)), None)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns the exit status: 0 all fine, 1 some inputs failed, 2 wrong usage."""
+    """Runs the command line.
+
+    Returns:
+        The exit status: 0 all fine, 1 some inputs failed, 2 wrong usage or it could not go on, 70 a fault of the
+        program's own, 130 interrupted.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if argv is None:
         guard_terminal()
+    chosen = next((each for each in arguments if not each.startswith("-")), None)
+    name = f"shvit {chosen}" if chosen in COMMANDS else "shvit"
+    try:
+        args = _parse(arguments, chosen)
+        return args.run(args)
+    except BrokenPipeError:
+        # The reader went away, as `head` does. Keep the interpreter from complaining at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        say("interrupted", sys.stderr)
+        return 130
+    except Exception as error:
+        from shvit.cli.faults import FAULT, print_trace, reason_for_user, report_fault, trace_wanted
+
+        reason = reason_for_user(error)
+        if reason is None:
+            report_fault(error, arguments)
+            return FAULT
+        if trace_wanted():
+            print_trace(error)
+        say(f"{name}: error: {reason}", sys.stderr)
+        return 2
+
+
+def _parse(arguments: list[str], chosen: str | None) -> argparse.Namespace:
+    """Builds only the parser of the command that was chosen: the others' modules are not imported."""
     parser = Parser(
         prog="shvit",
         description="SHViT image classification: predict, train, export.",
@@ -63,7 +138,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"shvit {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    chosen = next((each for each in arguments if not each.startswith("-")), None)
     for name, summary in COMMANDS.items():
         if name != chosen:
             commands.add_parser(name, help=summary, add_help=False)
@@ -77,32 +151,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         module.add_arguments(command)
-        command.set_defaults(run=module.run, parser=command)
+        command.set_defaults(run=module.run)
     args, more_arguments = parser.parse_known_args(arguments)
     args.more_arguments = more_arguments
     if more_arguments and not getattr(sys.modules[args.run.__module__], "TAKES_MORE_ARGUMENTS", False):
-        args.parser.error(f"unrecognized arguments: {' '.join(more_arguments)}")
-    try:
-        return args.run(args)
-    except (ShvitError, ValueError) as error:
-        say(f"shvit {args.command}: error: {error}", sys.stderr)
-        return 2
-    except ModuleNotFoundError as error:
-        if (error.name or "shvit").partition(".")[0] == "shvit":
-            raise
-        say(
-            f"shvit {args.command}: error: needs {error.name}, which is not installed; install the lab with: "
-            "pip install 'shvit[torch]'",
-            sys.stderr,
-        )
-        return 2
-    except OSError as error:
-        if isinstance(error, BrokenPipeError):
-            # The reader went away, as `head` does. Keep the interpreter from complaining at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 0
-        say(f"shvit {args.command}: error: {error.filename or ''}: {error.strerror or error}", sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        say("interrupted", sys.stderr)
-        return 130
+        args.parser.refuse(more_arguments)
+    return args

@@ -15,6 +15,7 @@ from shvit.atomic import STDOUT, atomic_path, atomic_text, check_outputs, free_n
 from shvit.cli.arguments import add_csv_safe, positive
 from shvit.display import CSVWriter, json_text, notice, printable, say, terminal
 from shvit.engines import BATCH_SIZE, ENGINES
+from shvit.errors import ArgumentError
 from shvit.images.decoding import Decoding
 from shvit.images.sources import SourceError, expand_sources
 from shvit.predicting.classifier import Classifier
@@ -92,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
         try:
             output = stack.enter_context(atomic_text(args.output or STDOUT))
         except OSError as error:
-            raise ValueError(f"--output {args.output}: {error.strerror}") from None
+            raise ArgumentError(f"--output {args.output}: {error.strerror}") from None
         write = WRITERS[args.format](output, args.csv_safe)
         for result in _with_progress(_predict(classifier, sources, args), len(sources)):
             if args.save_images is not None and result.error is None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from shvit.cli.arguments import positive
 from shvit.engines import ENGINES
+from shvit.errors import ArgumentError
 from shvit.reading import read_text
 from shvit.serve.settings import Settings
 from shvit.shipped import DEFAULT_MODEL
@@ -35,6 +36,13 @@ def seconds(text: str) -> float:
     return value
 
 
+def port(text: str) -> int:
+    value = int(text)
+    if not 0 <= value < 2**16:
+        raise argparse.ArgumentTypeError(f"expected 0 to 65535, got {text}")
+    return value
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     defaults = Settings()
     parser.add_argument(
@@ -44,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"shipped model or model file; again for more (default: {DEFAULT_MODEL})",
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    parser.add_argument("--port", type=int, default=8000, help="0 for a free one (default: %(default)s)")
+    parser.add_argument("--port", type=port, default=8000, help="0 for a free one (default: %(default)s)")
     engine = parser.add_argument_group("running")
     engine.add_argument("--engine", choices=ENGINES, default=defaults.engine, help="default: %(default)s")
     engine.add_argument("--threads", type=positive, metavar="N", help="of the engine, and that decode (default: all)")
@@ -161,8 +169,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _token(file: Path | None) -> str | None:
-    """Raises: ValueError: there is meant to be one, and it is empty."""
-    token = os.environ.get(TOKEN_VARIABLE) if file is None else read_text(file, 2**20).strip()
+    """Raises: ArgumentError: there is meant to be one, and it is empty or no text."""
+    try:
+        token = os.environ.get(TOKEN_VARIABLE) if file is None else read_text(file, 2**20).strip()
+    except UnicodeDecodeError:
+        raise ArgumentError(f"--token-file {file}: expected text, a token of printable ASCII characters") from None
     if token == "":
-        raise ValueError(f"{file or TOKEN_VARIABLE}: expected a token, found nothing")
+        raise ArgumentError(f"{file or TOKEN_VARIABLE}: expected a token, found nothing")
     return token

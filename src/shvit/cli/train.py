@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shvit.display import say
+from shvit.errors import ArgumentError
 
 if TYPE_CHECKING:
     from shvit.training import Execution, Recipe, TrainedRun
@@ -92,7 +93,7 @@ def parse_recipe(
     Raises:
         ValueError: an unknown key, or a value that cannot be; the message names it.
     """
-    from jsonargparse import ArgumentError
+    import jsonargparse
 
     from shvit.training import Execution, Recipe
     from shvit.training.defaults import default_recipe
@@ -110,8 +111,8 @@ def parse_recipe(
                 )
                 parser = _parser(recipe)
             values = parser.parse_args(arguments)
-    except (ArgumentError, UnicodeDecodeError) as error:
-        raise ValueError(_explain(error, arguments)) from None
+    except (jsonargparse.ArgumentError, UnicodeDecodeError) as error:
+        raise ArgumentError(_explain(error, arguments)) from None
     objects = parser.instantiate(values).as_dict()
     execution = {name: objects.pop(name) for name in Execution.__dataclass_fields__}
     objects.pop("config")
@@ -136,7 +137,7 @@ def _recipe_files(arguments: list[str]) -> list[str]:
 
 def _explain(error: Exception, arguments: list[str]) -> str:
     """The library's explanation as one line, with the file's name if it is of one, without advice on its own flags."""
-    from jsonargparse import ArgumentError
+    import jsonargparse
 
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     message = " ".join(line for line in lines if "see '--help'" not in line and "--print_config" not in line)
@@ -152,7 +153,7 @@ def _explain(error: Exception, arguments: list[str]) -> str:
             file = each.partition("=")[2] or "".join(arguments[place + 1 : place + 2])
             try:
                 parser.parse_args(["--config", file])
-            except (ArgumentError, UnicodeDecodeError):
+            except (jsonargparse.ArgumentError, UnicodeDecodeError):
                 return f"{file}: {message}"
     return message
 

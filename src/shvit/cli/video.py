@@ -20,6 +20,7 @@ from shvit.atomic import STDOUT, atomic_text, check_outputs, find_target, free_n
 from shvit.cli.arguments import positive
 from shvit.display import json_text, notice, printable, say, terminal
 from shvit.engines import BATCH_SIZE, ENGINES
+from shvit.errors import ArgumentError
 from shvit.images.sources import SourceError, expand_sources
 from shvit.predicting.classifier import Classifier
 from shvit.shipped import DEFAULT_MODEL, SHIPPED_MODELS, resolve_model
@@ -172,19 +173,19 @@ def _check(args: argparse.Namespace, live: bool, sources: list[str | SourceError
     from shvit.video.containers import check_source
 
     if live and len(sources) != 1:
-        raise ValueError(f"live: expected one source, got {len(sources)}; start one process for each")
+        raise ArgumentError(f"live: expected one source, got {len(sources)}; start one process for each")
     if live and isinstance(sources[0], SourceError):
-        raise ValueError(str(sources[0]))
+        raise ArgumentError(str(sources[0]))
     if live and args.resume:
-        raise ValueError("--resume: what a live source showed is gone; it is for files")
+        raise ArgumentError("--resume: what a live source showed is gone; it is for files")
     if live and args.keyframes:
-        raise ValueError("--keyframes: not of a live source; use --fps")
+        raise ArgumentError("--keyframes: not of a live source; use --fps")
     if not live and args.duration is not None:
-        raise ValueError("--duration: only of live sources")
+        raise ArgumentError("--duration: only of live sources")
     if args.resume and args.frames is None and _file_of_events(args) is None:
-        raise ValueError("--resume: needs --frames or --output with a file, beside which the run is noted")
+        raise ArgumentError("--resume: needs --frames or --output with a file, beside which the run is noted")
     if args.resume and args.save_video is not None:
-        raise ValueError("--resume: an annotated video cannot be gone on with; leave out --save-video")
+        raise ArgumentError("--resume: an annotated video cannot be gone on with; leave out --save-video")
     if live:
         check_source(str(sources[0]))
 
@@ -215,7 +216,7 @@ def _events_output(path: Path | None) -> Iterator[IO[str]]:
         try:
             output = stack.enter_context(atomic_text(path or STDOUT))
         except OSError as error:
-            raise ValueError(f"--output {path}: {error.strerror}") from None
+            raise ArgumentError(f"--output {path}: {error.strerror}") from None
         yield output
 
 

@@ -19,7 +19,7 @@ from shvit.card import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from shvit.data.protocol import ImageDataset
 from shvit.data.sampler import EpochSampler, SampleKey, ShardSampler
 from shvit.data.transforms import ERASURE, TrainTransform, sample_seed
-from shvit.errors import DataError, ImageError
+from shvit.errors import ArgumentError, DataError, ImageError
 from shvit.images.decoding import Decoding, preparation
 from shvit.images.preprocess import describe
 
@@ -189,7 +189,7 @@ def training_loader(
         DataError: while iterating: a worker process died.
     """
     if views is not None and sampler.repeats > 1:
-        raise ValueError(f"repeats: a teacher's logits belong to one crop of each image, got {sampler.repeats}")
+        raise ArgumentError(f"repeats: a teacher's logits belong to one crop of each image, got {sampler.repeats}")
     return BatchLoader(_TrainingBatches(images, transform, views), sampler, workers, pin_memory)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from shvit.data.protocol import ImageDataset
-from shvit.errors import DataError
+from shvit.errors import ArgumentError, DataError
 
 SPLIT_NAMES = {
     "train": ("train", "training"),
@@ -85,7 +85,7 @@ def split_dataset(dataset: ImageDataset, val_share: float = 0.1, seed: int = 0) 
         DataError: no class has two images.
     """
     if not 0 < val_share < 1:
-        raise ValueError(f"val_share: expected more than 0 and less than 1, got {val_share}")
+        raise ArgumentError(f"val_share: expected more than 0 and less than 1, got {val_share}")
     held_out = np.zeros(len(dataset), dtype=bool)
     draws = np.array([_draw(dataset, index, seed) for index in range(len(dataset))], dtype=np.uint64)
     order = np.lexsort((draws, dataset.labels))

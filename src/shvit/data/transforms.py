@@ -23,6 +23,7 @@ from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor
 
 from shvit.card import IMAGENET_MEAN
+from shvit.errors import ArgumentError
 from shvit.images.crop import Box, TrainingImage
 
 GEOMETRY, APPEARANCE, STEP, ERASURE = 0, 1, 2, 3
@@ -62,22 +63,22 @@ class Augmentation:
     def __post_init__(self) -> None:
         low, high = self.crop_scale
         if not 0 < low <= high <= 1:
-            raise ValueError(f"crop_scale: expected 0 < smallest <= largest <= 1, got {self.crop_scale}")
+            raise ArgumentError(f"crop_scale: expected 0 < smallest <= largest <= 1, got {self.crop_scale}")
         low, high = self.crop_aspect
         if not 0 < low <= high < math.inf:
-            raise ValueError(f"crop_aspect: expected 0 < smallest <= largest, got {self.crop_aspect}")
+            raise ArgumentError(f"crop_aspect: expected 0 < smallest <= largest, got {self.crop_aspect}")
         for name, choices in (("interpolation", INTERPOLATIONS), ("erase_mode", ERASE_MODES)):
             if getattr(self, name) not in choices:
-                raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {getattr(self, name)!r}")
+                raise ArgumentError(f"{name}: expected one of {', '.join(choices)}, got {getattr(self, name)!r}")
         for name in ("color_jitter", "erase_probability"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}: expected 0 to 1, got {getattr(self, name)}")
+                raise ArgumentError(f"{name}: expected 0 to 1, got {getattr(self, name)}")
         if self.rand_augment is not None and not _RAND_AUGMENT.fullmatch(self.rand_augment):
-            raise ValueError(
+            raise ArgumentError(
                 f"rand_augment: expected timm's form, such as rand-m9-mstd0.5-inc1, got {self.rand_augment!r}"
             )
         if self.rand_augment is not None and self.three_augment:
-            raise ValueError("three_augment: takes the place of rand_augment; give one of the two")
+            raise ArgumentError("three_augment: takes the place of rand_augment; give one of the two")
 
 
 _RAND_AUGMENT = re.compile(r"rand(-(m\d+|n\d+|p(0?\.\d+|0|1)|mstd\d+(\.\d+)?|mmax\d+|inc[01]|t(weights|3aw?)))*")

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance, ImageFont
 
 from shvit.card import short_labels
+from shvit.errors import ArgumentError
 from shvit.images.preprocess import Region
 from shvit.predicting.explain import Explanation
 
@@ -70,9 +71,9 @@ def overlay(
         ValueError: the map is not of two dimensions, or ``alpha`` is out of its range.
     """
     if values.ndim != 2 or not values.size:
-        raise ValueError(f"values: expected a map (rows, columns), got the shape {values.shape}")
+        raise ArgumentError(f"values: expected a map (rows, columns), got the shape {values.shape}")
     if not 0 <= alpha <= 1:
-        raise ValueError(f"alpha: expected 0 to 1, got {alpha}")
+        raise ArgumentError(f"alpha: expected 0 to 1, got {alpha}")
     low, high = (float(values.min()), float(values.max())) if limits is None else limits
     scaled = np.clip((values - low) / (high - low if high > low else 1), 0, 1).astype(np.float32)
     box = _whole_pixels(region or Region(0, 0, *image.size), image.size)

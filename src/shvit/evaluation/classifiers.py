@@ -11,7 +11,7 @@ import torch
 
 from shvit.card import Card
 from shvit.data.loader import normalize
-from shvit.errors import CheckpointError
+from shvit.errors import ArgumentError, CheckpointError
 from shvit.exporting.card import card_for
 from shvit.models.checkpoints import load_model
 from shvit.models.reparam import inference_form
@@ -76,7 +76,7 @@ def open_classifier(
     """
     if Path(model).suffix in CHECKPOINT_SUFFIXES:
         if engine != "auto":
-            raise ValueError(f"--engine {engine}: {model} is a checkpoint, which PyTorch runs; export it first")
+            raise ArgumentError(f"--engine {engine}: {model} is a checkpoint, which PyTorch runs; export it first")
         return CheckpointClassifier(model, image_size, threads)
     return Classifier(model, engine, threads, image_size=image_size)
 

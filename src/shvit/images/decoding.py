@@ -8,6 +8,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from shvit.card import Preprocessing
+from shvit.errors import ArgumentError
 from shvit.images.preprocess import ImageSource, decode, preprocess
 
 Decoding = Literal["exact", "fast"]
@@ -22,7 +23,7 @@ def preparation(decoding: Decoding) -> Callable[[ImageSource, Preprocessing], np
         ValueError: there is no such way.
     """
     if decoding not in get_args(Decoding):
-        raise ValueError(f"decoding: expected one of {', '.join(get_args(Decoding))}, got {decoding!r}")
+        raise ArgumentError(f"decoding: expected one of {', '.join(get_args(Decoding))}, got {decoding!r}")
     if decoding == "fast":
         from shvit.images.fast import preprocess_fast
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal, overload
 
-from shvit.errors import CheckpointError
+from shvit.errors import ArgumentError, CheckpointError
 from shvit.models.checkpoints import load_checkpoint
 from shvit.models.shvit import SHViT, SHViTFeatures
 from shvit.models.variants import VARIANTS
@@ -85,7 +85,7 @@ def create_model(
     if name not in VARIANTS:
         close = difflib.get_close_matches(name, VARIANTS, n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
-        raise ValueError(f"name: no model {name!r}; known: {', '.join(VARIANTS)}{hint}")
+        raise ArgumentError(f"name: no model {name!r}; known: {', '.join(VARIANTS)}{hint}")
     config = replace(
         VARIANTS[name],
         num_classes=VARIANTS[name].num_classes if num_classes is None else num_classes,

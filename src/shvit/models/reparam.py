@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from shvit.errors import ArgumentError
 from shvit.models.shvit import ConvNorm, DepthwiseConv, Head, SHViT, SingleHeadAttention
 
 
@@ -33,7 +34,7 @@ def reparameterize(model: SHViT) -> SHViT:
         ValueError: the model has been folded already.
     """
     if model.folded:
-        raise ValueError("reparameterize: this model is folded already")
+        raise ArgumentError("reparameterize: this model is folded already")
     folded = copy.deepcopy(model).eval().requires_grad_(False)
     # Attention first: it folds into a convolution that must still be reachable under its name.
     _replace(folded, SingleHeadAttention, _fold_attention)

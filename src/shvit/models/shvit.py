@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from shvit.errors import ArgumentError
 from shvit.models.hub import HubModel
 from shvit.models.variants import SHViTConfig
 
@@ -276,7 +277,7 @@ class SHViT(
             ValueError: the network is folded, which only evaluates; or a second head was asked for without classes.
         """
         if self.folded and num_classes:
-            raise ValueError("reset_classifier: a folded network cannot be trained; reset the one it came from")
+            raise ArgumentError("reset_classifier: a folded network cannot be trained; reset the one it came from")
         self.config = replace(self.config, num_classes=num_classes, distillation=distillation)
         self.num_classes = num_classes
         self.head = self._fresh_head() if num_classes else nn.Identity()

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from operator import index
 from typing import Any
 
+from shvit.errors import ArgumentError
+
 STEM_STRIDES = (4, 8, 16)
 
 
@@ -52,45 +54,45 @@ class SHViTConfig:
         self._check_types()
         stages = len(self.widths)
         if stages not in (3, 4):
-            raise ValueError(f"widths: expected 3 or 4 stages, got {stages}: {self.widths}")
+            raise ArgumentError(f"widths: expected 3 or 4 stages, got {stages}: {self.widths}")
         for field in ("depths", "partial_dims", "attention"):
             value = getattr(self, field)
             if len(value) != stages:
-                raise ValueError(f"{field}: expected {stages} values, one a stage as in widths, got {value}")
+                raise ArgumentError(f"{field}: expected {stages} values, one a stage as in widths, got {value}")
         if self.stem_stride not in STEM_STRIDES:
-            raise ValueError(f"stem_stride: expected one of {STEM_STRIDES}, got {self.stem_stride}")
+            raise ArgumentError(f"stem_stride: expected one of {STEM_STRIDES}, got {self.stem_stride}")
         stem_divisor = self.stem_stride // 2
         if self.widths[0] < stem_divisor or self.widths[0] % stem_divisor:
-            raise ValueError(
+            raise ArgumentError(
                 f"widths: the first must be a multiple of {stem_divisor} with stem_stride={self.stem_stride}, "
                 f"got {self.widths[0]}"
             )
         if any(width < 4 for width in self.widths):
-            raise ValueError(f"widths: expected at least 4 channels in each stage, got {self.widths}")
+            raise ArgumentError(f"widths: expected at least 4 channels in each stage, got {self.widths}")
         for field in ("depths", "partial_dims"):
             if any(value < 1 for value in getattr(self, field)):
-                raise ValueError(f"{field}: expected positive values, got {getattr(self, field)}")
+                raise ArgumentError(f"{field}: expected positive values, got {getattr(self, field)}")
         for field in ("num_heads", "qk_dim", "mlp_ratio", "image_size", "in_chans"):
             if getattr(self, field) < 1:
-                raise ValueError(f"{field}: expected a positive value, got {getattr(self, field)}")
+                raise ArgumentError(f"{field}: expected a positive value, got {getattr(self, field)}")
         for stage in range(stages):
             width, partial = self.widths[stage], self.partial_dims[stage]
             if not self.attention[stage]:
                 continue
             if partial > width:
-                raise ValueError(f"partial_dims: stage {stage + 1} has {width} channels, cannot attend {partial}")
+                raise ArgumentError(f"partial_dims: stage {stage + 1} has {width} channels, cannot attend {partial}")
             if partial % self.num_heads:
-                raise ValueError(
+                raise ArgumentError(
                     f"num_heads: {self.num_heads} heads cannot share the {partial} attended channels of "
                     f"stage {stage + 1} equally"
                 )
         if self.num_classes < 0:
-            raise ValueError(f"num_classes: expected 0 (features) or more, got {self.num_classes}")
+            raise ArgumentError(f"num_classes: expected 0 (features) or more, got {self.num_classes}")
         for field in ("dropout", "drop_path"):
             if not 0 <= getattr(self, field) < 1:
-                raise ValueError(f"{field}: expected a probability in [0, 1), got {getattr(self, field)}")
+                raise ArgumentError(f"{field}: expected a probability in [0, 1), got {getattr(self, field)}")
         if self.distillation and self.num_classes == 0:
-            raise ValueError("distillation: a second head needs num_classes > 0")
+            raise ArgumentError("distillation: a second head needs num_classes > 0")
 
     def _check_types(self) -> None:
         """Takes lists for tuples, as JSON has them, and NumPy's integers for integers."""
@@ -100,7 +102,7 @@ class SHViTConfig:
             try:
                 object.__setattr__(self, field, convert(value))
             except (TypeError, ValueError):
-                raise ValueError(f"{field}: expected {expected}, got {value!r}") from None
+                raise ArgumentError(f"{field}: expected {expected}, got {value!r}") from None
 
         for field in ("widths", "depths", "partial_dims"):
             take(field, "whole numbers, one a stage", lambda value: tuple(index(each) for each in value))
@@ -118,7 +120,7 @@ class SHViTConfig:
             ratio: share of the channels, in (0, 1]; rounded to a multiple of ``num_heads``, at least one each.
         """
         if not 0 < ratio <= 1:
-            raise ValueError(f"ratio: expected a share in (0, 1], got {ratio}")
+            raise ArgumentError(f"ratio: expected a share in (0, 1], got {ratio}")
         heads = self.num_heads
         return replace(self, partial_dims=tuple(max(1, round(width * ratio / heads)) * heads for width in self.widths))
 

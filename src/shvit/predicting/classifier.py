@@ -23,7 +23,7 @@ from shvit.engines import (
 )
 from shvit.engines.base import FILE_ENGINES, as_model_file_error, as_model_output_error
 from shvit.engines.onnx_graph import check_file, pooled_features
-from shvit.errors import ModelFileError, ModelOutputError
+from shvit.errors import ArgumentError, ModelFileError, ModelOutputError
 from shvit.images.decoding import Decoding, preparation
 from shvit.images.preprocess import ImageSource, describe
 from shvit.predicting.outputs import check_rows, probabilities
@@ -83,7 +83,7 @@ class Classifier:
     ) -> None:
         check_engine(engine, threads)
         if embedding and engine not in ("auto", "onnxruntime"):
-            raise ValueError(f"embedding: only the engine onnxruntime gives embeddings, not {engine}")
+            raise ArgumentError(f"embedding: only the engine onnxruntime gives embeddings, not {engine}")
         _check_positive("batch_size", batch_size)
         self._prepare = preparation(decoding)
         self._path = resolve_model(model)
@@ -158,7 +158,7 @@ class Classifier:
         """
         expected = (*self.card.preprocessing.image_size, 3)
         if batch.dtype != np.uint8 or batch.ndim != 4 or batch.shape[1:] != expected or not len(batch):
-            raise ValueError(
+            raise ArgumentError(
                 f"batch: expected uint8 (N, {', '.join(map(str, expected))}), got {batch.dtype} {batch.shape}"
             )
         with as_model_output_error(self._path):
@@ -286,7 +286,7 @@ def _load_with_embedding(path: Path, threads: int) -> ONNXRuntimeEngine:
 
 def _check_positive(name: str, value: int) -> None:
     if value < 1:
-        raise ValueError(f"{name}: expected a positive number, got {value}")
+        raise ArgumentError(f"{name}: expected a positive number, got {value}")
 
 
 def _resized(card: Card, side: int, engine: Engine, path: Path) -> Card:
@@ -294,7 +294,7 @@ def _resized(card: Card, side: int, engine: Engine, path: Path) -> Card:
     _check_positive("image_size", side)
     if any(own not in (None, side) for own in engine.input_shape[1:3]):
         height, width = card.preprocessing.image_size
-        raise ValueError(
+        raise ArgumentError(
             f"image_size {side}: {path} takes images of {height}x{width} only; export it with --dynamic-size, or with "
             f"--image-size {side}"
         )

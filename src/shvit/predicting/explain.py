@@ -14,7 +14,7 @@ from shvit.card import ClassInfo
 from shvit.engines import available_threads, check_engine
 from shvit.engines.base import FILE_ENGINES, as_model_file_error, as_model_output_error
 from shvit.engines.onnx_graph import check_file, read_nodes
-from shvit.errors import MissingDependencyError, ModelFileError, ModelOutputError
+from shvit.errors import ArgumentError, MissingDependencyError, ModelFileError, ModelOutputError
 from shvit.images.preprocess import ImageSource, Region, decode, describe, kept_region, preprocess
 from shvit.predicting.classifier import check_graph, read_card, top_predictions
 from shvit.predicting.outputs import check_rows, probabilities
@@ -68,7 +68,7 @@ class Explanation:
             return weights.mean((0, 1))
         (row, column), (rows, columns) = token, weights.shape[:2]
         if not (0 <= row < rows and 0 <= column < columns):
-            raise ValueError(
+            raise ArgumentError(
                 f"token {row},{column}: stage {stage} has {rows}×{columns} tokens, rows 0 to {rows - 1} and columns 0 "
                 f"to {columns - 1}"
             )
@@ -83,7 +83,7 @@ class Explanation:
         rows, columns = self._weights(stage, None).shape[:2]
         left, top, right, bottom = self.region
         if not (left <= x < right and top <= y < bottom):
-            raise ValueError(
+            raise ArgumentError(
                 f"point {x:g},{y:g}: outside of what the network sees, x from {left:.1f} to {right:.1f} and y from "
                 f"{top:.1f} to {bottom:.1f}"
             )
@@ -113,17 +113,19 @@ class Explanation:
         if class_id is None:
             class_id = self.predictions[0].class_id
         if not 0 <= class_id < len(self.class_weights):
-            raise ValueError(f"class {class_id}: the model has classes 0 to {len(self.class_weights) - 1}")
+            raise ArgumentError(f"class {class_id}: the model has classes 0 to {len(self.class_weights) - 1}")
         return np.tensordot(self.class_weights[class_id], self.features, 1)
 
     def _weights(self, stage: int, block: int | None) -> np.ndarray:
         blocks = [each for at, each in self.attention if at == stage]
         if not blocks:
             stages = ", ".join(map(str, self.stages)) or "none"
-            raise ValueError(f"stage {stage}: has no attention; the stages with attention: {stages}")
+            raise ArgumentError(f"stage {stage}: has no attention; the stages with attention: {stages}")
         block = max(blocks) if block is None else block
         if block not in blocks:
-            raise ValueError(f"block {block}: stage {stage} has attention in its blocks {min(blocks)} to {max(blocks)}")
+            raise ArgumentError(
+                f"block {block}: stage {stage} has attention in its blocks {min(blocks)} to {max(blocks)}"
+            )
         return self.attention[stage, block]
 
 

@@ -23,7 +23,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Receive
 
 from shvit._version import __version__
-from shvit.errors import ImageError, ShvitError
+from shvit.errors import ArgumentError, ImageError, ShvitError
 from shvit.images.preprocess import describe
 from shvit.predicting.classifier import Classifier, top_predictions
 from shvit.predicting.results import Result
@@ -111,7 +111,7 @@ class Service:
             models: by name; the first is used where a request names none.
         """
         if not models:
-            raise ValueError("models: expected at least one")
+            raise ArgumentError("models: expected at least one")
         self.settings = settings
         self.waiting = 0
         """Images accepted and not yet answered."""
@@ -157,7 +157,7 @@ class Service:
                 picture = job.done.result()
             except TookTooLongError as error:
                 raise RefusedError(422, "not_explained", f"{_source(uploads[0])}: {error}") from None
-            except (ShvitError, ValueError) as error:
+            except ShvitError as error:
                 text = str(error).replace(str(served.classifier.path), f"model {served.name}")
                 reason = public_reason(text, uploads[0].data)
                 if isinstance(error, ImageError):

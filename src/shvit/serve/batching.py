@@ -153,7 +153,7 @@ class DecoderJob:
         encoded, self._encoded = self._encoded, b""
         try:
             answer = self._work(_from_base64(encoded) if isinstance(encoded, str) else encoded)
-        except (ShvitError, ValueError) as error:
+        except ShvitError as error:
             return self._later(None, error)
         except Exception as error:  # a fault of ours must not end the thread that serves all
             logger.exception("a job failed")

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from shvit.errors import ImageError, MissingDependencyError, ServerError
+from shvit.errors import ArgumentError, ImageError, MissingDependencyError, ServerError
 from shvit.images.encoded import read_encoded
 from shvit.images.preprocess import ImageSource, decode, describe
 from shvit.predicting.results import Prediction, Result
@@ -47,7 +47,7 @@ class _Base:
 
     def __init__(self, url: str, token: str | None, model: str | None, timeout: float, retries: int) -> None:
         if retries < 0:
-            raise ValueError(f"retries: expected 0 or more, got {retries}")
+            raise ArgumentError(f"retries: expected 0 or more, got {retries}")
         self.url, self.model, self.retries = url.rstrip("/"), model, retries
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._options: dict[str, Any] = {"base_url": self.url, "timeout": timeout, "headers": headers}

@@ -41,7 +41,7 @@ class ModelExplainer:
 
         Raises:
             ShvitError: the image cannot be read, or the model cannot be explained.
-            ValueError: there is no such stage, block, point or class.
+            ArgumentError: there is no such stage, block, point or class.
         """
         from shvit.predicting.explain import Explainer  # here, so that a server starts without it
 

@@ -18,7 +18,7 @@ from types import FrameType
 import numpy as np
 
 from shvit.display import LineFormatter, say
-from shvit.errors import MissingDependencyError, ShvitError
+from shvit.errors import ArgumentError, MissingDependencyError, ShvitError
 from shvit.predicting.classifier import Classifier
 from shvit.serve.settings import Settings
 from shvit.shipped import SHIPPED_MODELS
@@ -138,7 +138,7 @@ def serve(
         Whether all that was accepted was answered.
 
     Raises:
-        ShvitError, ValueError: a model or a setting cannot be used.
+        ShvitError: a model or a setting cannot be used.
         OSError: the address cannot be listened on.
     """
     loaded = load_models(models, settings)
@@ -168,7 +168,7 @@ def serve(
     try:
         config.load()
     except OSError as error:  # of the files for TLS, which it does not name
-        raise ValueError(f"TLS certificate {certificate}, key {key}: {error.strerror or error}") from None
+        raise ArgumentError(f"TLS certificate {certificate}, key {key}: {error.strerror or error}") from None
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with closing(socket.create_server((host, port), family=family, backlog=BACKLOG)) as listener:
         address = f"[{host}]" if ":" in host else host

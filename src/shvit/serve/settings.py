@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from shvit.engines import BATCH_SIZE
+from shvit.errors import ArgumentError
 from shvit.images.decoding import Decoding
 
 
@@ -45,13 +46,13 @@ class Settings:
             value = getattr(self, field.name)
             if field.name == "max_delay_ms":
                 if value < 0:
-                    raise ValueError(f"max_delay_ms: expected 0 or more, got {value}")
+                    raise ArgumentError(f"max_delay_ms: expected 0 or more, got {value}")
             elif isinstance(value, int | float) and value <= 0:
-                raise ValueError(f"{field.name}: expected a positive number, got {value}")
+                raise ArgumentError(f"{field.name}: expected a positive number, got {value}")
         if self.token is not None and not (self.token and self.token.isascii() and self.token.isprintable()):
-            raise ValueError("token: expected printable ASCII characters")
+            raise ArgumentError("token: expected printable ASCII characters")
         if self.pages is not None and not self.pages.is_dir():
-            raise ValueError(f"pages: {self.pages}: no such folder")
+            raise ArgumentError(f"pages: {self.pages}: no such folder")
 
     @property
     def max_held(self) -> int:

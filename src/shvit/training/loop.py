@@ -22,7 +22,7 @@ from shvit.data.loader import Batch, BrokenImages, dead_workers_named, normalize
 from shvit.data.protocol import ImageDataset
 from shvit.data.sampler import EpochSampler
 from shvit.data.transforms import STEP, TrainTransform, erase, sample_seed
-from shvit.errors import DataError, TrainingError
+from shvit.errors import ArgumentError, DataError, TrainingError
 from shvit.models import SHViT, create_model, save_checkpoint
 from shvit.models.shvit import DistilledLogits
 from shvit.runs.best import is_better
@@ -128,7 +128,7 @@ def _build(recipe: Recipe, num_classes: int) -> nn.Module:
 
 def _simulation(model: nn.Module, recipe: Recipe, train: ImageDataset) -> SHViT:
     if not isinstance(model, SHViT):
-        raise ValueError(f"quantization_aware: only a SHViT can be simulated in 8 bits, not {type(model).__name__}")
+        raise ArgumentError(f"quantization_aware: only a SHViT can be simulated in 8 bits, not {type(model).__name__}")
     simulation = simulate_int8(model)
     calibrate(simulation, train, preprocessing_of(recipe))
     return simulation

@@ -12,6 +12,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
 from lightning_fabric.strategies import DDPStrategy
 
+from shvit.errors import ArgumentError
 from shvit.training.recipe import Execution, Recipe
 
 PATIENCE = timedelta(minutes=5)
@@ -28,7 +29,7 @@ def check_device(name: str) -> None:
         ValueError: this machine has none, or this PyTorch cannot use it.
     """
     if name not in ("auto", "cpu") and not getattr(torch, name).is_available():
-        raise ValueError(f"device {name}: this machine has none, or this PyTorch cannot use it")
+        raise ArgumentError(f"device {name}: this machine has none, or this PyTorch cannot use it")
 
 
 def launch(recipe: Recipe, execution: Execution) -> Fabric:

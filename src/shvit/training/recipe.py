@@ -7,6 +7,7 @@ from typing import Literal
 
 from shvit.card import Preprocessing
 from shvit.data.transforms import Augmentation
+from shvit.errors import ArgumentError
 
 
 def _check_range(where: str, owner: object, names: tuple[str, ...], low: float, high: float | None = None) -> None:
@@ -15,7 +16,7 @@ def _check_range(where: str, owner: object, names: tuple[str, ...], low: float, 
         value = getattr(owner, name)
         if value < low or (high is not None and value >= high):
             expected = f"{low} or more" if high is None else f"{low} <= {name} < {high}"
-            raise ValueError(f"{where}{name}: expected {expected}, got {value}")
+            raise ArgumentError(f"{where}{name}: expected {expected}, got {value}")
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Optimizer:
         names = ("lr", "min_lr", "warmup_lr", "weight_decay", "warmup_epochs", "clip_grad", "lr_batch_size")
         _check_range("optimizer.", self, names, 0)
         if not 0 < self.layer_decay <= 1:
-            raise ValueError(f"optimizer.layer_decay: expected 0 < layer_decay <= 1, got {self.layer_decay}")
+            raise ArgumentError(f"optimizer.layer_decay: expected 0 < layer_decay <= 1, got {self.layer_decay}")
 
 
 @dataclass(frozen=True)
@@ -72,15 +73,17 @@ class Distillation:
 
     def __post_init__(self) -> None:
         if self.logits and self.teacher:
-            raise ValueError("distillation: give logits (precomputed) or teacher (live), not both")
+            raise ArgumentError("distillation: give logits (precomputed) or teacher (live), not both")
         if self.teacher_weights and not self.teacher:
-            raise ValueError("distillation.teacher_weights: no teacher is named")
+            raise ArgumentError("distillation.teacher_weights: no teacher is named")
         if self.two_heads and not (self.logits or self.teacher):
-            raise ValueError("distillation.two_heads: the second head learns from a teacher; name one, or its logits")
+            raise ArgumentError(
+                "distillation.two_heads: the second head learns from a teacher; name one, or its logits"
+            )
         if not 0 <= self.alpha <= 1:
-            raise ValueError(f"distillation.alpha: expected 0 to 1, got {self.alpha}")
+            raise ArgumentError(f"distillation.alpha: expected 0 to 1, got {self.alpha}")
         if self.temperature <= 0:
-            raise ValueError(f"distillation.temperature: expected more than 0, got {self.temperature}")
+            raise ArgumentError(f"distillation.temperature: expected more than 0, got {self.temperature}")
 
 
 @dataclass(frozen=True)
@@ -153,33 +156,37 @@ class Recipe:
         _check_range("", self, shares, 0, 1)
         Preprocessing((self.image_size, self.image_size), self.crop_ratio)  # what a model file's card may say
         if self.image_size_start is not None and not 0 < self.image_size_start <= self.image_size:
-            raise ValueError(
+            raise ArgumentError(
                 f"image_size_start: expected 1 to image_size ({self.image_size}), got {self.image_size_start}"
             )
         if self.repeats > self.batch_size:
-            raise ValueError(f"repeats: {self.repeats} copies of an image do not fit into a batch of {self.batch_size}")
+            raise ArgumentError(
+                f"repeats: {self.repeats} copies of an image do not fit into a batch of {self.batch_size}"
+            )
         if self.repeats > 1 and self.distillation.logits:
-            raise ValueError("repeats: precomputed logits know one crop of each image and view; use a live teacher")
+            raise ArgumentError("repeats: precomputed logits know one crop of each image and view; use a live teacher")
         if self.freeze_norm and self.pretrained is None:
-            raise ValueError("freeze_norm: needs pretrained; fresh normalisations have nothing worth keeping")
+            raise ArgumentError("freeze_norm: needs pretrained; fresh normalisations have nothing worth keeping")
         if self.freeze_norm and self.sync_norm:
-            raise ValueError("sync_norm: frozen normalisations (freeze_norm) have no statistics to synchronise")
+            raise ArgumentError("sync_norm: frozen normalisations (freeze_norm) have no statistics to synchronise")
         if self.quantization_aware:
             self._check_quantization_aware()
         choices = (("precision", PRECISIONS), ("non_finite", NON_FINITE))
         for name, known in choices:
             if getattr(self, name) not in known:
-                raise ValueError(f"{name}: expected one of {', '.join(known)}, got {getattr(self, name)!r}")
+                raise ArgumentError(f"{name}: expected one of {', '.join(known)}, got {getattr(self, name)!r}")
 
     def _check_quantization_aware(self) -> None:
         if self.pretrained is None:
-            raise ValueError("quantization_aware: needs pretrained; train the network in float32 first")
+            raise ArgumentError("quantization_aware: needs pretrained; train the network in float32 first")
         if self.precision != "32-true":
-            raise ValueError(f"quantization_aware: needs precision 32-true to hold 8-bit levels, got {self.precision}")
+            raise ArgumentError(
+                f"quantization_aware: needs precision 32-true to hold 8-bit levels, got {self.precision}"
+            )
         if self.distillation.two_heads:
-            raise ValueError("quantization_aware: a folded network has one head; leave distillation.two_heads out")
+            raise ArgumentError("quantization_aware: a folded network has one head; leave distillation.two_heads out")
         if self.dropout:
-            raise ValueError("quantization_aware: dropout changes the ranges to be learnt; leave it out")
+            raise ArgumentError("quantization_aware: dropout changes the ranges to be learnt; leave it out")
 
     def image_size_at(self, epoch: int) -> int:
         """Side of the training images in an epoch, counted from 0."""
@@ -221,7 +228,7 @@ class Execution:
         _check_range("", self, ("devices", "nodes", "keep_checkpoints"), 1)
         _check_range("", self, ("workers", "checkpoint_every_steps"), 0)
         if self.device not in DEVICES:
-            raise ValueError(f"device: expected one of {', '.join(DEVICES)}, got {self.device!r}")
+            raise ArgumentError(f"device: expected one of {', '.join(DEVICES)}, got {self.device!r}")
 
 
 DEVICES = ("auto", "cpu", "cuda", "mps")

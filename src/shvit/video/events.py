@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from shvit.errors import ArgumentError
+
 
 @dataclass(frozen=True)
 class EventSettings:
@@ -30,9 +32,9 @@ class EventSettings:
         for field in fields(self):
             value = getattr(self, field.name)
             if not (value >= 0 and math.isfinite(value)):
-                raise ValueError(f"{field.name}: expected 0 or more, got {value}")
+                raise ArgumentError(f"{field.name}: expected 0 or more, got {value}")
         if not self.leave <= self.enter <= 1:
-            raise ValueError(f"leave and enter: expected leave ≤ enter ≤ 1, got {self.leave} and {self.enter}")
+            raise ArgumentError(f"leave and enter: expected leave ≤ enter ≤ 1, got {self.leave} and {self.enter}")
 
 
 @dataclass(frozen=True)

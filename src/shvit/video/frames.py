@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from shvit.errors import VideoError
+from shvit.errors import ArgumentError, VideoError
 from shvit.images.preprocess import MAX_PIXELS
 from shvit.video.containers import av, is_live, open_container, picture_stream, reason
 
@@ -252,7 +252,7 @@ class ReadOptions:
 
     def __post_init__(self) -> None:
         if self.fps is not None and not (self.fps > 0 and math.isfinite(self.fps)):
-            raise ValueError(f"fps: expected more than 0, got {self.fps}")
+            raise ArgumentError(f"fps: expected more than 0, got {self.fps}")
 
 
 class Video:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from shvit.atomic import atomic_path, beside, clear_partials, put_in_place
-from shvit.errors import MissingDependencyError, VideoError
+from shvit.errors import ArgumentError, MissingDependencyError, VideoError
 
 FRAME_FORMATS = (".jsonl", ".parquet")
 
@@ -89,7 +89,7 @@ def _cut(file: IO[bytes], size: int) -> None:
 def check_frames_path(path: Path) -> None:
     """Raises: ValueError, MissingDependencyError: rows of frames cannot be written to a file of this name."""
     if path.suffix not in FRAME_FORMATS:
-        raise ValueError(f"{path}: expected a file that ends in {' or '.join(FRAME_FORMATS)}")
+        raise ArgumentError(f"{path}: expected a file that ends in {' or '.join(FRAME_FORMATS)}")
     if path.suffix == ".parquet":
         try:
             import pyarrow  # noqa: F401 - whether it is there

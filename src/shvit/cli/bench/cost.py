@@ -10,6 +10,7 @@ from shvit.cli.arguments import positive
 from shvit.cli.bench.options import ENGINES, add_format, add_timing, conditions, subcommand
 from shvit.cli.bench.output import exporting_then_timing, make_folder, print_rows, report_failures
 from shvit.display import say
+from shvit.errors import ArgumentError
 
 if TYPE_CHECKING:
     from shvit.bench.cost import Cost
@@ -65,7 +66,7 @@ def _run(args: argparse.Namespace) -> int:
     from shvit.bench.tables import figure
 
     if args.no_peaks and (args.output is not None or args.engine):
-        raise ValueError("--no-peaks: --output and --engine need them")
+        raise ArgumentError("--no-peaks: --output and --engine need them")
     names = ["cost.json", *(f"cost_{Path(each).stem}.png" for each in args.model)]
     make_folder(args.output, names, args.model)
     networks = [open_network(model, args.image_size) for model in args.model]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from shvit.atomic import check_outputs
 from shvit.display import json_text, notice, progress_bar, say
+from shvit.errors import ArgumentError
 
 if TYPE_CHECKING:
     from shvit.bench.networks import Session
@@ -63,7 +64,7 @@ def make_folder(path: Path | None, names: Iterable[str], inputs: Iterable[str]) 
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(f"--output {path}: cannot be made: {error.strerror}") from None
+        raise ArgumentError(f"--output {path}: cannot be made: {error.strerror}") from None
 
 
 def typed() -> str:

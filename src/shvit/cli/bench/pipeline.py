@@ -12,6 +12,7 @@ from shvit.cli.arguments import positive
 from shvit.cli.bench.options import ENGINES, add_format, subcommand
 from shvit.cli.bench.output import print_rows, typed
 from shvit.display import notice, progress_bar, say
+from shvit.errors import ArgumentError
 
 EPILOG = """\
 The phases are timed one after the other; then the whole, as `shvit predict` runs it, beside timm + Pillow + PyTorch
@@ -65,13 +66,13 @@ def _run(args: argparse.Namespace) -> int:
             paths = write_photographs(scratch / "photographs", args.photographs)
         else:
             if not args.folder.is_dir():
-                raise ValueError(f"{args.folder}: expected a folder of images")
+                raise ArgumentError(f"{args.folder}: expected a folder of images")
             paths = list(walk_images(args.folder))[: args.limit]
             if not paths:
-                raise ValueError(f"{args.folder}: no images in this folder")
+                raise ArgumentError(f"{args.folder}: no images in this folder")
         (model,) = model_files([args.model], [args.precision], Session(scratch, notice))
         if model.file is None:
-            raise ValueError(model.error)
+            raise ArgumentError(model.error)
         network = None
         if not args.no_timm:
             card = Classifier(model.file, threads=1).card

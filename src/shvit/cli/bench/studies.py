@@ -9,6 +9,7 @@ from typing import Any
 from shvit.cli.arguments import positive
 from shvit.cli.bench.options import ENGINES, add_format, add_timing, conditions, subcommand
 from shvit.cli.bench.output import exporting_then_timing, make_folder, print_rows, report_failures, typed
+from shvit.errors import ArgumentError
 
 EPILOG = """\
 macro: stem stride 16, 8 and 4, with three and with four stages. partial: the share of the channels that are attended.
@@ -45,7 +46,7 @@ def _run(args: argparse.Namespace) -> int:
     from shvit.models import VARIANTS
 
     if args.model not in VARIANTS:
-        raise ValueError(f"--model {args.model}: expected one of {', '.join(VARIANTS)}")
+        raise ArgumentError(f"--model {args.model}: expected one of {', '.join(VARIANTS)}")
     make_folder(args.output, ("studies.json", "studies.png"), ())
     base = VARIANTS[args.model]
     choices = [choice for study in args.study for choice in STUDIES[study](base)]

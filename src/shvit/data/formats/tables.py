@@ -143,16 +143,16 @@ def _read_mapped(files: tuple[Path, ...]) -> pa.Table:
     """The table out of an Arrow file in the cache, which takes no memory: written the first time, a batch at a time."""
     target = derived_folder("tables") / f"{files_key(files)}.arrow"
     if not target.exists():
-        columns = _parquet_columns(files[0])
-        schema = pa.schema(
-            [pq.read_schema(files[0]).field(name) for name in columns], pq.read_schema(files[0]).metadata
-        )
+        with _naming(files[0]):
+            columns, read = _parquet_columns(files[0]), pq.read_schema(files[0])
+            schema = pa.schema([read.field(name) for name in columns], read.metadata)
         with atomic_path(target) as aside, pa.OSFile(str(aside), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
             for file in files:
                 with _naming(file):
                     for batch in pq.ParquetFile(file).iter_batches(1024, columns=columns):
                         writer.write_batch(batch.cast(schema))
-    return pa.ipc.open_file(pa.memory_map(str(target))).read_all()
+    with _naming(target):
+        return pa.ipc.open_file(pa.memory_map(str(target))).read_all()
 
 
 def _parquet_columns(file: Path) -> list[str]:

@@ -1,0 +1,71 @@
+"""The command that installs what is missing, as it works for the way that shvit itself was installed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+NAME = "shvit"
+CONSTRAINTS = "constraints.txt"
+"""In a checkout, the versions that it is tested with."""
+
+
+def install_command(*extras: str, upgrade: bool = False) -> str:
+    """Of extras of this package, such as ``video``, the command that installs them.
+
+    A checkout is named by its path, an archive or a repository as it was given to pip: the package index need not
+    know the package.
+
+    Args:
+        upgrade: packages that are installed already are to be newer.
+    """
+    url, editable = _origin()
+    wanted = f"{NAME}[{','.join(extras)}]"
+    path = Path(url2pathname(urlsplit(url).path)) if url is not None and url.startswith("file:") else None
+    if path is not None and path.is_dir():
+        arguments = [*(["-e"] if editable else []), f"{path}[{','.join(extras)}]"]
+        if (path / CONSTRAINTS).is_file():
+            arguments += ["-c", str(path / CONSTRAINTS)]
+        return pip_install(*arguments, upgrade=upgrade)
+    if url is None or (path is not None and not path.exists()):
+        return pip_install(wanted, upgrade=upgrade)
+    return pip_install(f"{wanted} @ {url}", upgrade=upgrade)
+
+
+def pip_install(*arguments: str, upgrade: bool = False) -> str:
+    """The command that has this very interpreter's pip install something, quoted for the shell."""
+    from importlib.util import find_spec
+
+    words = [sys.executable, "-m", "pip", "install"]
+    if find_spec("pip") is None:  # as in environments that uv makes
+        words = ["uv", "pip", "install", "--python", sys.executable]
+    words += [*(["--upgrade"] if upgrade else []), *arguments]
+    return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
+
+
+def _origin() -> tuple[str | None, bool]:
+    """The URL that the package was installed from, as pip noted it (PEP 610), and whether it is editable.
+
+    Of a package from an index there is none.
+    """
+    from importlib.metadata import PackageNotFoundError, distribution  # here: only errors wait for it
+
+    try:
+        noted = json.loads(distribution(NAME).read_text("direct_url.json") or "{}")
+        url = noted.get("url")
+        if version := noted.get("vcs_info"):
+            url = f"{version['vcs']}+{url}@{version.get('requested_revision') or version['commit_id']}"
+        if folder := noted.get("subdirectory"):
+            url = f"{url}#subdirectory={folder}"
+        return url, bool(noted.get("dir_info", {}).get("editable"))
+    except PackageNotFoundError:  # run from a source tree
+        root = Path(__file__).parents[2]
+        return (root.as_uri(), True) if (root / "pyproject.toml").is_file() else (None, False)
+    except (ValueError, KeyError, TypeError, AttributeError):  # a damaged note
+        return None, False
