@@ -22,6 +22,7 @@ from glob import escape
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+from shvit.display import SHOWN, NamedText, as_text
 from shvit.errors import ArgumentError
 
 STDOUT = "-"
@@ -31,6 +32,8 @@ NAME_BYTES = 255
 """Longest name of a file on the usual file systems."""
 
 _MOST_LINKS = 40
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Errors of writing, whose file the system does not name."""
 _ASIDE = ".{}.{}.partial"
 _ASIDE_BYTES = NAME_BYTES - len(_ASIDE.format("", "")) - 10
 """What a name may have, so that the name aside, with a process's number, is not too long."""
@@ -217,6 +220,10 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         yield aside
         with naming(path):
             _replace(aside, target.file, mode)
+    except OSError as error:
+        if error.filename is None and error.errno in _FULL:
+            raise OSError(error.errno, error.strerror, str(path)) from None
+        raise
     finally:
         with suppress(OSError):
             aside.unlink()
@@ -226,7 +233,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 def atomic_text(path: str | Path) -> Iterator[IO[str]]:
     """A file for text in UTF-8, whole or not at all; ``-`` is stdout.
 
-    What is written through gets each line when it is written.
+    What is written through gets each line when it is written. Bytes of file names that are no UTF-8 stay as they are.
 
     Raises:
         OSError: ``path`` cannot be written to; the error has its name.
@@ -236,13 +243,14 @@ def atomic_text(path: str | Path) -> Iterator[IO[str]]:
         sys.stdout.flush()
         return
     target = find_target(path)
+    options: dict[str, Any] = {"encoding": "utf-8", "errors": SHOWN, "newline": ""}
     if not target.through:
-        with atomic_path(path) as aside, aside.open("w", encoding="utf-8", newline="") as file:
+        with atomic_path(path) as aside, NamedText(aside.open("wb"), str(path), **options) as file:
             yield file
         return
     with naming(path):
-        descriptor = _open_through(target)
-    with open(descriptor, "w", buffering=1, encoding="utf-8", newline="") as file:  # noqa: PTH123 - a descriptor
+        binary = open(_open_through(target), "wb")  # noqa: SIM115 - a descriptor, which NamedText closes
+    with NamedText(binary, str(path), line_buffering=True, **options) as file:
         yield file
 
 
@@ -293,15 +301,22 @@ def _write_through(written: Path, target: Target, path: str | Path) -> None:
 
 
 def write_json(contents: Any, path: Path) -> None:
-    """Whole or not at all."""
-    with atomic_path(path) as aside:
-        aside.write_text(json.dumps(contents, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    """Whole or not at all, as ``json_bytes`` writes it."""
+    write_bytes(json_bytes(contents, indent=2) + b"\n", path)
+
+
+def json_bytes(contents: Any, indent: int | None = None) -> bytes:
+    r"""JSON in UTF-8; halves of pairs, as names of files that are no UTF-8 have, are escapes such as ``\udce9``.
+
+    Python reads them as they were: what it opens by such a name is the same file.
+    """
+    return json.dumps(contents, indent=indent, ensure_ascii=False).encode("utf-8", "backslashreplace")
 
 
 def write_text(text: str, path: Path) -> None:
-    """Whole or not at all."""
+    """Whole or not at all; bytes of file names that are no UTF-8 are escapes, as ``as_text`` gives them."""
     with atomic_path(path) as aside:
-        aside.write_text(text, encoding="utf-8")
+        aside.write_text(as_text(text), encoding="utf-8")
 
 
 def write_bytes(contents: bytes, path: Path) -> None:

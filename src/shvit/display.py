@@ -5,9 +5,12 @@ All that the commands print goes through here.
 
 from __future__ import annotations
 
+import codecs
 import csv
+import io
 import json
 import logging
+import os
 import re
 import sys
 import traceback
@@ -15,7 +18,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,6 +29,20 @@ _UNSAFE = re.compile(
     "\u2028\u2029"  # ends of lines and of paragraphs
     "\ud800-\udfff]"  # halves of pairs: bytes of a file's name that are no UTF-8
 )
+
+_HALVES = re.compile("[\ud800-\udfff]")
+
+LOOKALIKES = {"█": "#", "×": "x", "–": "-", "…": "...", "≤": "<=", "±": "+-", "²": "^2", "·": "-"}
+"""What the commands themselves print beyond ASCII, and what stands for it on a stream that cannot show it."""
+
+STANDARD_OUTPUT, STANDARD_ERROR = "standard output", "standard error"
+
+SHOWN = "shvit.shown"
+"""How text streams are to encode what their encoding does not have, as ``errors`` of ``open``.
+
+Bytes of file names that are no UTF-8 stay as they were, what the commands themselves print becomes ``LOOKALIKES``, and
+anything else JSON's escapes (``\\u732b``), in which a line of JSON stays what it was.
+"""
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 """Begins of cells that spreadsheets may take for formulas."""
@@ -38,6 +55,11 @@ def printable(text: object) -> str:
     no UTF-8.
     """
     return _UNSAFE.sub(_escape, str(text))
+
+
+def as_text(name: str) -> str:
+    r"""A file's name as any text in UTF-8 may hold it: of bytes that are no UTF-8 escapes, such as ``\xe9``."""
+    return _HALVES.sub(_escape, name)
 
 
 def _escape(found: re.Match[str]) -> str:
@@ -74,6 +96,9 @@ def terminal(stderr: bool = False, width: int | None = None, soft_wrap: bool = F
     class PlainConsole(Console):
         def render_str(self, text: str, **options: Any) -> Text:
             return super().render_str(printable(text), **options)
+
+        def on_broken_pipe(self) -> None:  # the base class ends the process
+            raise  # the error that it is called for
 
     return PlainConsole(stderr=stderr, width=width, soft_wrap=soft_wrap, markup=False, emoji=False, highlight=False)
 
@@ -126,6 +151,56 @@ class CSVWriter:
         return printable(text) if self._shown else text
 
 
+def _encode_shown(error: UnicodeError) -> tuple[str | bytes, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    character = error.object[error.start]
+    if "\udc80" <= character <= "\udcff" and not error.encoding.startswith(("utf-16", "utf-32")):
+        return bytes([ord(character) - 0xDC00]), error.start + 1
+    return LOOKALIKES.get(character) or json.dumps(character)[1:-1], error.start + 1
+
+
+codecs.register_error(SHOWN, _encode_shown)
+
+
+class NamedText(io.TextIOWrapper):
+    """A text stream to write to, whose errors say what could not be written: of an open file the system gives no name.
+
+    Args:
+        label: what errors have as ``filename``.
+        lossy: what cannot be written is dropped, and no error.
+    """
+
+    def __init__(self, binary: IO[bytes], label: str, lossy: bool = False, **options: Any) -> None:
+        super().__init__(binary, **options)
+        self._label, self._lossy = label, lossy
+
+    def write(self, text: str) -> int:
+        try:
+            return super().write(text)
+        except OSError as error:
+            return self._failed(error, len(text))
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except OSError as error:
+            self._failed(error)
+
+    def close(self) -> None:
+        try:
+            super().close()
+        except OSError as error:
+            self._failed(error)
+
+    def _failed(self, error: OSError, written: int = 0) -> int:
+        if self._lossy:
+            return written
+        if error.filename == self._label:  # closing flushes
+            raise error
+        raise OSError(error.errno, f"cannot be written: {error.strerror or error}", self._label) from None
+
+
 class LineFormatter(logging.Formatter):
     """Records as one line each, then the traceback if there is one."""
 
@@ -137,11 +212,32 @@ class LineFormatter(logging.Formatter):
 
 
 def guard_terminal() -> None:
-    """Lets warnings, log records and tracebacks, which libraries write to stderr too, be ``printable``."""
+    """Lets a process print whatever there is, wherever its output goes.
+
+    Warnings, log records and tracebacks, which libraries write to stderr too, are ``printable``. What a stream's
+    encoding does not have is no error (``SHOWN``). Errors of stdout are of ``STANDARD_OUTPUT``; what stderr cannot take
+    ends nothing. Where the process was started without one of them, that one goes nowhere.
+    """
+    sys.stdout = _guarded(sys.stdout, STANDARD_OUTPUT)
+    sys.stderr = _guarded(sys.stderr, STANDARD_ERROR)
     warnings.formatwarning = _format_warning
     sys.excepthook = _print_exception
     if logging.lastResort is not None:
         logging.lastResort.setFormatter(LineFormatter("%(message)s"))
+
+
+def _guarded(stream: TextIO | None, label: str) -> TextIO:
+    binary = open(os.devnull, "wb") if stream is None else getattr(stream, "buffer", None)  # noqa: PTH123, SIM115
+    if binary is None:  # somebody's own, in this process
+        return stream  # type: ignore[return-value]
+    encoding = "utf-8" if stream is None else stream.encoding
+    as_it_was = {name: getattr(stream, name, False) for name in ("line_buffering", "write_through")}
+    return NamedText(binary, label, label == STANDARD_ERROR, encoding=encoding, errors=SHOWN, **as_it_was)
+
+
+def release_output() -> None:
+    """Lets what stdout could not be given go nowhere, or the interpreter would complain of it at its exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _format_warning(

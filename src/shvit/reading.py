@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 import io
 import os
 import re
 import stat
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import IO, TextIO
+
+from shvit.display import as_text
 
 MAX_TEXT_BYTES = 256 * 2**20
 """Lists, tables and other texts that are read whole have no more bytes; a million lines of paths are about 100 MB."""
+
+MAX_LINE_BYTES = 64 * 2**10
+"""A line of a list has no more; systems' longest paths are of 4,096 to 32,767 characters, a URL may be longer."""
 
 _OWN_PIPE = re.compile(r"/dev/stdin|/dev/fd/\d+|/proc/self/fd/\d+")
 """Names of what the process was started with, as the shell gives them for ``<(command)``."""
@@ -83,6 +93,73 @@ def read_text(path: str | os.PathLike[str], limit: int = MAX_TEXT_BYTES) -> str:
 def open_table(path: str | os.PathLike[str], limit: int = MAX_TEXT_BYTES) -> TextIO:
     """A text as ``read_text`` gives it, but as a stream with the line ends that are there, as ``csv`` wants it."""
     return io.TextIOWrapper(io.BytesIO(read_regular(path, limit)), encoding="utf-8-sig", newline="")
+
+
+def listed_paths(stream: TextIO) -> Iterator[str]:
+    """The paths of a list on stdin, one a line; empty lines are left out.
+
+    It is in UTF-8, with or without a byte order mark, or in UTF-16 with one, as PowerShell writes it. Where names are
+    bytes, any are taken: those that are no UTF-8 stay as ``os.fsdecode`` gives them. On Windows other lists are taken
+    to be in the encoding of ``stream``.
+
+    Raises:
+        ValueError: a line has a NUL, as text in other encodings does, or is longer than ``MAX_LINE_BYTES``; or it is no
+            UTF-16 where the mark says so.
+        OSError: as UTF-16, it is larger than ``MAX_TEXT_BYTES``.
+    """
+    binary = getattr(stream, "buffer", None)
+    for number, line in enumerate(stream if binary is None else _decoded(binary, stream.encoding), start=1):
+        path = (line.removeprefix("\ufeff") if number == 1 else line).rstrip("\r\n")
+        if "\0" in path:
+            raise ValueError(
+                f"standard input, line {number}: has a NUL; expected paths, one a line, in UTF-8, or in UTF-16 with a "
+                "byte order mark (of `find -print0`, leave -print0 out)"
+            )
+        if path:
+            yield path
+
+
+def _decoded(binary: IO[bytes], encoding: str) -> Iterable[str]:
+    first = binary.readline(MAX_LINE_BYTES + 1)
+    if first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        data = first + binary.read(MAX_TEXT_BYTES + 1 - len(first))
+        if len(data) > MAX_TEXT_BYTES:
+            raise OSError(errno.EFBIG, f"more than the {MAX_TEXT_BYTES:,} bytes that are accepted", "standard input")
+        try:
+            yield from data.decode("utf-16").splitlines()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"standard input: begins as UTF-16, but is not: {error.reason}") from None
+        return
+    number, line = 1, first
+    while line:
+        if len(line) > MAX_LINE_BYTES:
+            raise ValueError(
+                f"standard input, line {number}: longer than the {MAX_LINE_BYTES:,} bytes that are accepted; expected "
+                "paths, one a line"
+            )
+        yield _name(line, encoding)
+        number, line = number + 1, binary.readline(MAX_LINE_BYTES + 1)
+
+
+def _name(line: bytes, encoding: str) -> str:
+    if os.name != "nt":
+        return os.fsdecode(line)
+    try:
+        return line.decode()
+    except UnicodeDecodeError:
+        return line.decode(encoding, "replace")
+
+
+@contextmanager
+def utf8_path(path: Path) -> Iterator[Path]:
+    """The same file for libraries that open names in UTF-8 alone: where its own is not, a link, gone afterwards."""
+    if as_text(str(path)) == str(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="shvit-") as folder:
+        link = Path(folder, f"file{as_text(path.suffix)}")
+        link.symlink_to(path.absolute())
+        yield link
 
 
 def why_irregular(path: str | os.PathLike[str]) -> str:

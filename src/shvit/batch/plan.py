@@ -211,7 +211,11 @@ def _list(settings: BatchSettings, output: Output) -> dict[str, Any]:
         import_module("shvit.video.frames")  # says what to install before anything is written
     units, inputs = 0, 0
     unknown = False
-    with output.create(LISTING) as path, pq.ParquetWriter(path, _LISTING, compression="zstd") as writer:
+    with (
+        output.create(LISTING) as path,
+        path.open("wb") as sink,  # a name need not be text, which pyarrow takes it for
+        pq.ParquetWriter(sink, _LISTING, compression="zstd") as writer,
+    ):
         for unit in cut(items, settings.unit_size):
             rows = [{**item._asdict(), "path": os.fsencode(item.path)} for item in unit.items]
             writer.write_table(pa.Table.from_pylist(rows, _LISTING), row_group_size=len(rows))

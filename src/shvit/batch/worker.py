@@ -107,7 +107,8 @@ class Worker:
         results = self._results(unit) if unit.losses < CAREFUL_FROM else self._careful_results(unit)
         with (
             self._output.create(part_name(unit.number)) as path,
-            pq.ParquetWriter(path, self._schema, compression="zstd") as part,
+            path.open("wb") as sink,  # a name need not be text, which pyarrow takes it for
+            pq.ParquetWriter(sink, self._schema, compression="zstd") as part,
         ):
             while rows := [self._row(*each) for each in islice(results, ROWS_AT_ONCE)]:
                 part.write_table(pa.Table.from_pylist(rows, self._schema))

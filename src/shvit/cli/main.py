@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Iterable, Sequence
 from importlib import import_module
 from typing import Any, NoReturn
 
 from shvit._version import __version__
-from shvit.display import guard_terminal, printable, say
+from shvit.display import STANDARD_OUTPUT, guard_terminal, printable, release_output, say
 
 COMMANDS = {
     "predict": "classify images: files, folders, globs or paths on stdin",
@@ -86,6 +85,15 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         super().error(printable(message))
 
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        try:
+            sys.stdout.flush()  # what --help and --version print
+        except OSError as error:
+            release_output()
+            if not isinstance(error, BrokenPipeError):
+                status, message = 2, f"{self.prog}: error: {error.filename or STANDARD_OUTPUT}: {error.strerror}\n"
+        super().exit(status, message)
+
 
 def _nearest(text: str, known: Iterable[str]) -> str | None:
     from difflib import get_close_matches  # here, because only errors need it
@@ -107,15 +115,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     name = f"shvit {chosen}" if chosen in COMMANDS else "shvit"
     try:
         args = _parse(arguments, chosen)
-        return args.run(args)
-    except BrokenPipeError:
-        # The reader went away, as `head` does. Keep the interpreter from complaining at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        status = args.run(args)
+        sys.stdout.flush()  # here a full disk can still be told of
+        return status
     except KeyboardInterrupt:
         say("interrupted", sys.stderr)
         return 130
     except Exception as error:
+        if isinstance(error, OSError) and error.filename == STANDARD_OUTPUT:
+            release_output()
+        if isinstance(error, BrokenPipeError) and error.filename in (STANDARD_OUTPUT, None):
+            return 0  # the reader went away, as `head` does
         from shvit.cli.faults import FAULT, print_trace, reason_for_user, report_fault, trace_wanted
 
         reason = reason_for_user(error)

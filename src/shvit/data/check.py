@@ -212,9 +212,7 @@ def check_datasets(
 
     def place(split: str, index: int) -> Place:
         images = splits[split]
-        # File names need not be text; from here on they are only shown.
-        source = images.source(index).encode(errors="surrogateescape").decode(errors="replace")
-        return Place(split, source, int(images.labels[index]), names[images.labels[index]])
+        return Place(split, images.source(index), int(images.labels[index]), names[images.labels[index]])
 
     for split, images in splits.items():
         sizes = np.zeros((len(images), 2), dtype=np.int32)

@@ -10,6 +10,7 @@ import numpy as np
 from shvit.atomic import atomic_path
 from shvit.data.check import DataReport
 from shvit.data.protocol import ImageDataset
+from shvit.display import as_text
 from shvit.errors import MissingDependencyError
 from shvit.images.preprocess import decode
 
@@ -35,7 +36,9 @@ def draw_report(report: DataReport, splits: Mapping[str, ImageDataset], title: s
     """Writes the picture as PNG, 1600 by 1200 pixels."""
     figure = Figure(figsize=(16, 12), dpi=100, layout="constrained", facecolor="white")
     images = sum(len(summary.widths) for summary in report.splits.values())
-    figure.suptitle(f"{title}: {images:,} images of {len(report.classes):,} classes", fontsize=18, weight="bold")
+    figure.suptitle(
+        f"{as_text(title)}: {images:,} images of {len(report.classes):,} classes", fontsize=18, weight="bold"
+    )
     rows = figure.add_gridspec(2, 1, height_ratios=(5, 6))
     charts = figure.add_subfigure(rows[0])
     _draw_balance(charts.add_subplot(1, 2, 1), report)

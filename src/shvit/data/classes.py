@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from shvit.card import ClassInfo
+from shvit.display import as_text
 from shvit.errors import DataError
 from shvit.reading import read_text
 
@@ -19,11 +20,14 @@ MAX_CLASSES = 1_000_000
 
 
 def name_classes(names: Sequence[str], root: Path) -> tuple[ClassInfo, ...]:
-    """Classes in label order; a ``classes.json`` beside the data gives readable names to WordNet ids.
+    r"""Classes in label order; a ``classes.json`` beside the data gives readable names to WordNet ids.
+
+    Cards and model files are in UTF-8: in names of folders that are not, bytes are escapes, such as ``\xe9``.
 
     ``classes.json`` is a list of ``{"label": 0, "wnid": "n01443537", "name": "goldfish"}``.
     """
     entries = _classes_json(root)
+    names = [as_text(name) for name in names]
     by_key = {str(entry["label"]): entry for entry in entries} | {entry["wnid"]: entry for entry in entries}
     return tuple(
         ClassInfo(index, by_key[name]["name"], by_key[name]["wnid"])

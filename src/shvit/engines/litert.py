@@ -12,6 +12,7 @@ import numpy as np
 from shvit.card import CARD_FILE, MAX_CARD_BYTES, METADATA_KEY
 from shvit.engines.base import Engine, check_input, check_output, check_signature
 from shvit.errors import MissingDependencyError, ModelFileError
+from shvit.reading import utf8_path
 
 try:
     from ai_edge_litert.interpreter import Interpreter
@@ -31,7 +32,8 @@ class LiteRTEngine(Engine):
     name: ClassVar[str] = "litert"
 
     def __init__(self, path: Path, threads: int) -> None:
-        self._interpreter = Interpreter(str(path), num_threads=threads)
+        with utf8_path(path) as file:
+            self._interpreter = Interpreter(str(file), num_threads=threads)
         inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
         check_signature(path, len(inputs), len(outputs))
         (first,), output = inputs, outputs[0]

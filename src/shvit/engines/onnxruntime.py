@@ -16,6 +16,7 @@ import onnxruntime as ort
 
 from shvit.engines.base import Engine, check_input, check_output, check_signature, check_version
 from shvit.engines.onnx_graph import check_file, with_outputs
+from shvit.reading import utf8_path
 
 check_version("onnxruntime", ort.__version__, "1.20", "pip install --upgrade onnxruntime")
 
@@ -38,8 +39,9 @@ class ONNXRuntimeEngine(Engine):
         # of another predictor, and of the threads that decode the next batch.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 4  # errors are raised; the library need not print them too
-        model = with_outputs(path.read_bytes(), extra_outputs) if extra_outputs else str(path)
-        self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        with utf8_path(path) as file:
+            model = with_outputs(path.read_bytes(), extra_outputs) if extra_outputs else str(file)
+            self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         self._extra_outputs = tuple(extra_outputs)
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         check_signature(path, len(inputs), len(outputs))

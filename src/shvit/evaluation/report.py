@@ -17,7 +17,7 @@ import jinja2
 import numpy as np
 from PIL import Image
 
-from shvit.atomic import atomic_path, write_bytes, write_json, write_text
+from shvit.atomic import atomic_text, write_bytes, write_json, write_text
 from shvit.card import Card, ClassInfo
 from shvit.data.protocol import ImageDataset
 from shvit.display import CSVWriter
@@ -282,7 +282,7 @@ def _data_uri(kind: str, content: bytes) -> str:
 
 
 def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Iterable[Any]], safe: bool) -> None:
-    with atomic_path(path) as aside, aside.open("w", encoding="utf-8", newline="") as file:
+    with atomic_text(path) as file:
         writer = CSVWriter(file, safe)
         writer.row(header)
         writer.rows(rows)

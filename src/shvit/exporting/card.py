@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from shvit._version import __version__
 from shvit.card import Card, ClassInfo, Metric, Preprocessing, TrainingSplit
+from shvit.display import as_text
 from shvit.errors import CheckpointError, ModelFileError
 from shvit.models import VARIANTS, SHViT
 from shvit.models.checkpoints import Checkpoint
@@ -38,7 +39,8 @@ def card_for(
         CheckpointError: the class names given are not as many as the network's outputs, or the checkpoint's own are
             not what a training writes.
     """
-    metadata = checkpoint.metadata
+    # Names of files and folders are among them, and a model file's texts are UTF-8.
+    metadata = {key: as_text(each) if isinstance(each, str) else each for key, each in checkpoint.metadata.items()}
     preprocessing = preprocessing_for(model, checkpoint, image_size)
     classes = _classes(model, checkpoint, class_names)
     if len(classes) != model.num_classes:
@@ -51,7 +53,7 @@ def card_for(
     dataset = metadata.get("dataset", "validation")
     folded = inference_form(model)
     card = Card(
-        name=name,
+        name=as_text(name),
         architecture=architecture_name(model),
         classes=classes,
         preprocessing=preprocessing,
@@ -60,7 +62,7 @@ def card_for(
         training_data=metadata.get("training_data"),
         training_split=_training_split(checkpoint),
         licence=metadata.get("licence"),
-        source=metadata.get("source", checkpoint.path.name),
+        source=metadata.get("source", as_text(checkpoint.path.name)),
         metrics=tuple(
             Metric(key, metrics[key], dataset, metadata.get("command")) for key in ("top1", "top5") if key in metrics
         ),

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TextIO
 
 from shvit.images.encoded import HEIF_INSTALLED
-from shvit.reading import why_irregular
+from shvit.reading import listed_paths, why_irregular
 
 HEIF_EXTENSIONS = frozenset({".heic", ".heif", ".hif", ".heics", ".heifs"})
 
@@ -72,7 +72,7 @@ def expand_sources(
     kind: str = "images",
     notice: Callable[[str], None] = lambda line: None,
 ) -> Iterator[str | SourceError]:
-    """Files, folders (all levels), globs, and ``-`` for paths on ``stdin``, one a line.
+    """Files, folders (all levels), globs, and ``-`` for paths on ``stdin``, as ``listed_paths`` reads them.
 
     Yields a path for each image, in a settled order within a folder, and a ``SourceError`` for each source
     that gives none, and for each pipe, device or socket in a folder or among a pattern's. Paths that are files, or
@@ -82,20 +82,16 @@ def expand_sources(
         extensions: which files of a folder are taken; in lower case, with the dot.
         kind: what those are, for messages.
         notice: told, a line for each folder, of the files in it that are not taken.
+
+    Raises:
+        ValueError: ``stdin`` holds what is no list of paths.
     """
     for source in sources:
         if source == "-":
-            for path in listed(stdin):
+            for path in listed_paths(stdin):
                 yield from _expand(path, extensions, kind, notice)
         else:
             yield from _expand(source, extensions, kind, notice)
-
-
-def listed(lines: Iterable[str]) -> Iterator[str]:
-    """The paths of a list, one a line; empty lines and a byte order mark, which Windows' editors write, are no part."""
-    for number, line in enumerate(lines):
-        if path := (line.removeprefix("\ufeff") if number == 0 else line).rstrip("\r\n"):
-            yield path
 
 
 def _expand(source: str, extensions: Set[str], kind: str, notice: Callable[[str], None]) -> Iterator[str | SourceError]:

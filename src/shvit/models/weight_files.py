@@ -18,6 +18,7 @@ from torch.nn import Parameter
 
 from shvit.errors import CheckpointError
 from shvit.models.integrity import check_archive, content_digest, is_finite
+from shvit.reading import utf8_path
 
 DIGEST_KEY = "shvit.digest"
 """Key, in a safetensors file's metadata, of a SHA-256 of the tensors and the metadata; files of others have none."""
@@ -121,7 +122,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             raise CheckpointError(
                 f"{path}: refused: a header of {header:,} bytes, at most {MAX_HEADER_BYTES:,} are read"
             )
-        with safe_open(path, framework="pt") as file:
+        with utf8_path(path) as named, safe_open(named, framework="pt") as file:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             texts = dict(file.metadata() or {})
     except CheckpointError:

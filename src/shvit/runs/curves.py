@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from shvit.atomic import atomic_path
+from shvit.display import as_text
 from shvit.errors import DataError
 from shvit.runs.run_folder import RunRecord
 
@@ -20,7 +21,8 @@ LINE_STYLES = ("-", "--", ":", "-.")
 def plot_run(record: RunRecord, path: Path) -> None:
     """One run: the losses, the learning rate and the validation accuracy against epochs, as a PNG."""
     figure = Figure(figsize=(10, 6.5), layout="constrained")
-    figure.suptitle(f"{Path(record.name).name}: {record.recipe.get('model')} at {record.recipe.get('image_size')} px")
+    name = as_text(Path(record.name).name)
+    figure.suptitle(f"{name}: {record.recipe.get('model')} at {record.recipe.get('image_size')} px")
     panels = figure.subplots(2, 2, sharex=True)
     for panel, title, names in (
         (panels[0, 0], "training loss", {"loss": "loss"}),

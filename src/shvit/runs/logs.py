@@ -24,7 +24,7 @@ from rich.text import Text
 from torch.utils.tensorboard import SummaryWriter
 
 from shvit.atomic import atomic_path, write_json
-from shvit.display import terminal
+from shvit.display import as_text, say, terminal
 from shvit.errors import DataError, MissingDependencyError
 from shvit.machine import processor_name
 from shvit.runs.curves import plot_run
@@ -86,7 +86,7 @@ class RunLog:
         self._seconds_before = max((row.get("seconds", 0.0) for row in self._metrics.kept), default=0.0)
         with atomic_path(folder / RECIPE) as aside:
             aside.write_text(yaml.safe_dump(_plain(asdict(run.recipe)), sort_keys=False), encoding="utf-8")
-        self._tensorboard = SummaryWriter(folder / "tensorboard", purge_step=start + 1)
+        self._tensorboard = _start_tensorboard(folder / "tensorboard", start + 1)
         self._wandb = self._start_wandb() if self.wandb else None
         self._write_sessions()
 
@@ -126,7 +126,7 @@ class RunLog:
         if not validated and step % self.every:
             return
         self._metrics.append({"epoch": progress.epoch, "step": step, **row})
-        for name, value in row.items():
+        for name, value in row.items() if self._tensorboard is not None else ():
             self._tensorboard.add_scalar(name, value, step)
         if self._wandb is not None:
             self._wandb.log({"epoch": progress.epoch, **row}, step=step)
@@ -155,7 +155,8 @@ class RunLog:
             outcome = f"failed: {type(error).__name__}: {' '.join(str(error).split())}"
         self._sessions[-1] |= {"ended": _now(), "outcome": outcome}
         self._write_sessions()
-        self._tensorboard.close()
+        if self._tensorboard is not None:
+            self._tensorboard.close()
         if self._wandb is not None:
             self._wandb.finish(exit_code=int(error is not None))
         plot_run(read_run(self.run.folder), self.run.folder / CURVES)
@@ -226,6 +227,13 @@ def memory_in_use(device: torch.device) -> int | None:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _start_tensorboard(folder: Path, purge_step: int) -> SummaryWriter | None:
+    if as_text(str(folder)) == str(folder):
+        return SummaryWriter(folder, purge_step=purge_step)
+    say(f"note: nothing is logged for TensorBoard, which opens names in UTF-8 alone: {folder}", sys.stderr)
+    return None
 
 
 def _import_wandb() -> Any:

@@ -31,6 +31,7 @@ from shvit.models.create import fetch_pretrained
 from shvit.models.integrity import check_archive
 from shvit.models.reparam import inference_form
 from shvit.models.training_metadata import stored_preprocessing
+from shvit.reading import utf8_path
 
 HALF = np.dtype("<f2")
 """How logits and features are kept."""
@@ -346,7 +347,8 @@ def _load(network: Any, file: Path) -> None:
         if zipfile.is_zipfile(file):
             with file.open("rb") as content:
                 check_archive(content)
-        source = load_state_dict(str(file), weights_only=True)
+        with utf8_path(file) as named:
+            source = load_state_dict(str(named), weights_only=True)
     except Exception as error:  # of many kinds: what torch, safetensors and their readers make of arbitrary bytes
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{file}: cannot be read as a state dict: {reason}") from None

@@ -10,7 +10,8 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
-from shvit.atomic import atomic_path, beside, clear_partials, put_in_place
+from shvit.atomic import atomic_path, beside, clear_partials, json_bytes, put_in_place
+from shvit.display import as_text
 from shvit.errors import ArgumentError, MissingDependencyError, VideoError
 
 FRAME_FORMATS = (".jsonl", ".parquet")
@@ -49,7 +50,7 @@ class FrameRows:
         self.rewind(keep)
 
     def write(self, row: dict[str, Any]) -> None:
-        self._file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+        self._file.write(json_bytes(row) + b"\n")
 
     def flush(self) -> None:
         """Lets whoever follows the unfinished file see all rows so far."""
@@ -120,13 +121,19 @@ def _to_parquet(rows: Path, path: Path) -> None:
             ("error", pa.string()),
         ]
     )
-    with rows.open("rb") as file, pq.ParquetWriter(path, schema, compression="zstd") as writer:
+    with (
+        rows.open("rb") as file,
+        path.open("wb") as sink,  # a name need not be text, which pyarrow takes it for
+        pq.ParquetWriter(sink, schema, compression="zstd") as writer,
+    ):
         for group in _groups(file):
             writer.write_table(pa.Table.from_pylist(group, schema=schema))
 
 
 def _groups(lines: IO[bytes]) -> Iterator[list[dict[str, Any]]]:
     while group := [json.loads(line) for line in islice(lines, _ROWS)]:
+        for row in group:  # Parquet's text is UTF-8
+            row |= {key: as_text(value) for key, value in row.items() if isinstance(value, str)}
         yield group
 
 

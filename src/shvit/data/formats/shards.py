@@ -25,6 +25,7 @@ from shvit.data.unread import LABEL_ALONE, LINKED_MEMBER, describe_unread, is_un
 from shvit.errors import DataError
 from shvit.images.encoded import read_encoded
 from shvit.images.sources import OTHER_NAME, is_image
+from shvit.reading import utf8_path
 
 MAX_SHARDS = 100_000
 """A pattern that stands for more is a slip of the finger."""
@@ -187,13 +188,14 @@ def _read_index(shard: Shard) -> pa.Table:
         cached = derived_folder("shards") / f"{files_key([shard.path])}.parquet"
     if cached is not None and cached.exists():
         with suppress(OSError, pa.ArrowInvalid):
-            index = pq.read_table(cached)
+            with utf8_path(cached) as named:
+                index = pq.read_table(named)
             if index.schema.equals(_INDEX) and _LEFT_OUT in (index.schema.metadata or {}):
                 return index
     index = _make_index(shard)
     if cached is not None:
-        with suppress(OSError), atomic_path(cached) as aside:
-            pq.write_table(index, aside)
+        with suppress(OSError), atomic_path(cached) as aside, aside.open("wb") as sink:
+            pq.write_table(index, sink)
     return index
 
 

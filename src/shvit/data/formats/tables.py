@@ -19,6 +19,7 @@ from shvit.data.cache import derived_folder, files_key
 from shvit.data.classes import check_labels, encode_labels, name_classes, number_classes
 from shvit.errors import DataError, ImageError, MissingDependencyError
 from shvit.images.encoded import read_encoded
+from shvit.reading import utf8_path
 
 IN_MEMORY_BYTES = 2 * 2**30
 """Parquet of more bytes is not kept in memory, but rewritten once to a file that can be mapped."""
@@ -124,8 +125,8 @@ def _read_saved(folder: Path) -> pa.Table:
         files = [folder / Path(each["filename"]).name for each in json.loads(state.read_text())["_data_files"]]
     tables = []
     for file in files:
-        with _naming(file):
-            tables.append(pa.ipc.open_stream(pa.memory_map(str(file))).read_all())
+        with _naming(file), utf8_path(file) as named:
+            tables.append(pa.ipc.open_stream(pa.memory_map(str(named))).read_all())
     return _concatenate(tables, files)
 
 
@@ -134,8 +135,8 @@ def _read_parquet(files: tuple[Path, ...]) -> pa.Table:
         return _read_mapped(files)
     tables = []
     for file in files:
-        with _naming(file):
-            tables.append(pq.read_table(file, columns=_parquet_columns(file)))
+        with _naming(file), utf8_path(file) as named:
+            tables.append(pq.read_table(named, columns=_parquet_columns(file)))
     return _concatenate(tables, files)
 
 
@@ -144,20 +145,25 @@ def _read_mapped(files: tuple[Path, ...]) -> pa.Table:
     target = derived_folder("tables") / f"{files_key(files)}.arrow"
     if not target.exists():
         with _naming(files[0]):
-            columns, read = _parquet_columns(files[0]), pq.read_schema(files[0])
-            schema = pa.schema([read.field(name) for name in columns], read.metadata)
-        with atomic_path(target) as aside, pa.OSFile(str(aside), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+            columns, found = _parquet_columns(files[0]), _parquet_schema(files[0])
+            schema = pa.schema([found.field(name) for name in columns], found.metadata)
+        with atomic_path(target) as aside, aside.open("wb") as sink, pa.ipc.new_file(sink, schema) as writer:
             for file in files:
-                with _naming(file):
-                    for batch in pq.ParquetFile(file).iter_batches(1024, columns=columns):
+                with _naming(file), utf8_path(file) as named:
+                    for batch in pq.ParquetFile(named).iter_batches(1024, columns=columns):
                         writer.write_batch(batch.cast(schema))
-    with _naming(target):
-        return pa.ipc.open_file(pa.memory_map(str(target))).read_all()
+    with _naming(target), utf8_path(target) as named:
+        return pa.ipc.open_file(pa.memory_map(str(named))).read_all()
 
 
 def _parquet_columns(file: Path) -> list[str]:
-    schema = pq.read_schema(file)
+    schema = _parquet_schema(file)
     return list(_columns(schema, _features(schema, str(file)), str(file)))
+
+
+def _parquet_schema(file: Path) -> pa.Schema:
+    with utf8_path(file) as named:
+        return pq.read_schema(named)
 
 
 def _concatenate(tables: list[pa.Table], files: Sequence[Path]) -> pa.Table:
