@@ -160,8 +160,7 @@ def _export_int8(
 
 def _check_output(model: str | Path, output: Path, options: ExportOptions) -> None:
     """Raises: ArgumentError: the file, or what is written beside it, cannot be written to or is an input."""
-    file_of_names = isinstance(options.classes, (str, Path)) and options.classes != IMAGENET
-    classes = options.classes if file_of_names else None
+    classes = options.classes if isinstance(options.classes, (str, Path)) and options.classes != IMAGENET else None
     read = (SHIPPED_MODELS.get(str(model), model), classes, options.verify, options.calibration)
     inputs = [each for each in read if each is not None]
     info = FORMATS.get(options.format)

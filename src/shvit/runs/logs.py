@@ -126,8 +126,9 @@ class RunLog:
         if not validated and step % self.every:
             return
         self._metrics.append({"epoch": progress.epoch, "step": step, **row})
-        for name, value in row.items() if self._tensorboard is not None else ():
-            self._tensorboard.add_scalar(name, value, step)
+        if self._tensorboard is not None:
+            for name, value in row.items():
+                self._tensorboard.add_scalar(name, value, step)
         if self._wandb is not None:
             self._wandb.log({"epoch": progress.epoch, **row}, step=step)
         if self.progress and (validated or self.bar.disable):
