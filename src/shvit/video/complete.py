@@ -21,6 +21,7 @@ from shvit.video.classify import Classified, Prepare, classified, preparation
 from shvit.video.encode import open_encoder
 from shvit.video.events import Event, EventSettings, EventTracker, event_from_json, event_to_json, in_order
 from shvit.video.frames import Damage, Frame, Position, ReadOptions, Video
+from shvit.video.history import ScoreHistory
 from shvit.video.output import FrameRows, Journal
 
 CHECKPOINT = 1.0
@@ -43,7 +44,7 @@ class Options:
     top_k: int = 5
     """Labels of each frame that are written."""
     pictures: bool = False
-    """Keep a picture of each event's peak."""
+    """Keep what the page shows: a picture of each event's peak, and the scores over time."""
 
 
 @dataclass
@@ -63,6 +64,8 @@ class Summary:
     damage: list[Damage] = field(default_factory=list)
     sums: np.ndarray | None = None
     """Each label's scores added up over the frames, ``float64 (classes)``."""
+    history: ScoreHistory = field(default_factory=ScoreHistory)
+    """Scores over time, if the page is asked for."""
     error: str | None = None
     """Why it could not be read at all."""
     live: dict[str, Any] | None = None
@@ -85,6 +88,7 @@ class Summary:
             **asdict(self),
             "events": [event_to_json(each) for each in self.events],
             "sums": None if self.sums is None else self.sums.tolist(),
+            "history": self.history.to_json(),
         }
 
     @classmethod
@@ -95,6 +99,7 @@ class Summary:
                 "events": [event_from_json(each) for each in values["events"]],
                 "damage": [Damage(**each) for each in values["damage"]],
                 "sums": None if values["sums"] is None else np.array(values["sums"], np.float64),
+                "history": ScoreHistory.from_json(values["history"]),
             }
         )
 
@@ -211,9 +216,7 @@ class CompleteRun:
                     self._write({"source": summary.source, "time": round(each.time, 6), "error": each.reason})
                     continue
                 frame = each.frame
-                picture = each.picture if self._options.pictures else None
-                summary.events += tracker.update(frame.time, frame.duration, each.scores, picture)
-                summary.add(frame, each.scores)
+                summary.events += track(each, tracker, summary, self._options)
                 self._write(frame_row(summary.source, each, self._classifier, self._options.top_k))
                 if encoder is not None:
                     encoder.write(draw(each, tracker, self._classifier), frame.time)
@@ -264,6 +267,16 @@ def frame_row(source: str, each: Classified, classifier: Classifier, top_k: int)
             for prediction in top_predictions(each.scores, classifier.card, top_k)
         ],
     }
+
+
+def track(each: Classified, tracker: EventTracker, summary: Summary, options: Options) -> list[Event]:
+    """Counts a frame in; returns the events that are complete by now."""
+    frame = each.frame
+    events = tracker.update(frame.time, frame.duration, each.scores, each.picture if options.pictures else None)
+    summary.add(frame, each.scores)
+    if options.pictures and tracker.smoothed is not None:
+        summary.history.add(frame.time, tracker.smoothed)
+    return events
 
 
 def draw(each: Classified, tracker: EventTracker, classifier: Classifier) -> Any:

@@ -15,7 +15,7 @@ import numpy as np
 from shvit.errors import ModelOutputError, VideoError
 from shvit.predicting.classifier import Classifier
 from shvit.video.classify import Classified, preparation
-from shvit.video.complete import Options, Summary, draw, frame_row
+from shvit.video.complete import Options, Summary, draw, frame_row, track
 from shvit.video.containers import is_live
 from shvit.video.encode import VideoEncoder
 from shvit.video.events import Event, EventTracker
@@ -240,8 +240,7 @@ def follow(
         each = Classified(frame, pixels, scores)
         statistics.latencies.append(time.monotonic() - frame.arrival)
         statistics.classified += 1
-        add(tracker.update(frame.time, frame.duration, each.scores, each.picture if options.pictures else None))
-        summary.add(frame, each.scores)
+        add(track(each, tracker, summary, options))
         if rows is not None:
             rows.write(frame_row(source, each, classifier, options.top_k))
             rows.flush()
