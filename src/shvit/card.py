@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from functools import cached_property, lru_cache
+from numbers import Integral
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from shvit.errors import ArgumentError, ModelFileError
@@ -98,7 +99,7 @@ class Preprocessing:
     interpolation: Literal["bicubic", "bilinear", "lanczos"] = "bicubic"
 
     def __post_init__(self) -> None:
-        if not all(1 <= side <= MAX_SIDE for side in self.image_size):
+        if not all(isinstance(side, Integral) and 1 <= side <= MAX_SIDE for side in self.image_size):
             sides = "x".join(map(_describe, self.image_size))
             raise ArgumentError(f"image_size: expected a height and a width of 1 to {MAX_SIDE} pixels, got {sides}")
         if not MIN_CROP_RATIO <= self.crop_ratio <= 1:

@@ -483,3 +483,11 @@ def test_killed_in_the_middle_of_a_view_it_goes_on(colours, weights, tmp_path, c
     assert main([*flags("whole"), "--seed", "7"]) == 2
     error = capsys.readouterr().err
     assert error.endswith("made with seed = 0, this run has 7; give another output folder, or delete it\n")
+
+
+@pytest.mark.parametrize("size", [0, -1, 2049, 10**9])
+def test_a_size_that_no_teacher_is_given_is_refused(size):
+    with pytest.raises(
+        CheckpointError, match=rf"^teacher {NAME}: expected images of 1 to 2048 pixels a side, got {size}$"
+    ):
+        load_teacher(NAME, None, classes("cat"), size=size)

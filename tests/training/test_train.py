@@ -246,6 +246,10 @@ def test_mixing_images_and_targets_in_one_proportion():
         ({"label_smoothing": 1.0}, "label_smoothing"),
         ({"crop_ratio": 0}, "crop_ratio"),
         ({"image_size_start": 999}, "image_size_start"),
+        ({"image_size": 0}, "image_size"),
+        ({"image_size": 2049}, "image_size"),
+        ({"image_size": 64.5}, "image_size"),
+        ({"image_size": "64"}, "image_size"),
         ({"precision": "half"}, "precision"),
         ({"mixup": -1}, "mixup"),
         ({"non_finite": "ignore"}, "non_finite"),
@@ -257,6 +261,36 @@ def test_mixing_images_and_targets_in_one_proportion():
 def test_a_bad_recipe_is_refused_with_the_fields_name(fields, name):
     with pytest.raises(ValueError, match=f"^{name}: "):
         Recipe(**fields)
+
+
+@pytest.mark.parametrize(
+    ("start", "size", "nearest"),
+    [
+        (15, 224, "; nearest: 32 or 64"),
+        (0, 224, "; nearest: 32 or 64"),
+        (-32, 224, "; nearest: 32 or 64"),
+        (144, 224, "; nearest: 128 or 160"),
+        (199, 200, "; nearest: 192 or 200"),
+        (256, 224, "; nearest: 192 or 224"),
+        (16, 24, "; nearest: 24"),
+        (64.5, 224, ""),
+    ],
+)
+def test_a_size_to_start_from_that_no_epoch_would_have_is_refused(start, size, nearest):
+    """15 pixels would be rounded to none, 144 to 128."""
+    with pytest.raises(
+        ValueError,
+        match=rf"^image_size_start: expected a multiple of 32 pixels below image_size, or image_size itself "
+        rf"\({size}\), got {start}{nearest}$",
+    ):
+        Recipe(image_size=size, image_size_start=start)
+
+
+@pytest.mark.parametrize(("start", "size"), [(32, 224), (96, 200), (192, 224), (224, 224), (200, 200), (24, 24)])
+def test_the_first_epoch_has_the_size_to_start_from(start, size):
+    recipe = Recipe(image_size=size, image_size_start=start, epochs=7)
+    assert recipe.image_size_at(0) == start
+    assert recipe.image_size_at(6) == size
 
 
 def test_image_size_grows_to_the_last_epoch():

@@ -20,8 +20,8 @@ from timm.models import load_state_dict
 from torch import Tensor, nn
 
 from shvit.atomic import write_json
-from shvit.card import IMAGENET_MEAN, IMAGENET_STD, ClassInfo
-from shvit.data.datasets import fingerprint, short_path
+from shvit.card import IMAGENET_MEAN, IMAGENET_STD, ClassInfo, MAX_SIDE
+from shvit.data.datasets import fingerprint, short_path, ImageDataset
 from shvit.data.protocol import ImageDataset
 from shvit.data.transforms import Augmentation
 from shvit.errors import CheckpointError, DataError
@@ -254,13 +254,15 @@ def load_teacher(
             tensors come in timm's order. Without a file, timm fetches its own.
         classes: the student's. They are found among the teacher's by WordNet id, else by label; where the
             teacher's are not known and as many, they are taken to be the same.
-        size: side of the images it is given; its own when not said.
+        size: side of the images it is given, in pixels, 1 to ``MAX_SIDE``; its own when not said.
 
     Raises:
         CheckpointError: there is no such model, the file's tensors are not this model's, its weights cannot be
             fetched, or it does not take images of that size.
         DataError: the teacher does not know all of the student's classes.
     """
+    if size is not None and not 1 <= size <= MAX_SIDE:
+        raise CheckpointError(f"teacher {name}: expected images of 1 to {MAX_SIDE} pixels a side, got {size}")
     if Path(name).is_file() or name in VARIANTS:
         if weights is not None:
             raise CheckpointError(f"teacher {name}: takes no weights file; give a SHViT checkpoint itself as teacher")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Literal
 
 from shvit.card import Preprocessing
@@ -97,7 +98,8 @@ class Recipe:
     image_size: int = 224
     """Side of the training and evaluation images, in pixels."""
     image_size_start: int | None = None
-    """Side in the first epoch; it grows to image_size in steps of 32. Small images train several times faster."""
+    """Side in the first epoch, a multiple of 32; it grows to image_size in steps of 32. Small images train several
+    times faster."""
     crop_ratio: float = 0.875
     """Evaluation: share of the resized short side that the centre crop keeps."""
     epochs: int = 30
@@ -150,15 +152,12 @@ class Recipe:
     """Share of the images that may turn out unreadable before the run is refused; they are left out, in [0, 1)."""
 
     def __post_init__(self) -> None:
-        _check_range("", self, ("image_size", "epochs", "batch_size", "repeats"), 1)
+        Preprocessing((self.image_size, self.image_size), self.crop_ratio)  # what a model file's card may say
+        self._check_image_size_start()
+        _check_range("", self, ("epochs", "batch_size", "repeats"), 1)
         _check_range("", self, ("mixup", "cutmix", "seed", "early_stopping"), 0)
         shares = ("label_smoothing", "dropout", "drop_path", "ema_decay", "broken_share", "val_share")
         _check_range("", self, shares, 0, 1)
-        Preprocessing((self.image_size, self.image_size), self.crop_ratio)  # what a model file's card may say
-        if self.image_size_start is not None and not 0 < self.image_size_start <= self.image_size:
-            raise ArgumentError(
-                f"image_size_start: expected 1 to image_size ({self.image_size}), got {self.image_size_start}"
-            )
         if self.repeats > self.batch_size:
             raise ArgumentError(
                 f"repeats: {self.repeats} copies of an image do not fit into a batch of {self.batch_size}"
@@ -175,6 +174,18 @@ class Recipe:
         for name, known in choices:
             if getattr(self, name) not in known:
                 raise ArgumentError(f"{name}: expected one of {', '.join(known)}, got {getattr(self, name)!r}")
+
+    def _check_image_size_start(self) -> None:
+        start, end = self.image_size_start, self.image_size
+        allowed = [*range(GROWTH, end, GROWTH), end]
+        if start is None or start in allowed:
+            return
+        near = sorted(sorted(allowed, key=lambda each: abs(each - start))[:2]) if isinstance(start, Integral) else []
+        nearest = f"; nearest: {' or '.join(map(str, near))}" if near else ""
+        raise ArgumentError(
+            f"image_size_start: expected a multiple of {GROWTH} pixels below image_size, or image_size itself ({end}), "
+            f"got {start!r}{nearest}"
+        )
 
     def _check_quantization_aware(self) -> None:
         if self.pretrained is None:
@@ -194,8 +205,11 @@ class Recipe:
         if self.epochs == 1 or start == self.image_size:
             return self.image_size
         grown = start + (self.image_size - start) * epoch / (self.epochs - 1)
-        return min(self.image_size, round(grown / 32) * 32) if epoch < self.epochs - 1 else self.image_size
+        return min(self.image_size, round(grown / GROWTH) * GROWTH) if epoch < self.epochs - 1 else self.image_size
 
+
+GROWTH = 32
+"""Pixels by which training images grow."""
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 NON_FINITE = ("stop", "skip")
