@@ -14,14 +14,15 @@ from shvit._version import __version__
 
 if TYPE_CHECKING:
     from shvit.card import Card
-    from shvit.evaluation.export import export
-    from shvit.evaluation.measure import evaluate
+    from shvit.evaluation.export import ExportOptions, export
+    from shvit.evaluation.measure import EvaluationOptions, evaluate
     from shvit.models import create_model, list_models, load_checkpoint, reparameterize, save_checkpoint
     from shvit.predicting.classifier import Classifier
     from shvit.predicting.explain import Explainer
     from shvit.predicting.results import Prediction, Result
     from shvit.serve.client import AsyncClient, Client
-    from shvit.training.train import train
+    from shvit.training.recipe import Execution, Recipe
+    from shvit.training.train import recipe_for, train
 
 _RUNTIME = {
     "AsyncClient": "shvit.serve.client",
@@ -33,8 +34,13 @@ _RUNTIME = {
     "Result": "shvit.predicting.results",
 }
 _WORK = {
+    "EvaluationOptions": "shvit.evaluation.measure",
+    "Execution": "shvit.training",
+    "ExportOptions": "shvit.evaluation.export",
+    "Recipe": "shvit.training",
     "evaluate": "shvit.evaluation.measure",
     "export": "shvit.evaluation.export",
+    "recipe_for": "shvit.training.train",
     "train": "shvit.training.train",
 }
 _LAB = ("create_model", "list_models", "load_checkpoint", "reparameterize", "save_checkpoint")
@@ -44,8 +50,12 @@ __all__ = [
     "Card",
     "Classifier",
     "Client",
+    "EvaluationOptions",
+    "Execution",
     "Explainer",
+    "ExportOptions",
     "Prediction",
+    "Recipe",
     "Result",
     "__version__",
     "create_model",
@@ -53,6 +63,7 @@ __all__ = [
     "export",
     "list_models",
     "load_checkpoint",
+    "recipe_for",
     "reparameterize",
     "save_checkpoint",
     "train",

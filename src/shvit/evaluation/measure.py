@@ -175,7 +175,7 @@ def evaluate(
         result.write_report("report/")  # open report/report.html
 
     Images are decoded in two processes of their own. Where Python starts those anew (macOS, Windows), the call in a
-    script belongs under ``if __name__ == "__main__":``, or takes ``EvaluationOptions(workers=0)``.
+    script belongs under ``if __name__ == "__main__":``, or takes ``shvit.EvaluationOptions(workers=0)``.
 
     Args:
         model: a shipped model's name, a model file, or a checkpoint.

@@ -110,15 +110,15 @@ def train(
 
     For any other value of the recipe, change the one that suits the data::
 
-        recipe = shvit.training.recipe_for("photos/", pretrained=True)
+        recipe = shvit.recipe_for("photos/", pretrained=True)
         run = shvit.train("photos/", recipe=dataclasses.replace(recipe, image_size=160))
 
     A run that was interrupted (Ctrl-C, the stop button of a notebook, a crash) goes on from its newest checkpoint when
     the same call is made again with ``resume=True``; checkpoints are written after each epoch, and more often with
-    ``Execution(checkpoint_every_steps=N)``. It may run in any thread.
+    ``shvit.Execution(checkpoint_every_steps=N)``. It may run in any thread.
 
     Images are decoded in two processes of their own. Where Python starts those anew (macOS, Windows), the call in a
-    script belongs under ``if __name__ == "__main__":``, or takes ``execution=Execution(workers=0)``. To train in
+    script belongs under ``if __name__ == "__main__":``, or takes ``execution=shvit.Execution(workers=0)``. To train in
     several processes, use the command.
 
     Args:
