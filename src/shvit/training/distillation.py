@@ -20,8 +20,8 @@ from timm.models import load_state_dict
 from torch import Tensor, nn
 
 from shvit.atomic import write_json
-from shvit.card import IMAGENET_MEAN, IMAGENET_STD, ClassInfo, MAX_SIDE
-from shvit.data.datasets import fingerprint, short_path, ImageDataset
+from shvit.card import IMAGENET_MEAN, IMAGENET_STD, MAX_SIDE, ClassInfo
+from shvit.data.datasets import fingerprint, short_path
 from shvit.data.protocol import ImageDataset
 from shvit.data.transforms import Augmentation
 from shvit.errors import CheckpointError, DataError
