@@ -8,6 +8,7 @@ Importing this package loads neither.
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from shvit._version import __version__
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from shvit.training.recipe import Execution, Recipe
     from shvit.training.train import recipe_for, train
 
-_RUNTIME = {
+_MODULES = {
     "AsyncClient": "shvit.serve.client",
     "Card": "shvit.card",
     "Classifier": "shvit.predicting.classifier",
@@ -32,18 +33,29 @@ _RUNTIME = {
     "Explainer": "shvit.predicting.explain",
     "Prediction": "shvit.predicting.results",
     "Result": "shvit.predicting.results",
-}
-_WORK = {
     "EvaluationOptions": "shvit.evaluation.measure",
     "Execution": "shvit.training",
     "ExportOptions": "shvit.evaluation.export",
     "Recipe": "shvit.training",
+    "create_model": "shvit.models",
     "evaluate": "shvit.evaluation.measure",
     "export": "shvit.evaluation.export",
+    "list_models": "shvit.models",
+    "load_checkpoint": "shvit.models",
     "recipe_for": "shvit.training.train",
+    "reparameterize": "shvit.models",
+    "save_checkpoint": "shvit.models",
     "train": "shvit.training.train",
 }
-_LAB = ("create_model", "list_models", "load_checkpoint", "reparameterize", "save_checkpoint")
+_EXTRAS = {
+    "shvit.evaluation.export": "torch",
+    "shvit.evaluation.measure": "torch",
+    "shvit.models": "torch",
+    "shvit.serve.client": "httpx2",
+    "shvit.training": "torch",
+    "shvit.training.train": "torch",
+}
+"""What modules need that the base installation does not have."""
 
 __all__ = [
     "AsyncClient",
@@ -71,14 +83,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in _RUNTIME:
-        return getattr(import_module(_RUNTIME[name]), name)
-    if name in _WORK:
-        return getattr(import_module(_WORK[name]), name)
-    if name in _LAB:
-        return getattr(import_module("shvit.models"), name)
+    if name in _MODULES:
+        return getattr(import_module(_MODULES[name]), name)
     raise AttributeError(f"module 'shvit' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return list(__all__)
+    """What can be had here: ``help`` and ``inspect.getmembers`` get each of these, and end at the first that cannot."""
+    missing = {module for module, package in _EXTRAS.items() if find_spec(package) is None}
+    return [name for name in __all__ if _MODULES.get(name) not in missing]

@@ -1,0 +1,39 @@
+"""The package's own names, in the light installation and in the full one."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from .conftest import PATIENCE
+
+LIGHT = "import sys; sys.modules['torch'] = sys.modules['httpx2'] = None\n"
+"""Python that makes the full installation's names as hard to come by as in the light one."""
+
+
+def run(code: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
+
+
+@pytest.mark.parametrize("before", [LIGHT, ""], ids=["light", "full"])
+def test_help_and_getmembers_show_what_can_be_had(before):
+    done = run(
+        f"{before}import inspect, io, pydoc, shvit\n"
+        "names = [name for name, _ in inspect.getmembers(shvit)]\n"
+        "assert names == dir(shvit)\n"
+        "pydoc.Helper(output=(text := io.StringIO())).help(shvit)\n"
+        "assert 'class Classifier' in text.getvalue()\n"
+        "print(sorted(set(shvit.__all__) - set(names)))"
+    )
+    assert done.returncode == 0, done.stderr
+    lab = ["create_model", "list_models", "load_checkpoint", "reparameterize", "save_checkpoint"]
+    assert done.stdout == (f"{['AsyncClient', 'Client', *lab]}\n" if before else "[]\n")
+
+
+@pytest.mark.parametrize("code", ["from shvit import create_model", "import shvit; shvit.create_model('shvit_s1')"])
+def test_what_needs_pytorch_says_so_when_it_is_asked_for(code):
+    done = run(LIGHT + code)
+    assert "MissingDependencyError: this needs PyTorch" in done.stderr
+    assert "pip install 'shvit[torch]'" in done.stderr
