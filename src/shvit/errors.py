@@ -21,6 +21,10 @@ class ImageError(ShvitError, ValueError):
     """An input is not an image that can be used; the message names it and says why."""
 
 
+class ImageTypeError(ShvitError, TypeError):
+    """What was given for images is none, nor several in an order; the message names its type and those accepted."""
+
+
 class VideoError(ShvitError, ValueError):
     """A video cannot be used, or only in part; the message names it and says why, and at what time."""
 

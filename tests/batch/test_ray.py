@@ -8,8 +8,10 @@ import subprocess
 import time
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
+import shvit
 from shvit.batch.listing import Item, Unit
 from shvit.batch.plan import BatchSettings, make_plan
 from shvit.batch.stores import Output
@@ -97,6 +99,19 @@ def test_the_model_goes_along_and_need_not_be_on_the_nodes(colour_model, tmp_pat
     assert (done.inputs, done.failed) == (3, 0)
     assert "0.0.1, a worker has" in Actor().start(replace(setup, version="0.0.1"), b"")
     assert "not a model" in Actor().start(setup, b"nothing of the kind")
+
+
+def test_a_classifier_can_be_handed_to_a_task(colour_model, cluster):
+    import ray
+
+    classifier = shvit.Classifier(colour_model, threads=1)
+    red = np.full((40, 50, 3), (220, 30, 10), np.uint8)
+    ray.init(address=cluster.address)
+    try:
+        ask = ray.remote(lambda made: made.predict(red)[0])
+        assert ray.get(ask.remote(classifier), timeout=PATIENCE) == classifier.predict(red)[0]
+    finally:
+        ray.shutdown()
 
 
 def test_an_address_where_no_cluster_is_says_so(colour_model, tmp_path):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 
@@ -10,7 +11,7 @@ from PIL import Image
 from shvit import Classifier
 from shvit.card import ClassInfo, Preprocessing
 from shvit.engines import load_engine
-from shvit.errors import ModelFileError
+from shvit.errors import ImageTypeError, ModelFileError
 
 from ..conftest import PATIENCE, SAMPLES, colour_card, write_colour_model
 
@@ -39,6 +40,64 @@ def test_one_or_many_of_any_kind_in_order(tmp_path, classifier):
     assert [each.predictions[0].label for each in results] == ["red", "blue", "red", "red"]
     assert results[0].source == str(tmp_path / "red.png")
     assert len(classifier.predict(str(tmp_path / "red.png"))) == 1
+
+
+def test_bytes_of_any_kind_and_several_in_any_order_kept(tmp_path, classifier):
+    path = tmp_path / "red.png"
+    Image.new("RGB", (50, 40), RED).save(path)
+    data = path.read_bytes()
+    expected = classifier.predict(data)
+    for same in (bytearray(data), memoryview(data), memoryview(b"\0".join([b""] + [bytes([x]) for x in data]))[1::2]):
+        assert classifier.predict(same) == expected
+        assert classifier.predict([same]) == list(classifier.stream(same)) == expected
+    blue = Image.new("RGB", (9, 9), BLUE)
+    for several in ((path, blue), iter([path, blue]), (each for each in (path, blue)), {0: path, 1: blue}.values()):
+        assert [each.predictions[0].label for each in classifier.predict(several)] == ["red", "blue"]
+    assert [each.source for each in classifier.stream(str(path))] == [str(path)]
+    assert classifier.predict([]) == classifier.predict(iter(())) == []
+
+
+class Tensor:
+    """As other libraries have them: an array, that gives its rows one by one."""
+
+    def __array__(self) -> np.ndarray:
+        return np.zeros((2, 2, 3), np.uint8)
+
+    def __iter__(self):
+        return iter(np.zeros((2, 2, 3), np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        (None, "None"),
+        ({"a.jpg", "b.jpg"}, "a set"),
+        ({"a.jpg": 1}, "a dict"),
+        (3, "a int"),
+        (io.BytesIO(b"picture"), "a BytesIO"),
+        (Tensor(), "a Tensor"),
+    ],
+)
+def test_what_is_no_image_nor_several_is_refused_as_a_call(classifier, given, named):
+    says = f"images: expected a path, encoded bytes, a PIL image or an array .*, or a list.*, got {named}$"
+    with pytest.raises(ImageTypeError, match=says) as caught:
+        classifier.predict(given)
+    assert isinstance(caught.value, TypeError)
+    with pytest.raises(ImageTypeError, match=says):
+        list(classifier.stream(given))
+
+
+@pytest.mark.parametrize("decoding", ["exact", "fast"])
+def test_among_several_what_is_no_image_is_one_failed_result(colour_model, decoding):
+    classifier = Classifier(colour_model, threads=1, decoding=decoding)
+    several = [None, {"a.jpg"}, np.zeros((2, 9, 9, 3), np.uint8), "no\0name.jpg", Image.new("RGB", (9, 9), BLUE)]
+    *failed, blue = classifier.predict(several)
+    assert [each.source for each in failed] == ["<NoneType>", "<set>", "<array (2, 9, 9, 3)>", "no\0name.jpg"]
+    assert failed[0].error == "expected a path, encoded bytes, a PIL image or an array uint8 (H, W, 3), got None"
+    assert failed[1].error.endswith("got a set")
+    assert failed[2].error.endswith("got uint8 (2, 9, 9, 3); several images are given as a list")
+    assert failed[3].error.startswith("embedded null")
+    assert blue.predictions[0].label == "blue"
 
 
 def test_a_failed_image_is_one_failed_result(classifier):

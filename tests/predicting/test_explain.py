@@ -19,7 +19,7 @@ from PIL import Image
 
 from shvit import Classifier, Explainer
 from shvit.card import IMAGENET_MEAN, IMAGENET_STD, Card, ClassInfo, Preprocessing
-from shvit.errors import ImageError, ModelFileError
+from shvit.errors import ImageError, ImageTypeError, ModelFileError
 from shvit.exporting.onnx import set_card, to_proto
 from shvit.exporting.verify import Source, photograph_crops
 from shvit.images.preprocess import decode, kept_region, preprocess
@@ -249,6 +249,16 @@ def test_places_that_there_are_not_are_refused_by_name():
         explanation.class_activation(200)
     with pytest.raises(ImageError, match="not an image"):
         Explainer().explain(b"no image at all")
+
+
+def test_bytes_of_any_kind_are_explained_and_what_is_no_image_is_refused():
+    explainer, data = Explainer(threads=1), PICTURE.read_bytes()
+    expected = explainer.explain(data)
+    for same in (bytearray(data), memoryview(data)):
+        assert explainer.explain(same).predictions == expected.predictions
+    for other, named in ((None, "None"), ([PICTURE], "a list")):
+        with pytest.raises(ImageTypeError, match=f"^image: expected a path, .*, got {named}$"):
+            explainer.explain(other)
 
 
 def test_files_that_cannot_be_explained_are_refused(tmp_path, colour_model):

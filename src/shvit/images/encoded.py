@@ -54,6 +54,8 @@ def read_encoded(file: str | os.PathLike[str], source: str, offset: int = 0, siz
             data = stream.read(size)
     except OSError as error:
         raise ImageError(f"{source}: {error.strerror or error}") from None
+    except ValueError as error:  # a name that no file can have
+        raise ImageError(f"{source}: {error}") from None
     if len(data) != size:
         raise ImageError(f"{source}: {len(data):,} of {size:,} bytes are there; the file was cut short")
     return data

@@ -6,14 +6,11 @@ both are done by libraries that use the processor's vector instructions, simplej
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 
 from shvit.card import Preprocessing
 from shvit.errors import MissingDependencyError
-from shvit.images.encoded import read_encoded
-from shvit.images.preprocess import ImageSource, decode, describe, is_long, preprocess, resize_and_crop
+from shvit.images.preprocess import ImageSource, decode, describe, encoded_bytes, is_long, preprocess, resize_and_crop
 
 try:
     from shvit.images.jpeg import SPARE_DETAIL, decode_fraction, read_header, smallest_fraction
@@ -44,10 +41,11 @@ def preprocess_fast(source: ImageSource, preprocessing: Preprocessing) -> np.nda
     if preprocessing.interpolation not in MARGINS:
         return preprocess(decode(source), preprocessing)
     name = describe(source)
-    if isinstance(source, str | os.PathLike):
-        source = read_encoded(source, name)  # once: a pipe gives its bytes to the first who asks
-    if isinstance(source, bytes) and (reduced := _decode_reduced(source, preprocessing)) is not None:
-        return resize_parts(*reduced, preprocessing)
+    encoded = encoded_bytes(source, name)
+    if encoded is not None:
+        source = encoded  # read once: a pipe gives its bytes to the first who asks
+        if (reduced := _decode_reduced(encoded, preprocessing)) is not None:
+            return resize_parts(*reduced, preprocessing)
     return preprocess_pixels(np.asarray(decode(source, name=name)), preprocessing)
 
 

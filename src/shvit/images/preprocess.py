@@ -6,6 +6,7 @@ import math
 import os
 import threading
 import warnings
+from collections.abc import Iterable, Mapping, Set
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from shvit.card import Preprocessing
-from shvit.errors import ImageError
+from shvit.errors import ImageError, ImageTypeError
 from shvit.images.encoded import open_image, read_encoded
 from shvit.images.greyscale import no_data_value, scaled_to_eight_bits
 
@@ -26,7 +27,10 @@ LONG = 100
 MAX_RESIZED = 50_000_000
 """Pixels of a whole resized image above which the same is done: 200 MB, in which Pillow keeps them."""
 
-ImageSource = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
+ImageSource = str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | np.ndarray
+
+_ONE_IMAGE = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image, np.ndarray)
+_KINDS = "a path, encoded bytes, a PIL image or an array uint8 (H, W, 3)"
 
 _RESAMPLING = {
     "bicubic": Image.Resampling.BICUBIC,
@@ -71,11 +75,58 @@ def describe(source: ImageSource) -> str:
     """A short name of an image for messages and results."""
     if isinstance(source, str | os.PathLike):
         return os.fspath(source)
-    if isinstance(source, bytes):
-        return f"<{len(source)} bytes>"
+    if isinstance(source, bytes | bytearray | memoryview):
+        return f"<{memoryview(source).nbytes} bytes>"
     if isinstance(source, Image.Image):
         return getattr(source, "filename", "") or f"<{source.mode} image {source.width}×{source.height}>"
-    return f"<array {getattr(source, 'shape', '')}>"
+    return f"<array {source.shape}>" if isinstance(source, np.ndarray) else f"<{type(source).__name__}>"
+
+
+def image_sources(images: ImageSource | Iterable[ImageSource]) -> Iterable[ImageSource]:
+    """The images of a call, which may be one or several.
+
+    An array is one image, of whatever shape. Each of several that is none is a failed input, not a failed call.
+
+    Raises:
+        ImageTypeError: it is neither an image nor several in an order, as a set, a mapping or an open file is not.
+    """
+    if isinstance(images, _ONE_IMAGE):
+        return [images]
+    # What a file or another library's tensor gives, one by one, is no image.
+    others = isinstance(images, Set | Mapping) or hasattr(images, "read") or hasattr(images, "__array__")
+    if others or not isinstance(images, Iterable):
+        raise ImageTypeError(
+            f"images: expected {_KINDS}, or a list, tuple or iterator of these, got {_kind_of(images)}"
+        )
+    return images
+
+
+def one_image(image: ImageSource) -> ImageSource:
+    """Raises: ImageTypeError: it is no image."""
+    if not isinstance(image, _ONE_IMAGE):
+        raise ImageTypeError(f"image: expected {_KINDS}, got {_kind_of(image)}")
+    return image
+
+
+def _kind_of(value: object) -> str:
+    return "None" if value is None else f"a {type(value).__name__}"
+
+
+def encoded_bytes(source: ImageSource, name: str) -> bytes | None:
+    """The bytes of an image that is encoded, in a file or in memory; ``None`` of one that is pixels already.
+
+    Raises:
+        ImageError: the file cannot be read, or this is no image.
+    """
+    if isinstance(source, str | os.PathLike):
+        return read_encoded(source, name)
+    if isinstance(source, bytes):
+        return source
+    if isinstance(source, bytearray | memoryview):
+        return bytes(source)  # what may be changed meanwhile is copied
+    if isinstance(source, Image.Image | np.ndarray):
+        return None
+    raise ImageError(f"{name}: expected {_KINDS}, got {_kind_of(source)}")
 
 
 def decode(source: ImageSource, max_pixels: int = MAX_PIXELS, name: str = "") -> Image.Image:
@@ -86,7 +137,8 @@ def decode(source: ImageSource, max_pixels: int = MAX_PIXELS, name: str = "") ->
     floating-point greyscale, which that would clip to white, is scaled, as ``scaled_to_eight_bits`` does.
 
     Args:
-        source: a path, the encoded bytes, a PIL image, or an array ``uint8 (H, W, 3)`` in RGB or ``(H, W)``.
+        source: a path, the encoded bytes (``bytes``, ``bytearray`` or ``memoryview``), a PIL image, or an array ``uint8
+            (H, W, 3)`` in RGB or ``(H, W)``.
         max_pixels: refuse larger images; nothing of their size is allocated.
         name: what messages call it, if not what ``describe`` does.
 
@@ -100,9 +152,9 @@ def decode(source: ImageSource, max_pixels: int = MAX_PIXELS, name: str = "") ->
     try:
         if isinstance(source, Image.Image):
             return _to_rgb(source, name, max_pixels)
-        if not isinstance(source, bytes):
-            source = read_encoded(source, name)
-        with warnings_ignored, open_image(source, name) as image:
+        encoded = encoded_bytes(source, name)
+        assert encoded is not None  # all kinds of pixels are dealt with above
+        with warnings_ignored, open_image(encoded, name) as image:
             return _to_rgb(image, name, max_pixels, ours=True)
     except ImageError:
         raise
@@ -138,6 +190,7 @@ def _from_array(array: np.ndarray, name: str) -> Image.Image:
     if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)):
         raise ImageError(
             f"{name}: expected uint8 of shape (H, W, 3) in RGB, or (H, W), got {array.dtype} {array.shape}"
+            f"{'; several images are given as a list' if array.ndim == 4 else ''}"
         )
     if 0 in array.shape:
         raise ImageError(f"{name}: the array is empty")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -25,8 +25,9 @@ from shvit.engines.base import FILE_ENGINES, as_model_file_error, as_model_outpu
 from shvit.engines.onnx_graph import check_file, pooled_features
 from shvit.errors import ArgumentError, ModelFileError, ModelOutputError
 from shvit.images.decoding import Decoding, preparation
-from shvit.images.preprocess import ImageSource, describe
+from shvit.images.preprocess import ImageSource, describe, image_sources
 from shvit.predicting.outputs import check_rows, probabilities
+from shvit.predicting.pickling import MadeOfFile
 from shvit.predicting.pipeline import decoded_batches
 from shvit.predicting.results import Prediction, Result
 from shvit.shipped import DEFAULT_MODEL, resolve_model
@@ -37,8 +38,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Classifier:
+class Classifier(MadeOfFile):
     """A model file, ready to classify.
+
+    It can be pickled, so that ``multiprocessing``, joblib and Ray take it: with its file and arguments, not its engine.
 
     Args:
         model: a shipped model's name, or the path of a model file.
@@ -87,6 +90,17 @@ class Classifier:
         _check_positive("batch_size", batch_size)
         self._prepare = preparation(decoding)
         self._path = resolve_model(model)
+        self._note_origin(
+            model,
+            self._path,
+            engine=engine,
+            threads=threads,
+            batch_size=batch_size,
+            decoding=decoding,
+            images=images,
+            image_size=image_size,
+            embedding=embedding,
+        )
         self.threads, self.batch_size, self.decoding = threads or available_threads(), batch_size, decoding
         self._images, self._auto = images, engine == "auto" and not embedding
         self._embedding_engine = _load_with_embedding(self._path, self.threads) if embedding else None
@@ -193,28 +207,38 @@ class Classifier:
 
         return _each(run, batch)
 
-    def predict(self, images: ImageSource | Sequence[ImageSource], top_k: int = 5) -> list[Result]:
+    def predict(self, images: ImageSource | Iterable[ImageSource], top_k: int = 5) -> list[Result]:
         """Labels of one image or several, one result each, in order.
 
         An image that cannot be read, or that the graph fails on, gives a result with ``error``; the others are not
         affected.
 
         Args:
-            images: paths, encoded bytes, PIL images or arrays ``uint8 (H, W, 3)``; one or a sequence.
+            images: paths, encoded bytes, PIL images or arrays ``uint8 (H, W, 3)``; one, or a list, a tuple or an
+                iterator of them.
             top_k: labels for each image; at most as many as there are classes.
-        """
-        single = isinstance(images, bytes | str) or not isinstance(images, Sequence)
-        chosen: Sequence[ImageSource] = [images] if single else images  # type: ignore[list-item, assignment]
-        return list(self.stream(chosen, top_k, max(min(self.batch_size, len(chosen)), 1)))
 
-    def stream(self, images: Iterable[ImageSource], top_k: int = 5, batch_size: int | None = None) -> Iterator[Result]:
+        Raises:
+            ImageTypeError: it is none of these, such as ``None`` or a set.
+        """
+        chosen = image_sources(images)
+        most = len(chosen) if isinstance(chosen, Sized) else self.batch_size
+        return list(self.stream(chosen, top_k, max(min(self.batch_size, most), 1)))
+
+    def stream(
+        self, images: ImageSource | Iterable[ImageSource], top_k: int = 5, batch_size: int | None = None
+    ) -> Iterator[Result]:
         """Like ``predict``, for any number of images: results come as soon as their batch is done.
 
         With several threads the next batch is taken from ``images`` and decoded meanwhile, unless ``batch_size`` is 1.
 
         Args:
             batch_size: another one than the classifier's.
+
+        Raises:
+            ImageTypeError: as of ``predict``.
         """
+        images = image_sources(images)
         batch_size = self.batch_size if batch_size is None else batch_size
         _check_positive("top_k", top_k)
         _check_positive("batch_size", batch_size)

@@ -15,9 +15,10 @@ from shvit.engines import available_threads, check_engine
 from shvit.engines.base import FILE_ENGINES, as_model_file_error, as_model_output_error
 from shvit.engines.onnx_graph import check_file, read_nodes
 from shvit.errors import ArgumentError, MissingDependencyError, ModelFileError, ModelOutputError
-from shvit.images.preprocess import ImageSource, Region, decode, describe, kept_region, preprocess
+from shvit.images.preprocess import ImageSource, Region, decode, describe, kept_region, preprocess, one_image
 from shvit.predicting.classifier import check_graph, read_card, top_predictions
 from shvit.predicting.outputs import check_rows, probabilities
+from shvit.predicting.pickling import MadeOfFile
 from shvit.predicting.results import Prediction
 from shvit.shipped import DEFAULT_MODEL, resolve_model
 
@@ -129,10 +130,11 @@ class Explanation:
         return self.attention[stage, block]
 
 
-class Explainer:
+class Explainer(MadeOfFile):
     """A model file, ready to show where it looks. Takes what ``shvit export`` writes as ONNX, in any precision.
 
     The file's own tensors become outputs of the graph in memory; ``Classifier``, beside it, is not slowed by that.
+    It is pickled as ``Classifier`` is.
 
     Args:
         model: a shipped model's name, or the path of a model file.
@@ -153,6 +155,7 @@ class Explainer:
     def __init__(self, model: str | Path = DEFAULT_MODEL, threads: int | None = None) -> None:
         check_engine("onnxruntime", threads)
         self._path = path = resolve_model(model)
+        self._note_origin(model, path, threads=threads)
         if path.suffix.lower() in FILE_ENGINES:
             raise ModelFileError(
                 f"{path}: explanations need a graph in ONNX, not {path.suffix}; make one with: shvit export"
@@ -184,9 +187,10 @@ class Explainer:
 
         Raises:
             ImageError: it cannot be read.
+            ImageTypeError: it is no image, but ``None``, a list or another thing.
             ModelOutputError: the graph fails, or returns what is no attention, no features or no probabilities.
         """
-        decoded = decode(image)
+        decoded = decode(one_image(image))
         preprocessing = self.card.preprocessing
         with as_model_output_error(self._path):
             output, found = self._engine.infer_with_outputs(preprocess(decoded, preprocessing)[None])

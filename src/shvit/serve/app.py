@@ -424,9 +424,10 @@ def _top_k(text: str) -> int:
 
 
 def _add_models(app: FastAPI, service: Service) -> None:
-    @app.get("/v1/models", summary="The models and what their cards say")
+    @app.get("/v1/models", summary="The models and what their cards say, and how much a request may hold")
     async def models() -> Response:
-        return _json({"models": [_describe(service, served) for served in service.models.values()]})
+        limits = {"images": service.settings.queue, "bytes": service.settings.max_body}
+        return _json({"models": [_describe(service, each) for each in service.models.values()], "limits": limits})
 
     @app.get(
         "/v1/models/{name}",

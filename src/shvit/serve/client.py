@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import io
-import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sized
 from dataclasses import dataclass, field
 from typing import Any
 
 from shvit.errors import ArgumentError, ImageError, MissingDependencyError, ServerError
 from shvit.images.encoded import read_encoded
-from shvit.images.preprocess import ImageSource, decode, describe
+from shvit.images.preprocess import ImageSource, decode, describe, encoded_bytes, image_sources
 from shvit.predicting.results import Prediction, Result
 
 try:
@@ -23,13 +22,33 @@ except ImportError as error:
     ) from error
 
 BATCH_SIZE = 8
-"""Images of one request: few enough for the queue of any server."""
+"""Images of one request at most: few enough for the queue of any server."""
+
+BATCH_BYTES = 16 * 2**20
+"""Bytes of a request to a server that does not say how many it takes: what one takes that was told nothing."""
+
+FORM_BYTES = 512
+"""Of a form beside its files' own bytes, for each file and its end: more than the boundary and the headers have."""
 
 CONCURRENCY = 4
 """Requests of one call that ``AsyncClient`` has under way at the same time."""
 
 LONGEST_WAIT = 30.0
 """Seconds that a server's Retry-After is heeded up to."""
+
+
+_MODELS = {"method": "GET", "url": "/v1/models"}
+"""The request that a server's models and limits are answered to."""
+
+
+@dataclass(frozen=True)
+class _Limits:
+    """Of one request."""
+
+    images: int = BATCH_SIZE
+    bytes: int = BATCH_BYTES
+    stated: bool = False
+    """Whether the server says so; else what is larger is sent all the same, alone."""
 
 
 @dataclass
@@ -40,6 +59,25 @@ class _Part:
     """Of each, in the call."""
     names: list[str] = field(default_factory=list)
     bodies: list[bytes] = field(default_factory=list)
+    form: int = FORM_BYTES
+    """Bytes of all as a form."""
+
+    def add(self, place: int, name: str, body: bytes) -> None:
+        self.places.append(place)
+        self.names.append(name)
+        self.bodies.append(body)
+        self.form += len(body) + FORM_BYTES
+
+    def has_room(self, body: bytes, limits: _Limits) -> bool:
+        return not self.places or (
+            len(self.places) < limits.images and self.form + len(body) + FORM_BYTES <= limits.bytes
+        )
+
+    def halves(self) -> tuple[_Part, _Part]:
+        both = _Part(), _Part()
+        for number, each in enumerate(zip(self.places, self.names, self.bodies, strict=True)):
+            both[2 * number >= len(self.places)].add(*each)
+        return both
 
 
 class _Base:
@@ -49,8 +87,31 @@ class _Base:
         if retries < 0:
             raise ArgumentError(f"retries: expected 0 or more, got {retries}")
         self.url, self.model, self.retries = url.rstrip("/"), model, retries
+        self._arguments = (url, token, model, timeout, retries)
+        self._limits: _Limits | None = None
+        """``None`` until the server was asked."""
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._options: dict[str, Any] = {"base_url": self.url, "timeout": timeout, "headers": headers}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled by what it was made with, the token too; the copy has connections of its own."""
+        return type(self), self._arguments
+
+    def _limits_in(self, response: httpx2.Response) -> _Limits:
+        """What a server says with its models; of an older one, or one that refuses, what any takes."""
+        limits = _Limits()
+        if response.status_code != 200:
+            return limits
+        try:
+            stated = response.json()["limits"]
+            images, size = stated["images"], stated["bytes"]
+        except (ValueError, KeyError, TypeError):
+            pass
+        else:
+            if all(type(each) is int and each > 0 for each in (images, size)):
+                limits = _Limits(min(images, BATCH_SIZE), size, stated=True)
+        self._limits = limits
+        return limits
 
     def _request(self, part: _Part, top_k: int) -> dict[str, Any]:
         """A request, as httpx2 takes it."""
@@ -71,6 +132,9 @@ class _Base:
 
     def _results(self, part: _Part, response: httpx2.Response) -> list[Result]:
         """Raises: ServerError: the server refused, or is not one of ours."""
+        if response.status_code == 413 and len(part.names) == 1:
+            # From a proxy it may be, which answers in a form of its own.
+            return [Result(part.names[0], error=_too_large(part.bodies[0], "than the server, or a proxy, takes"))]
         answer = self._json(response)
         if "results" not in answer:
             raise ServerError(f"{self.url}: {response.status_code}: {answer.get('error', response.reason_phrase)}")
@@ -121,17 +185,23 @@ class Client(_Base):
         super().__init__(url, token, model, timeout, retries)
         self._http = httpx2.Client(**self._options)
 
-    def predict(self, images: ImageSource | Sequence[ImageSource], top_k: int = 5) -> list[Result]:
+    def predict(self, images: ImageSource | Iterable[ImageSource], top_k: int = 5) -> list[Result]:
         """Labels of one image or several, one result each, in order, as ``Classifier.predict`` gives them.
 
-        Arrays and PIL images are sent as PNG. An image that cannot be read, here or there, gives a result with
-        ``error``; the others are not affected.
+        Arrays and PIL images are sent as PNG. An image that cannot be read, here or there, or is larger than the server
+        takes, gives a result with ``error``; the others are not affected. The first call asks the server how much it
+        takes in a request.
 
         Raises:
+            ImageTypeError: as of ``Classifier.predict``.
             ServerError: the server cannot be reached, refuses, or is still too busy after all retries.
         """
-        results, parts = _split(images)
-        for part in parts:
+        sources = image_sources(images)
+        if isinstance(sources, Sized) and not len(sources):
+            return []
+        limits = self._limits or self._limits_in(self._send(_MODELS))
+        results: dict[int, Result] = {}
+        for part in _split(sources, limits, results):
             results.update(zip(part.places, self._ask(part, top_k), strict=True))
         return [results[place] for place in sorted(results)]
 
@@ -141,7 +211,7 @@ class Client(_Base):
         Raises:
             ServerError: it cannot be reached, or refuses.
         """
-        return self._models(self._send({"method": "GET", "url": "/v1/models"}))
+        return self._models(self._send(_MODELS))
 
     def _ask(self, part: _Part, top_k: int) -> list[Result]:
         request = self._request(part, top_k)
@@ -149,6 +219,8 @@ class Client(_Base):
         while (patience := self._patience(response := self._send(request), attempt)) is not None:
             time.sleep(patience)
             attempt += 1
+        if response.status_code == 413 and len(part.places) > 1:
+            return [result for half in part.halves() for result in self._ask(half, top_k)]
         return self._results(part, response)
 
     def _send(self, request: dict[str, Any]) -> httpx2.Response:
@@ -183,9 +255,14 @@ class AsyncClient(_Base):
         self._http = httpx2.AsyncClient(**self._options)
         self._free = asyncio.Semaphore(CONCURRENCY)
 
-    async def predict(self, images: ImageSource | Sequence[ImageSource], top_k: int = 5) -> list[Result]:
+    async def predict(self, images: ImageSource | Iterable[ImageSource], top_k: int = 5) -> list[Result]:
         """As ``Client.predict``. Files are read in a thread."""
-        results, parts = await asyncio.to_thread(_split, images)
+        sources = image_sources(images)
+        if isinstance(sources, Sized) and not len(sources):
+            return []
+        limits = self._limits or self._limits_in(await self._send(_MODELS))
+        results: dict[int, Result] = {}
+        parts = await asyncio.to_thread(lambda: list(_split(sources, limits, results)))
         answers = await asyncio.gather(*(self._ask(part, top_k) for part in parts))
         for part, answer in zip(parts, answers, strict=True):
             results.update(zip(part.places, answer, strict=True))
@@ -193,7 +270,7 @@ class AsyncClient(_Base):
 
     async def models(self) -> list[dict[str, Any]]:
         """As ``Client.models``."""
-        return self._models(await self._send({"method": "GET", "url": "/v1/models"}))
+        return self._models(await self._send(_MODELS))
 
     async def _ask(self, part: _Part, top_k: int) -> list[Result]:
         request = self._request(part, top_k)
@@ -202,6 +279,8 @@ class AsyncClient(_Base):
             while (patience := self._patience(response := await self._send(request), attempt)) is not None:
                 await asyncio.sleep(patience)
                 attempt += 1
+        if response.status_code == 413 and len(part.places) > 1:
+            return [result for half in part.halves() for result in await self._ask(half, top_k)]
         return self._results(part, response)
 
     async def _send(self, request: dict[str, Any]) -> httpx2.Response:
@@ -221,41 +300,46 @@ class AsyncClient(_Base):
         await self.aclose()
 
 
-def _split(images: ImageSource | Sequence[ImageSource]) -> tuple[dict[int, Result], list[_Part]]:
-    """The requests that a call takes, and results, by place, of images that cannot even be sent."""
-    single = isinstance(images, bytes | str) or not isinstance(images, Sequence)
-    sources: Sequence[ImageSource] = [images] if single else images  # type: ignore[list-item, assignment]
-    failed: dict[int, Result] = {}
-    parts: list[_Part] = []
-    for place, source in enumerate(sources):
+def _split(images: Iterable[ImageSource], limits: _Limits, failed: dict[int, Result]) -> Iterator[_Part]:
+    """The requests that a call takes.
+
+    Args:
+        failed: given the results, by place, of images that cannot even be sent.
+    """
+    part = _Part()
+    for place, source in enumerate(images):
         name = describe(source)
         try:
-            body = _encode(source)
+            body = _encode(source, name)
         except ImageError as error:
             failed[place] = Result(name, error=str(error).removeprefix(f"{name}: "))
             continue
-        if not parts or len(parts[-1].places) == BATCH_SIZE:
-            parts.append(_Part())
-        part = parts[-1]
-        part.places.append(place)
-        part.names.append(name)
-        part.bodies.append(body)
-    return failed, parts
+        if limits.stated and len(body) > limits.bytes:
+            failed[place] = Result(name, error=_too_large(body, f"than the {limits.bytes:,} that the server takes"))
+            continue
+        if not part.has_room(body, limits):
+            yield part
+            part = _Part()
+        part.add(place, name, body)
+    if part.places:
+        yield part
 
 
-def _encode(source: ImageSource) -> bytes:
+def _too_large(body: bytes, than: str) -> str:
+    return f"has {len(body):,} bytes as it is sent, more {than}"
+
+
+def _encode(source: ImageSource, name: str) -> bytes:
     """What is sent of an image.
 
     Raises:
         ImageError: there is nothing to send.
     """
-    name = describe(source)
-    if isinstance(source, str | os.PathLike):
-        source = read_encoded(source, name)
-    if isinstance(source, bytes):
-        if not source:
+    encoded = encoded_bytes(source, name)
+    if encoded is not None:
+        if not encoded:
             raise ImageError(f"{name}: the file is empty")
-        return source
+        return encoded
     buffer = io.BytesIO()
     decode(source).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()

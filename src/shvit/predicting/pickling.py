@@ -1,0 +1,60 @@
+"""Pickling what holds an engine: by its model file and its arguments, of which the same is made where it arrives."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from shvit.errors import ModelFileError
+from shvit.shipped import SHIPPED_MODELS, resolve_model
+
+
+class MadeOfFile:
+    """What is made of a model file. Copies of it, and what another process unpickles, load that file themselves.
+
+    A shipped model goes by its name, since the other process may have this package elsewhere; any other file by its
+    absolute path, so it has to be there too. What is at that path by then has to be the same file.
+    """
+
+    def _note_origin(self, model: str | Path, path: Path, **arguments: Any) -> None:
+        """To be called before the file is loaded.
+
+        Args:
+            model: as it was given.
+            path: the file behind it.
+            arguments: the others that this was made with.
+        """
+        self._origin = str(model) if model in SHIPPED_MODELS else str(path.absolute())
+        self._arguments, self._stamp = arguments, _stamp(path)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Raises: ModelFileError: the file is not there any more, or was written anew since it was loaded."""
+        path = resolve_model(self._origin)
+        if _stamp(path) != self._stamp:
+            raise ModelFileError(
+                f"{path}: was written anew since it was loaded, so another process would load another model; load it "
+                "again before it is sent there"
+            )
+        return _make_again, (type(self), self._origin, self._arguments, _digest(path))
+
+
+def _make_again(kind: type, model: str, arguments: dict[str, Any], digest: str) -> Any:
+    """Raises: ModelFileError: the file is not there, or is another one than where this was pickled."""
+    path = resolve_model(model)
+    if _digest(path) != digest:
+        raise ModelFileError(
+            f"{path}: is another file than the one that the {kind.__name__} was pickled with; expected SHA-256 "
+            f"{digest[:16]}..., put that file here or pickle it anew"
+        )
+    return kind(model, **arguments)
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """What changes when a file is written: cheaper than its contents."""
+    status = path.stat()
+    return status.st_mtime_ns, status.st_size
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
