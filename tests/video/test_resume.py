@@ -7,15 +7,23 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 pytest.importorskip("av", reason="needs shvit[video]")
 
+from shvit import Classifier
 from shvit.errors import VideoError
-from shvit.video.output import FrameRows, Journal
+from shvit.video import complete
+from shvit.video.classify import Classified
+from shvit.video.complete import CompleteRun, Options
+from shvit.video.events import EventSettings
+from shvit.video.frames import Damage, Position
+from shvit.video.output import FrameRows, Journal, journal_files
 
 from ..conftest import PATIENCE
 from .clips import coloured, write_clip
@@ -152,6 +160,92 @@ def test_a_journal_that_cannot_be_is_refused_by_name(tmp_path, damage):
 def test_rows_of_an_earlier_run_that_are_gone_are_told(tmp_path):
     with pytest.raises(VideoError, match=r"frames\.jsonl\.partial: the earlier run's rows are not there any more"):
         FrameRows(tmp_path / "frames.jsonl", keep=10)
+
+
+def film(frames: int) -> list[Classified]:
+    """Each frame shows another label than the one before, and so ends its event and begins the next."""
+    return [
+        Classified(
+            SimpleNamespace(index=i, time=float(i), duration=1.0, size=(9, 9), position=Position(i, i, 0, float(i))),
+            np.zeros((9, 9, 3), np.uint8),
+            np.eye(3, dtype=np.float32)[i % 3],
+        )
+        for i in range(frames)
+    ]
+
+
+def analyse(items: list[Classified | Damage], beside: Path, monkeypatch, classifier: Classifier) -> tuple[list, int]:
+    """A run that notes after each frame where it stands: what it says of the film, and the bytes of all its notes."""
+    written = 0
+    write = Journal.write
+
+    def counted(journal: Journal, *arguments: object) -> None:
+        nonlocal written
+        write(journal, *arguments)
+        written += journal_files(beside)[0].stat().st_size
+
+    class Film(list):
+        codec = "none"
+
+        def __enter__(self) -> Film:
+            return self
+
+        def __exit__(self, *exception: object) -> None:
+            pass
+
+    settings = EventSettings(smoothing=0, minimum=0, gap=0)
+    with monkeypatch.context() as patch:
+        patch.setattr(complete, "CHECKPOINT", 0.0)
+        patch.setattr(complete, "Video", lambda *arguments, **options: Film(items))
+        patch.setattr(complete, "classified", lambda items, *others: (each for each in items))
+        patch.setattr(Journal, "write", counted)
+        with closing(Journal(beside, {}, resume=False)) as journal:
+            found = list(CompleteRun(classifier, Options(settings), journal=journal).run(["film"]))
+    return found, written + journal_files(beside)[1].stat().st_size
+
+
+def test_what_is_written_of_a_film_grows_with_its_length_and_not_with_its_square(tmp_path, monkeypatch, colour_model):
+    classifier = Classifier(colour_model, threads=1)
+    beside = tmp_path / "frames.jsonl"
+    sizes = []
+    for frames in (200, 400):
+        damage = [Damage(float(i), f"kind {i}") for i in range(frames)]
+        items = [each for pair in zip(film(frames), damage, strict=True) for each in pair]
+        (summary,), written = analyse(items, beside, monkeypatch, classifier)
+        assert [each.class_id for each in summary.events] == [i % 3 for i in range(frames)]
+        assert summary.damage == damage
+        # Another run reads the same of it.
+        with closing(Journal(beside, {}, resume=True)) as journal:
+            (again,) = CompleteRun(classifier, Options(), journal=journal).run(["film"])
+        assert (again.events, again.damage) == (summary.events, summary.damage)
+        sizes.append(written)
+    assert sizes[1] < 2.2 * sizes[0]
+
+
+def test_what_was_found_in_a_video_that_is_begun_again_is_forgotten(tmp_path):
+    beside = tmp_path / "frames.jsonl"
+    first, current = {"source": "1", "events": []}, {"summary": {"source": "2", "events": []}}
+    with closing(Journal(beside, {}, resume=False)) as journal:
+        journal.finished(first)
+        journal.found({"events": [1]})
+        journal.found({"events": [2, 3]})
+        journal.write(0, current)
+    with closing(Journal(beside, {}, resume=True)) as journal:
+        assert journal.earlier["finished"] == [first]
+        assert journal.earlier["found"] == {"events": [1, 2, 3]}
+        journal.found({"events": [4]})
+        journal.write(0, current)
+        journal.forget(noted=False)
+        journal.write(0, current)
+    with closing(Journal(beside, {}, resume=True)) as journal:
+        assert journal.earlier["found"] == {"events": [1, 2, 3]}
+        journal.forget(noted=True)
+        journal.found({"events": [5]})
+        journal.finished({"source": "2", "events": [6]})
+        journal.write(0, None)
+    with closing(Journal(beside, {}, resume=True)) as journal:
+        assert journal.earlier["finished"] == [first, {"source": "2", "events": [5, 6]}]
+        assert journal.earlier["found"] == {}
 
 
 @pytest.mark.slow

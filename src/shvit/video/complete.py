@@ -6,7 +6,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -82,11 +82,12 @@ class Summary:
         self.seconds = frame.time + frame.duration
         self.sums = scores.astype(np.float64) if self.sums is None else self.sums + scores
 
-    def to_json(self) -> dict[str, Any]:
-        """For the journal."""
+    def to_json(self, events: int = 0, damage: int = 0) -> dict[str, Any]:
+        """For the journal, without the first so many events and stretches of damage, which are there already."""
         return {
-            **asdict(self),
-            "events": [event_to_json(each) for each in self.events],
+            **asdict(replace(self, events=[], damage=[])),
+            "events": [event_to_json(each) for each in self.events[events:]],
+            "damage": [asdict(each) for each in self.damage[damage:]],
             "sums": None if self.sums is None else self.sums.tolist(),
             "history": self.history.to_json(),
         }
@@ -96,7 +97,7 @@ class Summary:
         return cls(
             **{
                 **values,
-                "events": [event_from_json(each) for each in values["events"]],
+                "events": in_order([event_from_json(each) for each in values["events"]]),
                 "damage": [Damage(**each) for each in values["damage"]],
                 "sums": None if values["sums"] is None else np.array(values["sums"], np.float64),
                 "history": ScoreHistory.from_json(values["history"]),
@@ -128,6 +129,8 @@ class CompleteRun:
         self._rows, self._journal, self._save_video, self._advance = rows, journal, save_video, advance
         self._earlier = (journal.earlier if journal is not None else None) or {}
         self._noted = time.monotonic()
+        self._in_journal = (0, 0)
+        """Of the current video's events and stretches of damage, how many the journal has."""
 
     def run(self, sources: Iterable[str | SourceError]) -> Iterator[Summary]:
         """One summary for each source, in order; those that an earlier run had finished are given as they were."""
@@ -141,8 +144,9 @@ class CompleteRun:
                 continue
             summary = self._analyse(source)
             if self._journal is not None:
-                self._journal.finished(summary.to_json())
+                self._journal.finished(summary.to_json(*self._in_journal))
             self._note(None)
+            summary.events = in_order(summary.events)
             yield summary
 
     def _analyse(self, source: str) -> Summary:
@@ -152,9 +156,10 @@ class CompleteRun:
                 try:
                     return self._go_on(current, seek)
                 except _ChangedError:
-                    self._rewind(self._earlier["rows"])
+                    self._rewind(self._earlier["rows"], current)
         if current is not None:
-            self._rewind(current["rows_start"])
+            self._rewind(current["rows_start"], None)
+        self._in_journal = (0, 0)
         start = self._rows.size() if self._rows is not None else 0
         summary, began = Summary(source), time.perf_counter()
         try:
@@ -173,7 +178,10 @@ class CompleteRun:
         Raises:
             _ChangedError: the frame that it stood at is not there, or not the same.
         """
-        summary, began = Summary.from_json(current["summary"]), time.perf_counter()
+        began, found = time.perf_counter(), self._earlier["found"]
+        values = current["summary"]
+        summary = Summary.from_json({**values, **{name: each + values[name] for name, each in found.items()}})
+        self._in_journal = (len(found.get("events", ())), len(found.get("damage", ())))
         position = Position(**current["position"])
         try:
             with self._open(summary.source, position, seek) as video:
@@ -222,24 +230,39 @@ class CompleteRun:
                     encoder.write(draw(each, tracker, self._classifier), frame.time)
                 if time.monotonic() - self._noted >= CHECKPOINT:
                     self._advance(video, frame.time)
+                    self._note_found(summary)
                     self._note(
                         {
-                            "summary": summary.to_json(),
+                            "summary": summary.to_json(*self._in_journal),
                             "position": asdict(frame.position),
                             "fingerprint": zlib.crc32(each.pixels.tobytes()),
                             "tracker": tracker.state(),
                             "rows_start": rows_start,
                         }
                     )
-        summary.events = in_order(summary.events + tracker.finish())
+        summary.events += tracker.finish()
 
-    def _rewind(self, size: int) -> None:
+    def _rewind(self, rows: int, current: dict[str, Any] | None) -> None:
+        """Back to so many bytes of rows, and to where the earlier run stood in its video, or to before that video."""
         if self._rows is not None:
-            self._rows.rewind(size)
+            self._rows.rewind(rows)
+        if self._journal is not None:
+            self._journal.forget(noted=current is None)
+        self._note(current)
 
     def _write(self, row: dict[str, Any]) -> None:
         if self._rows is not None:
             self._rows.write(row)
+
+    def _note_found(self, summary: Summary) -> None:
+        """Adds to the journal what the current video has by now; not the last damage, which may still grow."""
+        events, damage = self._in_journal
+        settled = max(len(summary.damage) - 1, damage)
+        values = summary.to_json(events, damage)
+        found = {"events": values["events"], "damage": values["damage"][: settled - damage]}
+        if self._journal is not None and any(found.values()):
+            self._journal.found(found)
+        self._in_journal = (len(summary.events), settled)
 
     def _note(self, current: dict[str, Any] | None) -> None:
         """Writes down how far the run has come; first the rows, then that they are there."""

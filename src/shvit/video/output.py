@@ -145,6 +145,9 @@ def journal_files(output: Path) -> tuple[Path, Path]:
 class Journal:
     """How far a run has come, in two files beside its output; gone when the run is done.
 
+    What is found is only ever added to one of them, so that a note costs the same after ten hours as after one. The
+    other is written anew each time: how much of the first counts, and the state of the video that is not finished.
+
     Args:
         output: what it is beside of.
         settings: what has to be the same for an earlier run to go on.
@@ -155,7 +158,7 @@ class Journal:
     """
 
     earlier: dict[str, Any] | None
-    """What the earlier run wrote: ``rows``, ``finished`` and ``current``."""
+    """What the earlier run wrote: ``rows``, ``finished``, ``current``, and what it ``found`` in that one so far."""
 
     def __init__(self, output: Path, settings: dict[str, Any], resume: bool) -> None:
         self._path, self._finished_path = journal_files(output)
@@ -164,6 +167,7 @@ class Journal:
         if self.earlier is None:
             self.remove()
         kept = self.earlier["finished_bytes"] if self.earlier else 0
+        self._begun = self.earlier["begun"] if self.earlier else 0
         self._finished: IO[bytes] = self._finished_path.open("rb+" if kept else "wb")
         _cut(self._finished, kept)
 
@@ -174,11 +178,11 @@ class Journal:
             finished = self._finished_path.read_bytes()
             if not (type(rows) is type(kept) is int and rows >= 0 and 0 <= kept <= len(finished)):
                 raise ValueError(f"{rows} bytes of rows, {kept} of {len(finished)} bytes of finished videos")
-            state["finished"] = [json.loads(line) for line in finished[:kept].splitlines()]
+            state["finished"], state["found"], state["begun"] = _videos(finished[:kept])
             state["current"]  # that it is there
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise VideoError(f"{self._path}: cannot be read ({error}); begin anew without --resume") from None
         for name, value in self._settings.items():
             if settings.get(name) != value:
@@ -188,9 +192,26 @@ class Journal:
                 )
         return state
 
+    def found(self, values: dict[str, list[Any]]) -> None:
+        """Notes more of what a video that is not finished has, once ``write`` is called after it.
+
+        Args:
+            values: lists by the names that they have in the video's summary, which will be given without these.
+        """
+        self._finished.write(json.dumps({"found": values}).encode() + b"\n")
+
     def finished(self, summary: dict[str, Any]) -> None:
         """Notes what became of a video, once ``write`` is called after it."""
         self._finished.write(json.dumps(summary).encode() + b"\n")
+        self._begun = self._finished.tell()
+
+    def forget(self, noted: bool) -> None:
+        """Forgets what was found in the video that is not finished.
+
+        Args:
+            noted: what the earlier run noted as well.
+        """
+        _cut(self._finished, self.earlier["finished_bytes"] if self.earlier and not noted else self._begun)
 
     def write(self, rows: int, current: dict[str, Any] | None) -> None:
         """Notes how far the run has come.
@@ -218,3 +239,24 @@ class Journal:
 
     def close(self) -> None:
         self._finished.close()
+
+
+def _videos(lines: bytes) -> tuple[list[dict[str, Any]], dict[str, list[Any]], int]:
+    """Finished videos, what was found in the one after them, and where its lines begin.
+
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError: these are not a journal's lines.
+    """
+    finished: list[dict[str, Any]] = []
+    found: dict[str, list[Any]] = {}
+    place = begun = 0
+    for line in lines.splitlines(keepends=True):
+        place += len(line)
+        values = json.loads(line)
+        if "found" in values:
+            for name, more in values["found"].items():
+                found.setdefault(name, []).extend(more)
+            continue
+        finished.append({**values, **{name: earlier + values[name] for name, earlier in found.items()}})
+        found, begun = {}, place
+    return finished, found, begun
