@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -64,6 +65,24 @@ def program(in_ci) -> Callable[[str], str]:
         return path
 
     return find
+
+
+def wait_until(condition: Callable[[], object], what: str = "it came to that") -> None:
+    """Looks again and again, for as long as a busy machine may take."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {PATIENCE} s: {what}"
+        time.sleep(0.02)
+
+
+class Clock:
+    """In place of the module ``time``: stands still but for what a test lets it go on."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def perf_counter(self) -> float:
+        return self.now
 
 
 def free_port() -> int:

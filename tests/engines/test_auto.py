@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ from shvit.engines.auto import Timing, cache_file, choose, measure
 from shvit.engines.base import check_version
 from shvit.errors import CacheError, MissingDependencyError, ModelFileError
 
-from ..conftest import AS_ANYBODY, PATIENCE
+from ..conftest import AS_ANYBODY, PATIENCE, Clock
 
 
 @pytest.fixture(autouse=True)
@@ -29,25 +28,41 @@ def cache(tmp_path, monkeypatch) -> Path:
     return tmp_path / "cache" / "engines.json"
 
 
-def slowed(path: Path, slow: str, seconds: float = 0.004):
-    """Loads real engines, of which one takes longer than it must."""
+@pytest.fixture
+def slowed(monkeypatch):
+    """Loads real engines, of which one takes four times as long as the others by the clock that is looked at."""
+    clock = Clock()
+    monkeypatch.setattr(auto, "time", clock)
 
-    def load(name: str):
-        engine = load_engine(name, path, 1)
-        if name == slow:
+    def loader(path: Path, slow: str):
+        def load(name: str):
+            engine = load_engine(name, path, 1)
+            clock.now += 0.1
             infer = engine.infer
-            engine.infer = lambda batch: (time.sleep(seconds), infer(batch))[1]
-        return engine
 
-    return load
+            def timed(batch: np.ndarray) -> np.ndarray:
+                clock.now += 0.02 if name == slow else 0.005
+                return infer(batch)
+
+            engine.infer = timed
+            return engine
+
+        return load
+
+    return loader
 
 
 @pytest.mark.parametrize(("slow", "fast"), [("onnxruntime", "openvino"), ("openvino", "onnxruntime")])
-def test_the_faster_engine_is_measured_remembered_and_taken(colour_model, cache, slow, fast):
+def test_the_faster_engine_is_measured_remembered_and_taken(colour_model, cache, slowed, slow, fast):
     assert choose(colour_model, 1, 4).reason == "the default; not measured beside openvino"
     measured = measure(colour_model, 1, 4, slowed(colour_model, slow))
     assert measured.engine == fast
-    assert measured.timings[fast].images_per_second > measured.timings[slow].images_per_second
+    assert {name: each.images_per_second for name, each in measured.timings.items()} == {
+        fast: pytest.approx(4 / 0.005),
+        slow: pytest.approx(4 / 0.02),
+    }
+    other = measured.timings["openvino"]
+    assert other.speedup == other.speedup_low == pytest.approx(4 if fast == "openvino" else 1 / 4)
     assert cache.exists()
     assert choose(colour_model, 1, 4) == measured
     classifier = Classifier(colour_model, threads=1, batch_size=4)
@@ -57,7 +72,7 @@ def test_the_faster_engine_is_measured_remembered_and_taken(colour_model, cache,
         assert choose(colour_model, threads, batch_size).timings == {}
 
 
-def test_a_changed_file_or_another_version_is_measured_anew(colour_model, tmp_path, monkeypatch):
+def test_a_changed_file_or_another_version_is_measured_anew(colour_model, tmp_path, monkeypatch, slowed):
     copy = tmp_path / "copy.onnx"
     copy.write_bytes(colour_model.read_bytes())
     measure(copy, 1, 1, slowed(copy, "onnxruntime"))

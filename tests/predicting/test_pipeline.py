@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import threading
-import time
 import tracemalloc
 import warnings
 from collections.abc import Iterator
@@ -18,9 +17,9 @@ from PIL import Image
 from shvit import Classifier
 from shvit.errors import ImageError
 from shvit.images.preprocess import ImageSource, decode
-from shvit.predicting.pipeline import decoded_batches
+from shvit.predicting.pipeline import Prepare, decoded_batches
 
-from ..conftest import SAMPLES
+from ..conftest import PATIENCE, SAMPLES
 
 SHAPE = (2, 2, 3)
 
@@ -31,6 +30,19 @@ def prepare(source: ImageSource) -> np.ndarray:
     if value % 14 == 7:
         raise ImageError(f"{source}: broken")
     return np.full(SHAPE, value % 256, np.uint8)
+
+
+def counting() -> tuple[threading.Semaphore, Prepare]:
+    """``prepare``, and what counts up each time that it is called."""
+    decoded = threading.Semaphore(0)
+
+    def counted(source: ImageSource) -> np.ndarray:
+        try:
+            return prepare(source)
+        finally:
+            decoded.release()
+
+    return decoded, counted
 
 
 def decode_threads() -> list[threading.Thread]:
@@ -52,10 +64,12 @@ def test_order_and_errors_are_kept(count, batch_size, workers):
 
 
 def test_a_batch_stays_as_it_is_while_the_next_is_decoded():
-    batches = decoded_batches(map(str, range(8, 14)), prepare, SHAPE, 2, 2)
-    for batch in batches:
+    decoded, counted = counting()
+    batches = decoded_batches(map(str, range(8, 14)), counted, SHAPE, 2, 2)
+    for batch, others in zip(batches, (4, 2, 0), strict=True):
         before = batch.pixels.copy()
-        time.sleep(0.02)
+        for _ in range(others):
+            assert decoded.acquire(timeout=PATIENCE)
         assert np.array_equal(batch.pixels, before)
 
 
@@ -69,18 +83,13 @@ def test_closing_early_leaves_no_thread(taken):
 
 
 def test_the_next_batch_is_decoded_while_the_caller_has_this_one():
-    decoded = threading.Semaphore(0)
-
-    def counted(source: ImageSource) -> np.ndarray:
-        decoded.release()
-        return prepare(source)
-
+    decoded, counted = counting()
     batches = decoded_batches(map(str, range(8, 14)), counted, SHAPE, 2, 2)
     next(batches)
     for _ in range(4):
-        assert decoded.acquire(timeout=10)
-    assert not decoded.acquire(timeout=0.05)
-    batches.close()
+        assert decoded.acquire(timeout=PATIENCE)
+    batches.close()  # which waits for the threads
+    assert not decoded.acquire(blocking=False)
 
 
 def test_no_more_is_taken_than_one_batch_ahead():

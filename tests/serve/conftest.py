@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,8 +20,25 @@ import httpx2
 import pytest
 from PIL import Image
 
+from ..conftest import PATIENCE, wait_until
+
 TOKEN = "a-long-secret"
-START_LIMIT = 30
+
+HELD = """
+import os, time
+from pathlib import Path
+from shvit.predicting.classifier import Classifier
+from shvit.serve.explain import ModelExplainer
+gate = Path(os.environ["SHVIT_TEST_GATE"])
+def held(work):
+    def wait(*arguments):
+        while gate.exists():
+            time.sleep(0.01)
+        return work(*arguments)
+    return wait
+Classifier.preprocess, ModelExplainer.draw = held(Classifier.preprocess), held(ModelExplainer.draw)
+"""
+"""Run before a server, so that a test can hold up its decoders."""
 
 
 @dataclass
@@ -32,8 +48,16 @@ class RunningServer:
     log: IO[str]
     """What it wrote on stderr."""
     announced: str
-    seconds: float
-    """From its start until it said that it serves."""
+    gate: Path
+
+    @contextmanager
+    def holding(self) -> Iterator[None]:
+        """Its decoders, if it was started after ``HELD``, wait until the block is left."""
+        self.gate.touch()
+        try:
+            yield
+        finally:
+            self.gate.unlink()
 
     @property
     def port(self) -> int:
@@ -47,11 +71,8 @@ class RunningServer:
         found = re.search(pattern, text, re.MULTILINE)
         return float(found[1]) if found else 0.0
 
-    def wait_for_metric(self, name: str, value: float, limit: float = 60, **labels: str) -> None:
-        until = time.monotonic() + limit
-        while (found := self.metric(name, **labels)) != value:
-            assert time.monotonic() < until, f"{name} {labels} is {found}, expected {value}"
-            time.sleep(0.02)
+    def wait_for_metric(self, name: str, value: float, **labels: str) -> None:
+        wait_until(lambda: self.metric(name, **labels) == value, f"{name} {labels} is {value}")
 
 
 @contextmanager
@@ -67,12 +88,11 @@ def running(*arguments: object, environment: dict[str, str] | None = None, befor
         else ["-m", "shvit"]
     )
     command = [sys.executable, *program, "serve", "--port", "0", *map(str, arguments)]
-    began = time.monotonic()
-    with tempfile.TemporaryFile("w+") as log:
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=log, text=True, env={**os.environ, **(environment or {})}
-        )
-        limit = threading.Timer(START_LIMIT, process.kill)
+    with tempfile.TemporaryFile("w+") as log, tempfile.TemporaryDirectory() as folder:
+        gate = Path(folder, "gate")
+        variables = {**os.environ, "SHVIT_TEST_GATE": str(gate), **(environment or {})}
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=variables)
+        limit = threading.Timer(PATIENCE, process.kill)
         limit.start()
         try:
             assert process.stdout is not None
@@ -84,7 +104,7 @@ def running(*arguments: object, environment: dict[str, str] | None = None, befor
                     raise AssertionError(f"did not start: {announced}{log.read()}")
                 announced += line
             limit.cancel()
-            yield RunningServer(announced.split()[2], process, log, announced, time.monotonic() - began)
+            yield RunningServer(announced.split()[2], process, log, announced, gate)
         finally:
             limit.cancel()
             if process.poll() is None:
@@ -115,15 +135,10 @@ def head(length: int) -> bytes:
 RED, GREEN, BLUE = ((200, 0, 0), (0, 200, 0), (0, 0, 200))
 
 
-@pytest.fixture(scope="session")
-def slow_image() -> bytes:
-    """A red picture that takes some tenths of a second to decode."""
-    return encoded(RED, size=(5000, 5000))
-
-
 @pytest.fixture(scope="module")
 def server(colour_model: Path) -> Iterator[RunningServer]:
-    """Two models, one decoder and small limits, so that each can be met."""
-    options = ("--threads", 1, "--queue", 3, "--timeout", 1.5, "--max-body", 500_000)
-    with running("--model", colour_model, "--model", "shipped=shvit_s1_tiny_imagenet", *options) as started:
+    """Two models, one decoder that can be held up, and small limits, so that each can be met."""
+    options = ("--threads", 1, "--queue", 3, "--max-body", 500_000, "--decode-timeout", 10 * PATIENCE)
+    models = ("--model", colour_model, "--model", "shipped=shvit_s1_tiny_imagenet")
+    with running(*models, *options, before=HELD) as started:
         yield started

@@ -6,6 +6,7 @@ import base64
 import http.client
 import io
 import json
+import select
 import signal
 import socket
 import subprocess
@@ -13,6 +14,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx2
@@ -21,13 +23,13 @@ from PIL import Image
 
 import shvit
 
-from ..conftest import COLOURS, PATIENCE, SAMPLES, colour_card, write_colour_model
-from .conftest import BLUE, GREEN, RED, TOKEN, RunningServer, encoded, head, running
+from ..conftest import COLOURS, PATIENCE, SAMPLES, colour_card, wait_until, write_colour_model
+from .conftest import BLUE, GREEN, HELD, RED, TOKEN, RunningServer, encoded, head, running
 
 
 def predict(server: RunningServer, image: bytes, **params: object) -> httpx2.Response:
     headers = {"Content-Type": "image/png"}
-    return httpx2.post(f"{server.url}/v1/predict", content=image, headers=headers, params=params, timeout=30)
+    return httpx2.post(f"{server.url}/v1/predict", content=image, headers=headers, params=params, timeout=PATIENCE)
 
 
 def labels(response: httpx2.Response) -> list[str]:
@@ -149,7 +151,7 @@ def test_large_bodies_are_refused_with_and_without_a_length(server):
 
 
 def test_a_length_alone_is_enough_to_be_refused(server):
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as client:
         client.sendall(head(99999999))
         assert client.recv(100).startswith(b"HTTP/1.1 413")
 
@@ -161,26 +163,29 @@ def test_more_images_than_the_queue_holds(server):
     assert "4 images; at most 3" in response.json()["error"]
 
 
-def test_slow_uploads_time_out(server):
-    before = server.metric("shvit_rejections_total", reason="too_slow")
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
-        client.sendall(head(1000))
+def test_slow_uploads_time_out(colour_model):
+    with (
+        running("--model", colour_model, "--timeout", 1.5) as server,
+        socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as client,
+    ):
         began = time.monotonic()
-        for _ in range(4):
+        client.sendall(head(1000))
+        for _ in range(999):  # a byte now and then does not buy more time
             client.sendall(b"x")
-            time.sleep(0.2)
+            if select.select([client], [], [], 0.1)[0]:
+                break
         assert client.recv(100).startswith(b"HTTP/1.1 408")
-        assert 1 < time.monotonic() - began < 6
-    assert server.metric("shvit_rejections_total", reason="too_slow") == before + 1
+        assert time.monotonic() - began > 1
+        assert server.metric("shvit_rejections_total", reason="too_slow") == 1
 
 
-def test_a_full_queue_answers_at_once(server, slow_image):
+def test_a_full_queue_answers_at_once(server):
     refused_before = server.metric("shvit_rejections_total", reason="queue_full")
-    with ThreadPoolExecutor(3) as pool:
-        accepted = [pool.submit(predict, server, slow_image) for _ in range(3)]
+    with ThreadPoolExecutor(3) as pool, server.holding():
+        accepted = [pool.submit(predict, server, encoded(RED)) for _ in range(3)]
         server.wait_for_metric("shvit_queue_images", 3)
         # The body is announced and never sent: the answer does not wait for it.
-        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as client:
             client.sendall(head(1000))
             answer = client.recv(1000)
         assert answer.startswith(b"HTTP/1.1 503")
@@ -188,29 +193,30 @@ def test_a_full_queue_answers_at_once(server, slow_image):
         # What is no request for labels is answered as ever, and what would be too large at any time is told so.
         statuses = [httpx2.get(f"{server.url}{path}").status_code for path in ("/readyz", "/v1/models", "/v1/predict")]
         assert statuses == [200, 200, 405]
-        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as client:
             client.sendall(
                 b"POST /v1/predict HTTP/1.1\r\nContent-Type: image/png\r\nContent-Length: 1000000000000\r\n\r\n"
             )
             assert client.recv(1000).startswith(b"HTTP/1.1 413")
-        assert not all(each.done() for each in accepted)
-        assert [each.result().status_code for each in accepted] == [200] * 3
+        assert not any(each.done() for each in accepted)
+    assert [each.result().status_code for each in accepted] == [200] * 3
     assert server.metric("shvit_rejections_total", reason="queue_full") == refused_before + 1
     assert server.metric("shvit_queue_images") == 0
     assert predict(server, encoded(BLUE)).status_code == 200
 
 
-def test_a_client_that_goes_away_is_not_worked_for(server, slow_image):
+def test_a_client_that_goes_away_is_not_worked_for(server):
     dropped = server.metric("shvit_images_total", model="colours", outcome="dropped")
     classified = server.metric("shvit_images_total", model="colours", outcome="classified")
-    with ThreadPoolExecutor(1) as pool:
-        first = pool.submit(predict, server, slow_image)
+    picture = encoded(GREEN)
+    with ThreadPoolExecutor(1) as pool, server.holding():
+        first = pool.submit(predict, server, picture)
         server.wait_for_metric("shvit_queue_images", 1)
-        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
-            client.sendall(head(len(slow_image)) + slow_image)
+        with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as client:
+            client.sendall(head(len(picture)) + picture)
             server.wait_for_metric("shvit_queue_images", 2)
         server.wait_for_metric("shvit_images_total", dropped + 1, model="colours", outcome="dropped")
-        assert first.result().status_code == 200
+    assert first.result().status_code == 200
     assert predict(server, encoded(RED)).status_code == 200
     assert server.metric("shvit_images_total", model="colours", outcome="classified") == classified + 2
 
@@ -259,39 +265,55 @@ def test_many_at_once_get_their_own_answers(server):
     pictures = [encoded(colour, size=(40 + number, 40)) for number in range(8) for colour in (RED, GREEN, BLUE)]
 
     def ask(image: bytes) -> str:
-        while (response := predict(server, image)).status_code == 503:
-            time.sleep(0.01)
-        return labels(response)[0]
+        answers: list[httpx2.Response] = []
+
+        def accepted() -> bool:
+            answers.append(predict(server, image))
+            return answers[-1].status_code != 503
+
+        wait_until(accepted)
+        return labels(answers[-1])[0]
 
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(ask, pictures)) == list(COLOURS) * 8
 
 
+def refuses_connections(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=PATIENCE).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
 @pytest.mark.parametrize("when", ["decoding", "uploading"])
-def test_sigterm_finishes_what_was_accepted(colour_model, slow_image, when):
-    with running("--model", colour_model, "--threads", 1) as server:
+def test_sigterm_finishes_what_was_accepted(colour_model, when):
+    picture = encoded(RED)
+    options = ("--threads", 1, "--timeout", PATIENCE, "--decode-timeout", 10 * PATIENCE)
+    with running("--model", colour_model, *options, before=HELD) as server, ExitStack() as held:
         assert httpx2.get(f"{server.url}/readyz").json() == {"status": "ready"}
-        client = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+        client = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
         client.putrequest("POST", "/v1/predict")
         client.putheader("Content-Type", "image/png")
-        client.putheader("Content-Length", str(len(slow_image)))
+        client.putheader("Content-Length", str(len(picture)))
+        client.putheader("Expect", "100-continue")
         client.endheaders()
-        client.send(slow_image[:-10])
+        # It says so when it begins to read the body: from then on the request is one that it has accepted.
+        assert client.sock.recv(100).startswith(b"HTTP/1.1 100")
+        client.send(picture[:-10])
         if when == "decoding":
-            client.send(slow_image[-10:])
+            held.enter_context(server.holding())
+            client.send(picture[-10:])
             server.wait_for_metric("shvit_queue_images", 1)
-        else:
-            time.sleep(0.2)
         server.process.send_signal(signal.SIGTERM)
-        time.sleep(0.3)
-        with pytest.raises(ConnectionRefusedError):
-            socket.create_connection(("127.0.0.1", server.port), timeout=5)
+        wait_until(lambda: refuses_connections(server.port))
+        held.close()
         if when == "uploading":
-            client.send(slow_image[-10:])
+            client.send(picture[-10:])
         response = client.getresponse()
         assert response.status == 200
         assert json.load(response)["results"][0]["predictions"][0]["label"] == "red"
-        assert server.process.wait(20) == 0
+        assert server.process.wait(PATIENCE) == 0
         server.log.seek(0)
         log = server.log.read()
         assert 'POST /v1/predict HTTP/1.1" 200' in log
@@ -397,10 +419,9 @@ def test_wrong_usage_is_one_line(arguments, environment, says):
     assert done.stderr.count("\n") == 1, done.stderr
 
 
-def test_starts_soon_and_small_and_without_pytorch(tmp_path):
-    """The bounds are generous, because tests run beside others; benchmarks/serving.py measures."""
+def test_is_small_and_without_pytorch():
+    """The bound is generous; benchmarks/serving.py measures, how soon it starts as well."""
     with running() as server:
-        assert server.seconds < 6
         for path in sorted(SAMPLES.glob("*.jpg")):
             assert predict(server, path.read_bytes()).status_code == 200
         assert server.metric("process_resident_memory_bytes") < 300e6
@@ -410,14 +431,14 @@ def test_starts_soon_and_small_and_without_pytorch(tmp_path):
 def test_images_of_gone_clients_do_not_stay_in_memory(server):
     """Thirty clients that send half of a body and leave."""
     for _ in range(30):
-        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as client:
             client.sendall(head(400000))
             client.sendall(bytes(200_000))
     threads = [threading.Thread(target=predict, args=(server, encoded(RED))) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(PATIENCE)
     assert server.metric("shvit_queue_images") == 0
     assert predict(server, encoded(GREEN)).status_code == 200
 

@@ -23,6 +23,7 @@ from shvit.serve.batching import CANNOT_BE_DECODED, Batcher, Served, public_reas
 from shvit.serve.metrics import Metrics
 from shvit.serve.workers import NoWorkerError, TookTooLongError, Workers
 
+from ..conftest import PATIENCE, wait_until
 from .conftest import RED, encoded, running
 
 STUCK = b"never comes back"
@@ -41,7 +42,7 @@ Classifier.preprocess = ModelExplainer.draw = stuck
 
 
 def post(url: str, body: bytes, route: str = "predict") -> httpx2.Response:
-    return httpx2.post(f"{url}/v1/{route}", content=body, headers={"Content-Type": "image/png"}, timeout=60)
+    return httpx2.post(f"{url}/v1/{route}", content=body, headers={"Content-Type": "image/png"}, timeout=PATIENCE)
 
 
 def test_the_stuck_are_answered_and_the_others_served(colour_model):
@@ -57,10 +58,8 @@ def test_the_stuck_are_answered_and_the_others_served(colour_model):
         assert server.metric("shvit_stuck_decoders") == 2
         assert server.metric("shvit_queue_images") == 0
         assert httpx2.get(f"{server.url}/healthz").json() == {"status": "ok", "stuck_decoders": 2}
-        began = time.monotonic()
         server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(60) == 0  # all was answered
-        assert time.monotonic() - began < 30 + 10
+        assert server.process.wait(PATIENCE) == 0  # all was answered
 
 
 def test_the_end_does_not_wait_for_a_request_that_is_stuck(colour_model):
@@ -68,10 +67,8 @@ def test_the_end_does_not_wait_for_a_request_that_is_stuck(colour_model):
     with running(*options, before=NEVER_ENDING) as server, ThreadPoolExecutor(1) as clients:
         stuck = clients.submit(post, server.url, STUCK)
         server.wait_for_metric("shvit_queue_images", 1)
-        began = time.monotonic()
         server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(60) == 1
-        assert time.monotonic() - began < 1 + 10
+        assert server.process.wait(PATIENCE) == 1
         with pytest.raises(httpx2.HTTPError):
             stuck.result().raise_for_status()
 
@@ -95,12 +92,13 @@ class Waiting:
 
 def look_until(pool: Workers, condition) -> None:
     """Has the pool look for the stuck as its timer does, but for the time."""
-    until = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < until
+
+    def looked() -> bool:
         pool._look()
         pool._timer.cancel()
-        time.sleep(0.01)
+        return condition()
+
+    wait_until(looked)
 
 
 def test_threads_are_replaced_until_too_many_are_stuck(monkeypatch):
@@ -126,7 +124,7 @@ def test_threads_are_replaced_until_too_many_are_stuck(monkeypatch):
         pool.submit(last)
         look_until(pool, lambda: last.handed_over)
     finally:
-        assert pool.stop(time.monotonic() + 10)
+        assert pool.stop(time.monotonic() + PATIENCE)
         loop.close()
 
 
