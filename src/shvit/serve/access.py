@@ -43,10 +43,14 @@ class SecurityHeaders:
 
 
 class TokenRequired:
-    """Lets requests for ``GUARDED`` paths through only if they carry the token."""
+    """Lets requests for ``GUARDED`` paths through only if they carry the token.
 
-    def __init__(self, app: ASGIApp, token: str) -> None:
-        self._app, self._expected = app, token.encode()
+    Args:
+        refused: told the reason of each refusal.
+    """
+
+    def __init__(self, app: ASGIApp, token: str, refused: Callable[[str], None]) -> None:
+        self._app, self._expected, self._refused = app, token.encode(), refused
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope.get("path", "")  # with the part that a proxy took off, if uvicorn was told of one
@@ -54,6 +58,7 @@ class TokenRequired:
         if scope["type"] == "http" and guarded:
             scheme, _, sent = next(iter(_values(scope, b"authorization")), b"").partition(b" ")
             if scheme.lower() != b"bearer" or not hmac.compare_digest(sent.strip(b" "), self._expected):
+                self._refused("unauthorized")
                 headers = {"WWW-Authenticate": "Bearer"}
                 response = JSONResponse({"error": "the token is missing or wrong"}, 401, headers)
                 return await response(scope, receive, send)
@@ -70,11 +75,11 @@ class OwnSiteOnly:
     Args:
         is_own: whether a name, in small letters, is one of the server's.
         origins: of other sites that may post; ``*`` for all.
-        refused: told of each refusal, its reason and its status.
+        refused: told the reason of each refusal.
     """
 
     def __init__(
-        self, app: ASGIApp, is_own: Callable[[str], bool], origins: Iterable[str], refused: Callable[[str, int], None]
+        self, app: ASGIApp, is_own: Callable[[str], bool], origins: Iterable[str], refused: Callable[[str], None]
     ) -> None:
         self._app, self._is_own, self._refused = app, is_own, refused
         self._origins = {origin.lower().rstrip("/") for origin in origins}
@@ -96,7 +101,7 @@ class OwnSiteOnly:
         await self._app(scope, receive, send)
 
     def _refuse(self, status: int, reason: str, header: str, value: bytes, text: str) -> JSONResponse:
-        self._refused(reason, status)
+        self._refused(reason)
         shown = value[:100].decode("latin-1")
         return JSONResponse({"error": f"{header} {shown!r} {text}"}, status, {"Connection": "close"})
 

@@ -42,9 +42,9 @@ from shvit.serve.bodies import (
     media_type,
 )
 from shvit.serve.explain import Kind, ModelExplainer, Wanted
-from shvit.serve.metrics import Metrics
+from shvit.serve.metrics import CLIENT_GONE, CountedAnswers, Metrics
 from shvit.serve.reference import reference_page
-from shvit.serve.refusals import RETRY_AFTER, RefusedWhenFull, content_length, refusal
+from shvit.serve.refusals import REFUSED_BY_PROTOCOL, RETRY_AFTER, RefusedWhenFull, content_length, refusal
 from shvit.serve.settings import Settings
 from shvit.serve.workers import NoWorkerError, TookTooLongError
 from shvit.web import PAGE, SAMPLES
@@ -303,7 +303,7 @@ def create_app(models: dict[str, Classifier], settings: Settings, listens_at: st
     app.router.default = StaticFiles(directory=settings.pages or PAGE, html=True)
     app.add_middleware(RefusedWhenFull, service=service)
     if settings.token is not None:
-        app.add_middleware(TokenRequired, token=settings.token)
+        app.add_middleware(TokenRequired, token=settings.token, refused=service.metrics.refused)
     else:
         app.add_middleware(
             OwnSiteOnly,
@@ -311,6 +311,7 @@ def create_app(models: dict[str, Classifier], settings: Settings, listens_at: st
             origins=settings.cors_origins,
             refused=service.metrics.refused,
         )
+    app.add_middleware(CountedAnswers, metrics=service.metrics)  # CORS' own answers, to browsers, are no requests
     if settings.cors_origins:
         from starlette.middleware.cors import CORSMiddleware
 
@@ -348,9 +349,7 @@ def _add_predict(app: FastAPI, service: Service) -> None:
         def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
             async def handle(request: Request) -> Response:
                 query = request.query_params
-                response = await service.predict(request, _top_k(query.get("top_k", "5")), query.get("model"))
-                service.metrics.requests.labels(response.status_code).inc()
-                return response
+                return await service.predict(request, _top_k(query.get("top_k", "5")), query.get("model"))
 
             return handle
 
@@ -409,11 +408,9 @@ def _add_explain(app: FastAPI, service: Service) -> None:
         model: ModelName = None,
     ) -> Response:
         if (x is None) != (y is None):
-            raise RefusedError(422, "parameters", "x and y: expected both or none")
+            raise RefusedError(422, "parameter", "x and y: expected both or none")
         point = None if x is None or y is None else (x, y)
-        response = await service.explain(request, Wanted(kind, stage, block, point, class_id), model)
-        service.metrics.requests.labels(response.status_code).inc()
-        return response
+        return await service.explain(request, Wanted(kind, stage, block, point, class_id), model)
 
 
 def _top_k(text: str) -> int:
@@ -492,33 +489,33 @@ def _add_errors(app: FastAPI, service: Service) -> None:
 
     @app.exception_handler(RefusedError)
     async def refused(request: Request, error: RefusedError) -> Response:
-        service.metrics.refused(error.reason, error.status)
+        service.metrics.refused(error.reason)
         return refusal(error)
 
     @app.exception_handler(GoneError)
     async def gone(request: Request, error: GoneError) -> Response:
-        service.metrics.rejected.labels("client_gone").inc()
-        return Response(status_code=499)  # nobody reads it
+        if not getattr(request.state, REFUSED_BY_PROTOCOL, False):
+            service.metrics.refused("client_gone")
+        return Response(status_code=CLIENT_GONE)
 
     @app.exception_handler(EngineFailure)
     async def failed(request: Request, error: EngineFailure) -> Response:
-        service.metrics.requests.labels(500).inc()
         return answer(500, ENGINE_FAILED)
 
     @app.exception_handler(NoWorkerError)
     async def stuck(request: Request, error: NoWorkerError) -> Response:
-        service.metrics.refused("stuck", 503)
+        service.metrics.refused("stuck")
         return answer(503, "all decoders are stuck; the server must be restarted", {"Retry-After": "10"})
 
     @app.exception_handler(Exception)
     async def fault(request: Request, error: Exception) -> Response:
         """A fault of ours. uvicorn logs it; the answer comes from outside of the application's other layers."""
-        service.metrics.requests.labels(500).inc()
         named = {name.decode(): value.decode() for name, value in SECURITY_HEADERS}
         return answer(500, "the server failed; its log says how", named)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
+        service.metrics.refused("parameter")
         first = error.errors()[0]
         return answer(422, f"{first['loc'][-1]}: {first['msg']}")
 

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 PHASES = ("queue", "decode", "infer")
+
+CLIENT_GONE = 499
+"""The status of what nobody is there to read."""
 
 
 class ModelMetrics:
@@ -32,7 +36,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.requests = Counter(
             "shvit_requests",
-            "Answered requests for predictions and explanations, by HTTP status.",
+            "Answered requests under /v1, and those refused before their path was known, by HTTP status.",
             ("code",),
             registry=self.registry,
         )
@@ -74,11 +78,42 @@ class Metrics:
         )
         ProcessCollector(registry=self.registry)
 
-    def refused(self, reason: str, status: int) -> None:
-        """Counts a request that was not done."""
+    def refused(self, reason: str) -> None:
+        """Counts why a request was not done; its answer is counted by ``CountedAnswers``."""
         self.rejected.labels(reason).inc()
+
+    def refused_unread(self, reason: str, status: int) -> None:
+        """Counts a request that was answered before there was one for the application."""
+        self.refused(reason)
         self.requests.labels(status).inc()
 
     def text(self) -> bytes:
         """In Prometheus' text format."""
         return generate_latest(self.registry)
+
+
+class CountedAnswers:
+    """Counts each answer to a request under ``/v1`` once, by its status, whichever layer or route gives it."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app, self._requests = app, metrics.requests
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or not scope["path"].removeprefix(scope.get("root_path", "")).startswith("/v1/"):
+            return await self._app(scope, receive, send)
+        answered = False
+
+        async def counted(message: Message) -> None:
+            nonlocal answered
+            if message["type"] == "http.response.start":
+                answered = True
+                if message["status"] != CLIENT_GONE:
+                    self._requests.labels(message["status"]).inc()
+            await send(message)
+
+        try:
+            await self._app(scope, receive, counted)
+        except Exception:  # a fault of ours, which is answered outside of all these layers
+            if not answered:
+                self._requests.labels(500).inc()
+            raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from heapq import nsmallest
 from typing import Any, NoReturn
 
@@ -11,6 +12,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from shvit.serve.access import SECURITY_HEADERS
 from shvit.serve.bodies import LINGER_BYTES, LINGER_SECONDS
+from shvit.serve.refusals import REFUSED_BY_PROTOCOL
 
 MAX_URL = 8 * 1024
 """Bytes of a request's path and query; a longer one is answered 414."""
@@ -28,6 +30,9 @@ MAX_CHUNKS = 2048
 
 MAX_CONNECTIONS = 1024
 
+REASONS = {400: "malformed", 408: "too_slow", 414: "too_long", 431: "too_long"}
+"""Of refusals, in a word, for the metrics."""
+
 
 class _RefusedError(Exception):
     """Ends the parser's work in the middle of a piece of data."""
@@ -38,6 +43,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     timeout: float = 30.0
     """Seconds that a header may take, and that an answer may wait to be read."""
+    refused: Callable[[str, int], None] = staticmethod(lambda reason, status: None)
+    """Told of each request that is answered here: why, in a word, and the status."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -161,8 +168,10 @@ class BoundedProtocol(HttpToolsProtocol):
             if self.pipeline or cycle.response_started or not cycle.more_body:
                 self.transport.abort()  # an answer would be taken for that of the request before
                 return
+            cycle.scope["state"][REFUSED_BY_PROTOCOL] = True
             cycle.disconnected = True
             cycle.message_event.set()
+        self.refused(REASONS[status], status)
         body = json.dumps({"error": message}).encode()
         headers = [
             *self.server_state.default_headers,

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 RETRY_AFTER = "1"
 """Seconds after which a refused client may try again: a full queue is worked off in about that time."""
 
+REFUSED_BY_PROTOCOL = "refused_by_protocol"
+"""In the state of a request that the protocol has refused, answered and counted while its body still came."""
+
 IMAGE_ROUTES = ("/v1/predict", "/v1/explain")
 """What takes a place in the queue."""
 
@@ -48,7 +51,7 @@ class RefusedWhenFull:
         ):
             declared = content_length(Headers(scope=scope))
             if declared is None or declared <= service.settings.max_body:
-                service.metrics.refused(self._error.reason, self._error.status)
+                service.metrics.refused(self._error.reason)
                 return await self._answer(scope, receive, send)
         await self._app(scope, receive, send)
 

@@ -151,6 +151,7 @@ def serve(
 
     class Protocol(BoundedProtocol):
         timeout = settings.timeout
+        refused = staticmethod(app.state.service.metrics.refused_unread)
 
     config = uvicorn.Config(
         app,
