@@ -103,8 +103,8 @@ class LiveSource:
         self.statistics = statistics
         self._stopped = threading.Event()
         self._changed = threading.Condition()
-        self._newest: Frame | None = None
-        self._losses: deque[Lost] = deque()
+        self._pending: deque[Frame | Lost] = deque()
+        """What was not given yet, in order: one frame at most, and at most one loss on each side of it."""
         self._ended = False
         self._first_arrival: float | None = None
         self._index, self._time = 0, -1.0
@@ -115,20 +115,20 @@ class LiveSource:
         self._stopped.set()
 
     def __iter__(self) -> Iterator[Frame | Lost]:
-        """Each time the newest frame that has not been given, until the source ends or ``stop`` is called."""
+        """Each time the newest frame that has not been given, until the source ends or ``stop`` is called.
+
+        A loss comes between the last frame given from before it and the first from after it.
+        """
         self._thread.start()
         try:
             while not self._stopped.is_set():
                 with self._changed:
                     # A signal handler cannot notify, so look at the flag now and then.
-                    self._changed.wait_for(lambda: self._newest or self._losses or self._ended, timeout=0.1)
-                    frame, self._newest = self._newest, None
-                    lost = self._losses.popleft() if self._losses and frame is None else None
-                    ended = self._ended and not self._losses
-                if frame is not None:
-                    yield frame
-                elif lost is not None:
-                    yield lost
+                    self._changed.wait_for(lambda: self._pending or self._ended, timeout=0.1)
+                    item = self._pending.popleft() if self._pending else None
+                    ended = self._ended
+                if item is not None:
+                    yield item
                 elif ended:
                     return
         finally:
@@ -147,9 +147,7 @@ class LiveSource:
             if self._reconnect == 0 and reason is None:
                 break  # the end of a file, or of a stream that need not come back
             reason = reason or "the stream ended"
-            with self._changed:
-                self._losses.append(Lost(reason))
-                self._changed.notify()
+            self._lose(Lost(reason))
             if failures >= self._reconnect:
                 self.statistics.lost = reason
                 self._report(f"{reason}; given up" + (f" after {failures} attempts" if failures else ""))
@@ -192,8 +190,18 @@ class LiveSource:
             self._first_arrival = frame.arrival
         self._time = max(frame.arrival - self._first_arrival, self._time + 1e-6)  # two may come at once
         with self._changed:
-            self._newest = replace(frame, time=self._time, index=self._index)
+            lost = next((each for each in self._pending if isinstance(each, Lost)), None)
+            self._pending.clear()
+            if lost is not None:
+                self._pending.append(lost)
+            self._pending.append(replace(frame, time=self._time, index=self._index))
             self._index += 1
+            self._changed.notify()
+
+    def _lose(self, lost: Lost) -> None:
+        with self._changed:
+            if not self._pending or not isinstance(self._pending[-1], Lost):
+                self._pending.append(lost)
             self._changed.notify()
 
 
