@@ -15,7 +15,7 @@ from shvit.engines import available_threads, check_engine
 from shvit.engines.base import FILE_ENGINES, as_model_file_error, as_model_output_error
 from shvit.engines.onnx_graph import check_file, read_nodes
 from shvit.errors import ArgumentError, MissingDependencyError, ModelFileError, ModelOutputError
-from shvit.images.preprocess import ImageSource, Region, decode, describe, kept_region, preprocess, one_image
+from shvit.images.preprocess import ImageSource, Region, decode, describe, kept_region, one_image, preprocess
 from shvit.predicting.classifier import check_graph, read_card, top_predictions
 from shvit.predicting.outputs import check_rows, probabilities
 from shvit.predicting.pickling import MadeOfFile

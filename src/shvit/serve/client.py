@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from shvit.errors import ArgumentError, ImageError, MissingDependencyError, ServerError
-from shvit.images.encoded import read_encoded
 from shvit.images.preprocess import ImageSource, decode, describe, encoded_bytes, image_sources
 from shvit.predicting.results import Prediction, Result
 
