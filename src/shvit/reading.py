@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, TextIO
 
 from shvit.display import as_text
+from shvit.errors import ArgumentError
 
 MAX_TEXT_BYTES = 256 * 2**20
 """Lists, tables and other texts that are read whole have no more bytes; a million lines of paths are about 100 MB."""
@@ -103,7 +104,7 @@ def listed_paths(stream: TextIO) -> Iterator[str]:
     to be in the encoding of ``stream``.
 
     Raises:
-        ValueError: a line has a NUL, as text in other encodings does, or is longer than ``MAX_LINE_BYTES``; or it is no
+        ArgumentError: a line has a NUL, as text in other encodings does, or is longer than ``MAX_LINE_BYTES``; or it is no
             UTF-16 where the mark says so.
         OSError: as UTF-16, it is larger than ``MAX_TEXT_BYTES``.
     """
@@ -111,7 +112,7 @@ def listed_paths(stream: TextIO) -> Iterator[str]:
     for number, line in enumerate(stream if binary is None else _decoded(binary, stream.encoding), start=1):
         path = (line.removeprefix("\ufeff") if number == 1 else line).rstrip("\r\n")
         if "\0" in path:
-            raise ValueError(
+            raise ArgumentError(
                 f"standard input, line {number}: has a NUL; expected paths, one a line, in UTF-8, or in UTF-16 with a "
                 "byte order mark (of `find -print0`, leave -print0 out)"
             )
@@ -128,12 +129,12 @@ def _decoded(binary: IO[bytes], encoding: str) -> Iterable[str]:
         try:
             yield from data.decode("utf-16").splitlines()
         except UnicodeDecodeError as error:
-            raise ValueError(f"standard input: begins as UTF-16, but is not: {error.reason}") from None
+            raise ArgumentError(f"standard input: begins as UTF-16, but is not: {error.reason}") from None
         return
     number, line = 1, first
     while line:
         if len(line) > MAX_LINE_BYTES:
-            raise ValueError(
+            raise ArgumentError(
                 f"standard input, line {number}: longer than the {MAX_LINE_BYTES:,} bytes that are accepted; expected "
                 "paths, one a line"
             )

@@ -180,9 +180,9 @@ class Recipe:
         allowed = [*range(GROWTH, end, GROWTH), end]
         if start is None or start in allowed:
             return
-        near: list[int] = (
-            sorted(sorted(allowed, key=lambda each: abs(each - start))[:2]) if isinstance(start, Integral) else []
-        )
+        near: list[int] = []
+        if isinstance(start, Integral):
+            near = sorted(sorted(allowed, key=lambda each: abs(each - start))[:2])
         nearest = f"; nearest: {' or '.join(map(str, near))}" if near else ""
         raise ArgumentError(
             f"image_size_start: expected a multiple of {GROWTH} pixels below image_size, or image_size itself ({end}), "
