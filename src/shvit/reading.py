@@ -104,8 +104,8 @@ def listed_paths(stream: TextIO) -> Iterator[str]:
     to be in the encoding of ``stream``.
 
     Raises:
-        ArgumentError: a line has a NUL, as text in other encodings does, or is longer than ``MAX_LINE_BYTES``; or it is no
-            UTF-16 where the mark says so.
+        ArgumentError: a line has a NUL, as text in other encodings does, or is longer than ``MAX_LINE_BYTES``; or it is
+            no UTF-16 where the mark says so.
         OSError: as UTF-16, it is larger than ``MAX_TEXT_BYTES``.
     """
     binary = getattr(stream, "buffer", None)
