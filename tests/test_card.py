@@ -99,7 +99,7 @@ def changed(**changes: Any) -> str:
     ("text", "expected"),
     [
         ("{", "not JSON"),
-        (changed(schema_version=SCHEMA_VERSION + 1), "this shvit reads up to 1; update with: pip install"),
+        (changed(schema_version=SCHEMA_VERSION + 1), "this shvit reads up to 1; use a newer shvit"),
         (changed(task="detection"), r"card\.task: expected one of 'classification', got \"detection\""),
         (changed(classes=[]), r"card\.classes: expected at least one"),
         (changed(classes=[{"class_id": 3, "label": "cat"}]), "expected class_id 0 at place 0, got 3"),

@@ -1,8 +1,8 @@
 """SHViT: the Single-Head Vision Transformer, trained in PyTorch and run without it.
 
 ``Classifier`` runs model files and needs NumPy, Pillow and an engine; ``Client`` asks a server that runs one. The lab
-(``train``, ``evaluate``, ``export``, ``create_model`` and the rest) needs PyTorch: ``pip install 'shvit[torch]'``.
-Importing this package loads neither.
+(``train``, ``evaluate``, ``export``, ``create_model`` and the rest) needs PyTorch, the extra ``torch``. Importing this
+package loads neither.
 """
 
 from __future__ import annotations

@@ -256,7 +256,7 @@ class Card:
         if version > SCHEMA_VERSION:
             raise ModelFileError(
                 f"{source}: the card has schema version {_describe(version)}, this shvit reads up to {SCHEMA_VERSION}; "
-                "update with: pip install --upgrade shvit"
+                "use a newer shvit"
             )
         try:
             return _build(cls, raw, "card")

@@ -1,30 +1,28 @@
-"""The command that installs what is missing, as it works for the way that shvit itself was installed."""
+"""The command that installs what is missing, as it works for the way that shvit itself was installed.
+
+Every command imports this and only errors call it: what it takes itself, it imports then.
+"""
 
 from __future__ import annotations
 
-import json
 import os
-import shlex
-import subprocess
 import sys
 from pathlib import Path
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 NAME = "shvit"
 CONSTRAINTS = "constraints.txt"
 """In a checkout, the versions that it is tested with."""
 
 
-def install_command(*extras: str, upgrade: bool = False) -> str:
+def install_command(*extras: str) -> str:
     """Of extras of this package, such as ``video``, the command that installs them.
 
     A checkout is named by its path, an archive or a repository as it was given to pip: the package index need not
     know the package.
-
-    Args:
-        upgrade: packages that are installed already are to be newer.
     """
+    from urllib.parse import urlsplit
+    from urllib.request import url2pathname
+
     url, editable = _origin()
     wanted = f"{NAME}[{','.join(extras)}]"
     path = Path(url2pathname(urlsplit(url).path)) if url is not None and url.startswith("file:") else None
@@ -32,20 +30,22 @@ def install_command(*extras: str, upgrade: bool = False) -> str:
         arguments = [*(["-e"] if editable else []), f"{path}[{','.join(extras)}]"]
         if (path / CONSTRAINTS).is_file():
             arguments += ["-c", str(path / CONSTRAINTS)]
-        return pip_install(*arguments, upgrade=upgrade)
+        return pip_install(*arguments)
     if url is None or (path is not None and not path.exists()):
-        return pip_install(wanted, upgrade=upgrade)
-    return pip_install(f"{wanted} @ {url}", upgrade=upgrade)
+        return pip_install(wanted)
+    return pip_install(f"{wanted} @ {url}")
 
 
-def pip_install(*arguments: str, upgrade: bool = False) -> str:
+def pip_install(*arguments: str) -> str:
     """The command that has this very interpreter's pip install something, quoted for the shell."""
+    import shlex
+    import subprocess
     from importlib.util import find_spec
 
     words = [sys.executable, "-m", "pip", "install"]
     if find_spec("pip") is None:  # as in environments that uv makes
         words = ["uv", "pip", "install", "--python", sys.executable]
-    words += [*(["--upgrade"] if upgrade else []), *arguments]
+    words += arguments
     return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
 
 
@@ -54,7 +54,8 @@ def _origin() -> tuple[str | None, bool]:
 
     Of a package from an index there is none.
     """
-    from importlib.metadata import PackageNotFoundError, distribution  # here: only errors wait for it
+    import json
+    from importlib.metadata import PackageNotFoundError, distribution
 
     try:
         noted = json.loads(distribution(NAME).read_text("direct_url.json") or "{}")

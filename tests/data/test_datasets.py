@@ -5,6 +5,7 @@ import http.server
 import io
 import json
 import pickle
+import re
 import shutil
 import string
 import subprocess
@@ -30,6 +31,7 @@ from shvit.data.splits import split_dataset
 from shvit.errors import DataError, ImageError, MissingDependencyError
 from shvit.images.encoded import read_encoded
 from shvit.images.preprocess import decode
+from shvit.install import install_command
 from tests.conftest import AS_ANYBODY
 
 WNIDS = ("n01443537", "n02124075")
@@ -309,7 +311,8 @@ def test_a_dataset_by_name(tmp_path, two_splits, monkeypatch):
 def test_a_dataset_by_name_without_the_library(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(
-        MissingDependencyError, match=r"hf://user/pets: needs the datasets library.*pip install 'shvit\[datasets\]'"
+        MissingDependencyError,
+        match="hf://user/pets: needs the datasets library.*" + re.escape(install_command("datasets")),
     ):
         open_dataset("hf://user/pets", "train")
 

@@ -14,6 +14,7 @@ from shvit.data.datasets import open_dataset, open_datasets
 from shvit.data.splits import split_and_rest
 from shvit.data.unread import describe_unread, left_out, missing_pictures
 from shvit.errors import DataError
+from shvit.install import install_command
 
 
 def png() -> bytes:
@@ -195,7 +196,7 @@ def test_what_is_not_read_is_counted_by_suffix(tmp_path):
     assert missing_pictures(found) == 6
     text = describe_unread(found)
     assert "2 .cr2 not read (convert to JPEG or PNG)" in text
-    assert "HEIC needs: pip install 'shvit[heif]'" in describe_unread({".heic": 3})
+    assert f"HEIC needs: {install_command('heif')}" in describe_unread({".heic": 3})
 
 
 def test_links_to_folders_are_followed_once(tmp_path):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import sys
 import zipfile
 
@@ -13,6 +14,7 @@ from shvit.engines import load_engine
 from shvit.errors import MissingDependencyError, ModelFileError
 from shvit.exporting import ExportReport, FileOptions, export_model
 from shvit.exporting.verify import TOLERANCE, Source, photograph_crops
+from shvit.install import install_command
 from shvit.predicting.outputs import softmax
 
 from ..conftest import SAMPLES
@@ -123,6 +125,6 @@ def test_a_hostile_card_in_its_archive_is_refused(tmp_path, reports, card, expec
 
 def test_a_missing_converter_is_told_with_its_command(tmp_path, tiny, tiny_card, monkeypatch):
     monkeypatch.setitem(sys.modules, "litert_torch", None)
-    with pytest.raises(MissingDependencyError, match=r"pip install 'shvit\[litert-export\]'"):
+    with pytest.raises(MissingDependencyError, match=re.escape(install_command("litert-export"))):
         export_model(tiny, tmp_path / "a.tflite", tiny_card, FileOptions("litert"))
     assert list(tmp_path.iterdir()) == []

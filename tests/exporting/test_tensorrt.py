@@ -21,7 +21,7 @@ def test_the_engine_runs_as_the_network_does(tmp_path, tiny, tiny_card, precisio
 
 @pytest.mark.skipif(PRESENT and torch.cuda.is_available(), reason="TensorRT and a GPU are there")
 def test_what_is_missing_is_told(tmp_path, tiny, tiny_card):
-    expected = "PyTorch finds none" if PRESENT else r"pip install 'tensorrt>=10,<11'"
+    expected = "PyTorch finds none" if PRESENT else r"-m pip install 'tensorrt>=10,<11'"
     with pytest.raises((ExportError, MissingDependencyError), match=expected):
         export_model(tiny, tmp_path / "a.engine", tiny_card, FileOptions("tensorrt"))
     assert list(tmp_path.iterdir()) == []

@@ -131,7 +131,7 @@ def test_heic_names_the_package_that_reads_it(monkeypatch):
     monkeypatch.setattr(encoded, "HEIF_INSTALLED", False)
     monkeypatch.setattr(encoded, "FORMATS", tuple(each for each in FORMATS if each != "HEIF"))
     data = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(64)
-    with pytest.raises(ImageError, match=r"is HEIC, which needs .*: pip install 'shvit\[heif\]'"):
+    with pytest.raises(ImageError, match=r"is HEIC, which needs .*: pip install pillow-heif"):
         decode(data)
 
 

@@ -18,6 +18,7 @@ from shvit.batch.stores import one_line
 from shvit.batch.worker import UnitDone, Worker
 from shvit.engines import available_threads
 from shvit.errors import BatchError, MissingDependencyError
+from shvit.install import install_command
 
 START_PATIENCE = 600.0
 """Seconds without any worker, after which there will be none; a cluster that grows takes minutes to."""
@@ -77,7 +78,7 @@ class RayActors(Pool):
         try:
             import ray
         except ImportError:
-            raise MissingDependencyError("--ray-address: needs Ray: pip install 'shvit[ray]'") from None
+            raise MissingDependencyError(f"--ray-address: needs Ray: {install_command('ray')}") from None
         self._ray = ray
         self._ours = not ray.is_initialized()
         if self._ours:

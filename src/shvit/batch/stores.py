@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 from shvit.atomic import atomic_path
 from shvit.errors import BatchError, MissingDependencyError, ShvitError
+from shvit.install import install_command
 from shvit.reading import open_regular
 
 ATOMIC_STORES = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "oci", "memory"})
@@ -61,7 +62,7 @@ def filesystem(url: str) -> tuple[Any, str]:
     except ImportError as error:
         raise MissingDependencyError(
             f"{url}: needs {error.name or 'a package that fsspec knows of'}: {one_line(error)}; for fsspec and s3:// "
-            "run: pip install 'shvit[ray]'"
+            f"run: {install_command('ray')}"
         ) from None
     except ValueError as error:
         raise BatchError(f"{url}: {one_line(error)}") from None

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from shvit.bench.networks import Network, random_network
 from shvit.errors import ArgumentError, MissingDependencyError
+from shvit.install import install_command
 
 TIMM = "timm, results/results-imagenet.csv"
 
@@ -54,7 +55,7 @@ def open_peer(name: str) -> Network:
         import torch
     except ModuleNotFoundError as error:
         raise MissingDependencyError(
-            f"{name}: needs {error.name}, which is not installed; install it with: pip install 'shvit[torch]'"
+            f"{name}: needs {error.name}, which is not installed; install it with: {install_command('torch')}"
         ) from None
     if not timm.is_model(name):
         raise ArgumentError(f"{name}: timm {timm.__version__} has no such network; see timm.list_models()")

@@ -12,6 +12,7 @@ from shvit.display import notice, progress_bar, say
 from shvit.engines import BATCH_SIZE, ENGINES
 from shvit.errors import MissingDependencyError
 from shvit.images.sources import COMPANION_EXTENSIONS, describe_left_out
+from shvit.install import install_command
 from shvit.shipped import DEFAULT_MODEL
 
 KINDS = ("images", "tar", "parquet", "video")
@@ -65,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fast-decode",
         action="store_true",
-        help="decode and resize to nearly the same pixels in about half the time (needs shvit[fast])",
+        help="decode and resize to nearly the same pixels in about half the time (needs the extra fast)",
     )
 
 
@@ -76,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     except ModuleNotFoundError as error:
         if error.name != "pyarrow":
             raise
-        raise MissingDependencyError("needs pyarrow, which is not installed: pip install 'shvit[ray]'") from None
+        raise MissingDependencyError(f"needs pyarrow, which is not installed: {install_command('ray')}") from None
 
     settings = BatchSettings(
         sources=tuple(args.sources),

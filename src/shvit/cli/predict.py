@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fast-decode",
         action="store_true",
-        help="decode and resize to nearly the same pixels in about half the time (needs shvit[fast])",
+        help="decode and resize to nearly the same pixels in about half the time (needs the extra fast)",
     )
     parser.add_argument("--format", choices=("table", "jsonl", "csv"), default="table", help="default: table")
     add_csv_safe(parser)

@@ -73,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     engine.add_argument(
         "--fast-decode",
         action="store_true",
-        help="decode and resize to nearly the same pixels in about half the time (needs shvit[fast])",
+        help="decode and resize to nearly the same pixels in about half the time (needs the extra fast)",
     )
     limits = parser.add_argument_group("limits")
     limits.add_argument(

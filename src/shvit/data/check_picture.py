@@ -13,6 +13,7 @@ from shvit.data.protocol import ImageDataset
 from shvit.display import as_text
 from shvit.errors import MissingDependencyError
 from shvit.images.preprocess import decode
+from shvit.install import install_command
 
 try:
     from matplotlib import rc_context
@@ -20,7 +21,7 @@ try:
     from matplotlib.figure import Figure, SubFigure
     from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 except ImportError:
-    raise MissingDependencyError("the picture needs matplotlib: pip install 'shvit[torch]'") from None
+    raise MissingDependencyError(f"the picture needs matplotlib: {install_command('torch')}") from None
 
 COLOURS = {"train": "#3b6ea5", "val": "#e08a3c"}
 NAMED_BARS = 30

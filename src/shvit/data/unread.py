@@ -9,6 +9,7 @@ from pathlib import Path
 from shvit.data.protocol import ImageDataset
 from shvit.data.splits import Subset
 from shvit.images.sources import BROKEN_LINK, COMPANION_EXTENSIONS, HEIF_EXTENSIONS, OTHER_NAME, VIDEO_EXTENSIONS
+from shvit.install import install_command
 
 REPEATED_LINK = "link to a folder that is read already"
 """A loop, or a second way to the same files."""
@@ -68,7 +69,7 @@ def unread_lines(others: Mapping[str, int]) -> list[str]:
 
 def _advice(kind: str) -> str:
     if kind in HEIF_EXTENSIONS:
-        return "HEIC needs: pip install 'shvit[heif]'"
+        return f"HEIC needs: {install_command('heif')}"
     if kind in PICTURES:
         return "convert to JPEG or PNG"
     if kind in VIDEO_EXTENSIONS:

@@ -13,6 +13,7 @@ import numpy as np
 
 from shvit.card import MAX_SIDE
 from shvit.errors import MissingDependencyError, ModelFileError, ModelOutputError, ShvitError
+from shvit.install import pip_install
 
 FILE_ENGINES = {".tflite": "litert", ".xml": "openvino"}
 """Files that are of one engine, by suffix; the others are ONNX, which the other engines load."""
@@ -127,13 +128,12 @@ def as_model_file_error(path: Path, engine: str) -> Iterator[None]:
         raise ModelFileError(f"{path}: not a model that {engine} can load: {reason[:200]}") from None
 
 
-def check_version(package: str, found: str, minimum: str, command: str) -> None:
+def check_version(package: str, found: str, minimum: str) -> None:
     """Refuses a package that is too old.
 
     Args:
         found: its version, such as ``1.32.0``.
         minimum: as far as it matters, such as ``1.20``.
-        command: what installs a newer one.
 
     Raises:
         MissingDependencyError: it is older.
@@ -141,5 +141,6 @@ def check_version(package: str, found: str, minimum: str, command: str) -> None:
     numbers = [tuple(int(part) for part in re.findall(r"\d+", version)[:2]) for version in (found, minimum)]
     if numbers[0] < numbers[1]:
         raise MissingDependencyError(
-            f"{package} {found} is too old, at least {minimum} is needed; install it with: {command}"
+            f"{package} {found} is too old, at least {minimum} is needed; install it with: "
+            + pip_install("--upgrade", f"{package}>={minimum}")
         )

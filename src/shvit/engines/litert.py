@@ -12,13 +12,14 @@ import numpy as np
 from shvit.card import CARD_FILE, MAX_CARD_BYTES, METADATA_KEY
 from shvit.engines.base import Engine, check_input, check_output, check_signature
 from shvit.errors import MissingDependencyError, ModelFileError
+from shvit.install import install_command
 from shvit.reading import utf8_path
 
 try:
     from ai_edge_litert.interpreter import Interpreter
 except ImportError as error:
     raise MissingDependencyError(
-        "the LiteRT engine is not installed; install it with: pip install 'shvit[litert]'"
+        f"the LiteRT engine is not installed; install it with: {install_command('litert')}"
     ) from error
 
 

@@ -18,7 +18,7 @@ from shvit.engines.base import Engine, check_input, check_output, check_signatur
 from shvit.engines.onnx_graph import check_file, with_outputs
 from shvit.reading import utf8_path
 
-check_version("onnxruntime", ort.__version__, "1.20", "pip install --upgrade onnxruntime")
+check_version("onnxruntime", ort.__version__, "1.20")
 
 
 class ONNXRuntimeEngine(Engine):

@@ -10,15 +10,16 @@ import numpy as np
 from shvit.engines.base import FILE_ENGINES, Engine, check_input, check_output, check_signature, check_version
 from shvit.engines.onnx_graph import check_file
 from shvit.errors import MissingDependencyError
+from shvit.install import install_command
 
 try:
     import openvino as ov
 except ImportError as error:
     raise MissingDependencyError(
-        "the OpenVINO engine is not installed; install it with: pip install 'shvit[openvino]'"
+        f"the OpenVINO engine is not installed; install it with: {install_command('openvino')}"
     ) from error
 
-check_version("openvino", ov.__version__, "2025.0", "pip install --upgrade 'shvit[openvino]'")
+check_version("openvino", ov.__version__, "2025.0")
 
 
 _NUMPY_NAMES = {"u8": "uint8", "f16": "float16", "f32": "float32", "f64": "float64"}

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from shvit.card import METADATA_KEY, Card
 from shvit.errors import ExportError, MissingDependencyError
 from shvit.exporting.verify import Source, Written, quiet
+from shvit.install import install_command
 
 INPUT, PROBABILITIES, LABEL = "image", "probabilities", "classLabel"
 SPECIFICATION = 6
@@ -44,7 +45,7 @@ def convert(source: Source, path: Path) -> Written:
 
             model = _convert(ct, source)
     except ImportError as error:
-        raise MissingDependencyError("coremltools is not installed: pip install 'shvit[coreml]'") from error
+        raise MissingDependencyError(f"coremltools is not installed: {install_command('coreml')}") from error
     notes = _check(model.get_spec(), source)
 
     def seal(card: Card) -> None:

@@ -13,8 +13,11 @@ import torch
 
 from shvit.errors import MissingDependencyError
 from shvit.exporting.verify import Infer, Source, Written, in_batches_of, quiet, with_version, write_beside
+from shvit.install import install_command
 
-MISSING = "ExecuTorch is not installed: pip install 'shvit[executorch]'"
+
+def _missing() -> MissingDependencyError:
+    return MissingDependencyError(f"ExecuTorch is not installed; install it with: {install_command('executorch')}")
 
 
 def convert(source: Source, path: Path) -> Written:
@@ -28,7 +31,7 @@ def convert(source: Source, path: Path) -> Written:
             program = torch.export.export(source.deployed(), (example,))
             lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()
     except ImportError as error:
-        raise MissingDependencyError(MISSING) from error
+        raise _missing() from error
     path.write_bytes(lowered.buffer)
     return Written(
         partial(write_beside, path),
@@ -55,7 +58,7 @@ def load_program(path: Path, batch_size: int = 1) -> Infer:
 
             method = Runtime.get().load_program(path).load_method("forward")
     except ImportError as error:
-        raise MissingDependencyError(MISSING) from error
+        raise _missing() from error
 
     def infer(images: np.ndarray) -> np.ndarray:
         return method.execute([torch.from_numpy(images)])[0].numpy()

@@ -12,6 +12,7 @@ from shvit.card import CARD_FILE, Card
 from shvit.engines import available_threads, load_engine
 from shvit.errors import MissingDependencyError
 from shvit.exporting.verify import Source, Written, quiet, with_version
+from shvit.install import install_command
 
 LABELS_FILE = "labels.txt"
 
@@ -30,7 +31,7 @@ def convert(source: Source, path: Path) -> Written:
             import litert_torch
     except ImportError as error:
         raise MissingDependencyError(
-            "the LiteRT converter is not installed: pip install 'shvit[litert-export]'"
+            f"the LiteRT converter is not installed: {install_command('litert-export')}"
         ) from error
     height, width = source.card.preprocessing.image_size
     example = torch.zeros(source.batch_size, height, width, 3, dtype=torch.uint8)

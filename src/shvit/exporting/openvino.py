@@ -9,6 +9,7 @@ from shvit.engines import load_engine
 from shvit.errors import MissingDependencyError
 from shvit.exporting.onnx import to_proto
 from shvit.exporting.verify import Source, Written, with_version
+from shvit.install import install_command
 
 
 def convert(source: Source, path: Path) -> Written:
@@ -16,7 +17,7 @@ def convert(source: Source, path: Path) -> Written:
     try:
         import openvino as ov
     except ImportError as error:
-        raise MissingDependencyError("OpenVINO is not installed: pip install 'shvit[torch,openvino]'") from error
+        raise MissingDependencyError(f"OpenVINO is not installed: {install_command('torch', 'openvino')}") from error
     proto = to_proto(source)
     model = ov.Core().read_model(proto.SerializeToString())
 

@@ -15,6 +15,7 @@ import torch
 from shvit.errors import ExportError, MissingDependencyError
 from shvit.exporting.onnx import to_proto
 from shvit.exporting.verify import Infer, Source, Written, in_batches_of, with_version, write_beside
+from shvit.install import pip_install
 
 
 def convert(source: Source, path: Path) -> Written:
@@ -23,7 +24,7 @@ def convert(source: Source, path: Path) -> Written:
         import tensorrt as trt
     except ImportError as error:
         raise MissingDependencyError(
-            "TensorRT is not installed: pip install 'tensorrt>=10,<11' (it needs an NVIDIA GPU)"
+            f"TensorRT is not installed; with an NVIDIA GPU, install it with: {pip_install('tensorrt>=10,<11')}"
         ) from error
     if not torch.cuda.is_available():
         raise ExportError(f"{path}: TensorRT builds an engine for the GPU that is there, and PyTorch finds none")

@@ -84,7 +84,7 @@ def open_image(data: bytes, name: str) -> ImageFile.ImageFile:
     except UnidentifiedImageError:
         pass
     if not HEIF_INSTALLED and data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS:
-        raise ImageError(f"{name}: is HEIC, which needs another package: pip install 'shvit[heif]'")
+        raise ImageError(f"{name}: is HEIC, which needs another package: pip install pillow-heif")
     raise ImageError(f"{name}: not an image, or of a format that is not known")
 
 

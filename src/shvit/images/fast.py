@@ -11,6 +11,7 @@ import numpy as np
 from shvit.card import Preprocessing
 from shvit.errors import MissingDependencyError
 from shvit.images.preprocess import ImageSource, decode, describe, encoded_bytes, is_long, preprocess, resize_and_crop
+from shvit.install import install_command
 
 try:
     from shvit.images.jpeg import SPARE_DETAIL, decode_fraction, read_header, smallest_fraction
@@ -18,7 +19,7 @@ try:
 except ImportError as error:
     raise MissingDependencyError(
         "fast decoding needs simplejpeg and kornia-rs, which are not installed; install them with: "
-        "pip install 'shvit[fast]'"
+        f"{install_command('fast')}"
     ) from error
 
 

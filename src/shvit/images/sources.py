@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TextIO
 
 from shvit.images.encoded import HEIF_INSTALLED
+from shvit.install import install_command
 from shvit.reading import listed_paths, why_irregular
 
 HEIF_EXTENSIONS = frozenset({".heic", ".heif", ".hif", ".heics", ".heifs"})
@@ -163,7 +164,7 @@ def describe_left_out(others: Counter[str]) -> str:
         named.append(f"{rest:,} of other kinds")
     advice = "what is named by itself, or by a pattern such as '**/*.SUFFIX', is tried whatever its name"
     if not HEIF_INSTALLED and any(name in HEIF_EXTENSIONS for name, _ in counts):
-        advice = f"HEIC needs: pip install 'shvit[heif]'; {advice}"
+        advice = f"{advice}; HEIC needs: {install_command('heif')}"
     return f"not read: {', '.join(named)} ({advice})"
 
 

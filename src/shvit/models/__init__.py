@@ -1,12 +1,13 @@
 """The networks, their weights, and folding for deployment. Needs PyTorch."""
 
 from shvit.errors import MissingDependencyError
+from shvit.install import install_command
 
 try:
     import torch  # noqa: F401
 except ImportError as error:
     raise MissingDependencyError(
-        "this needs PyTorch, which is not installed; install the lab with: pip install 'shvit[torch]'"
+        f"this needs PyTorch, which is not installed; install the lab with: {install_command('torch')}"
     ) from error
 
 from shvit.models.checkpoints import load_checkpoint, load_model, read_checkpoint, save_checkpoint

@@ -16,6 +16,7 @@ from shvit.engines.base import FILE_ENGINES, as_model_file_error, as_model_outpu
 from shvit.engines.onnx_graph import check_file, read_nodes
 from shvit.errors import ArgumentError, MissingDependencyError, ModelFileError, ModelOutputError
 from shvit.images.preprocess import ImageSource, Region, decode, describe, kept_region, one_image, preprocess
+from shvit.install import pip_install
 from shvit.predicting.classifier import check_graph, read_card, top_predictions
 from shvit.predicting.outputs import check_rows, probabilities
 from shvit.predicting.pickling import MadeOfFile
@@ -164,7 +165,8 @@ class Explainer(MadeOfFile):
             from shvit.engines.onnxruntime import ONNXRuntimeEngine
         except ModuleNotFoundError:
             raise MissingDependencyError(
-                "explanations need ONNX Runtime, whichever engine predicts; install it with: pip install onnxruntime"
+                "explanations need ONNX Runtime, whichever engine predicts; install it with: "
+                + pip_install("onnxruntime")
             ) from None
         with as_model_file_error(path, "onnxruntime"):
             check_file(path)

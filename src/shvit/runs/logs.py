@@ -26,6 +26,7 @@ from torch.utils.tensorboard import SummaryWriter
 from shvit.atomic import atomic_path, write_json
 from shvit.display import as_text, say, terminal
 from shvit.errors import DataError, MissingDependencyError
+from shvit.install import install_command
 from shvit.machine import processor_name
 from shvit.runs.curves import plot_run
 from shvit.runs.metrics import FILE as METRICS
@@ -243,7 +244,7 @@ def _import_wandb() -> Any:
     except ImportError:
         raise MissingDependencyError(
             "logging to Weights & Biases needs wandb, which is not installed; install it with: "
-            "pip install 'shvit[wandb]'"
+            f"{install_command('wandb')}"
         ) from None
 
 

@@ -1,1 +1,1 @@
-"""Serving model files over HTTP, and the client for it. Needs ``pip install 'shvit[serve]'``; never PyTorch."""
+"""Serving model files over HTTP, and the client for it. Needs the extra ``serve``; never PyTorch."""

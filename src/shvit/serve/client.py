@@ -11,13 +11,14 @@ from typing import Any
 
 from shvit.errors import ArgumentError, ImageError, MissingDependencyError, ServerError
 from shvit.images.preprocess import ImageSource, decode, describe, encoded_bytes, image_sources
+from shvit.install import install_command
 from shvit.predicting.results import Prediction, Result
 
 try:
     import httpx2
 except ImportError as error:
     raise MissingDependencyError(
-        "the client needs httpx2, which is not installed; install it with: pip install 'shvit[serve]'"
+        f"the client needs httpx2, which is not installed; install it with: {install_command('serve')}"
     ) from error
 
 BATCH_SIZE = 8

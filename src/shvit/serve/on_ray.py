@@ -8,6 +8,7 @@ from dataclasses import fields
 from typing import Any
 
 from shvit.errors import MissingDependencyError, ServerError
+from shvit.install import install_command
 from shvit.serve.settings import Settings
 from shvit.shipped import DEFAULT_MODEL
 
@@ -17,7 +18,7 @@ try:
     from ray import serve
 except ImportError as error:
     raise MissingDependencyError(
-        f"serving on Ray needs {error.name}, which is not installed: pip install 'shvit[ray,serve]'"
+        f"serving on Ray needs {error.name}, which is not installed: {install_command('ray', 'serve')}"
     ) from None
 
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from shvit.display import LineFormatter, say
 from shvit.errors import ArgumentError, MissingDependencyError, ShvitError
+from shvit.install import install_command
 from shvit.predicting.classifier import Classifier
 from shvit.serve.settings import Settings
 from shvit.shipped import SHIPPED_MODELS
@@ -33,7 +34,7 @@ except ModuleNotFoundError as error:
     if (error.name or "shvit").partition(".")[0] == "shvit":
         raise
     raise MissingDependencyError(
-        f"serving needs {error.name}, which is not installed; install it with: pip install 'shvit[serve]'"
+        f"serving needs {error.name}, which is not installed; install it with: {install_command('serve')}"
     ) from error
 
 BACKLOG = 2048

@@ -20,6 +20,7 @@ from shvit.data.protocol import ImageDataset
 from shvit.data.sampler import EpochSampler, SampleKey
 from shvit.data.transforms import Augmentation, TrainTransform
 from shvit.errors import DataError, MissingDependencyError
+from shvit.install import install_command
 from shvit.training.distillation import (
     HALF,
     LogitsCard,
@@ -242,7 +243,7 @@ def _compile(teacher: TeacherNetwork, execution: TeacherExecution) -> Callable[[
             import openvino
         except ImportError:
             raise MissingDependencyError(
-                "backend openvino is not installed; install it with: pip install 'shvit[openvino]'"
+                f"backend openvino is not installed; install it with: {install_command('openvino')}"
             ) from None
 
         device = torch.device("cpu")

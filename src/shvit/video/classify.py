@@ -17,6 +17,7 @@ from PIL import Image
 from shvit.card import Preprocessing
 from shvit.errors import MissingDependencyError, ModelOutputError, VideoError
 from shvit.images.preprocess import is_long, resize_and_crop
+from shvit.install import install_command
 from shvit.predicting.classifier import Classifier
 from shvit.video.frames import Damage, Frame
 
@@ -24,7 +25,7 @@ try:
     from shvit.images.resize import preprocess_pixels
 except ImportError as error:
     raise MissingDependencyError(
-        "video needs kornia-rs to resize, which is not installed; install it with: pip install 'shvit[video]'"
+        f"video needs kornia-rs to resize, which is not installed; install it with: {install_command('video')}"
     ) from error
 
 Prepare = Callable[[Frame], np.ndarray]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from shvit.errors import MissingDependencyError, VideoError
+from shvit.install import install_command
 
 try:
     import av
@@ -20,7 +21,7 @@ try:
     from av.stream import Disposition
 except ImportError as error:
     raise MissingDependencyError(
-        "reading video needs PyAV, which is not installed; install it with: pip install 'shvit[video]'"
+        f"reading video needs PyAV, which is not installed; install it with: {install_command('video')}"
     ) from error
 
 FILE_FORMATS = (

@@ -13,6 +13,7 @@ from typing import IO, Any
 from shvit.atomic import atomic_path, beside, clear_partials, json_bytes, put_in_place
 from shvit.display import as_text
 from shvit.errors import ArgumentError, MissingDependencyError, VideoError
+from shvit.install import install_command
 
 FRAME_FORMATS = (".jsonl", ".parquet")
 
@@ -96,7 +97,7 @@ def check_frames_path(path: Path) -> None:
             import pyarrow  # noqa: F401 - whether it is there
         except ImportError:
             raise MissingDependencyError(
-                f"{path}: Parquet needs pyarrow, which is not installed: pip install 'shvit[video]'"
+                f"{path}: Parquet needs pyarrow, which is not installed: {install_command('video')}"
             ) from None
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from shvit.atomic import write_text
 from shvit.card import Card
 from shvit.errors import MissingDependencyError
+from shvit.install import install_command
 from shvit.predicting.classifier import top_predictions
 from shvit.video.complete import Summary
 from shvit.video.events import Event, EventSettings, clock
@@ -19,7 +20,7 @@ try:
     import jinja2
 except ImportError as error:
     raise MissingDependencyError(
-        "the summary page needs jinja2, which is not installed; install it with: pip install 'shvit[video]'"
+        f"the summary page needs jinja2, which is not installed; install it with: {install_command('video')}"
     ) from error
 
 LANES = 16

@@ -19,6 +19,7 @@ from shvit.data.cache import derived_folder, files_key
 from shvit.data.classes import check_labels, encode_labels, name_classes, number_classes
 from shvit.errors import DataError, ImageError, MissingDependencyError
 from shvit.images.encoded import read_encoded
+from shvit.install import install_command
 from shvit.reading import utf8_path
 
 IN_MEMORY_BYTES = 2 * 2**30
@@ -98,7 +99,7 @@ def hub_splits(address: str) -> dict[str, Callable[[], TableImages]]:
         import datasets
     except ImportError:
         raise MissingDependencyError(
-            f"{address}: needs the datasets library, which is not installed: pip install 'shvit[datasets]'"
+            f"{address}: needs the datasets library, which is not installed: {install_command('datasets')}"
         ) from None
     parts = address.removeprefix("hf://").split("/")
     if not 1 <= len(parts) <= 3 or not all(parts):
