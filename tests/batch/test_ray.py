@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -116,7 +115,5 @@ def test_a_classifier_can_be_handed_to_a_task(colour_model, cluster):
 
 def test_an_address_where_no_cluster_is_says_so(colour_model, tmp_path):
     folder = write_folder(tmp_path / "in", 3)
-    started = time.monotonic()
     with pytest.raises(BatchError, match=r"--ray-address 127\.0\.0\.1:1: cannot be reached"):
         batch(colour_model, tmp_path / "out", folder, ray_address="127.0.0.1:1")
-    assert time.monotonic() - started < 60

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import pytest
 
-from ..conftest import ROOT, SAMPLES, make_debian
+from ..conftest import PATIENCE, ROOT, SAMPLES, make_debian
 
 BASE = "python:3.11-slim"
 PACKAGES = "python3.11,python3.11-venv,python3-distutils"
@@ -197,7 +197,7 @@ def test_every_step_of_the_dockerfile(debian, wheels, program, tmp_path):
         command, env={**environment, **host_path}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     try:
-        until = time.monotonic() + 30
+        until = time.monotonic() + PATIENCE
         while (health := beside(server, image, image.health)).returncode != 0:
             assert time.monotonic() < until and server.poll() is None, health.stderr + read(server)
             time.sleep(0.2)

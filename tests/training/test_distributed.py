@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import time
 
 import pytest
 
@@ -72,10 +71,8 @@ def test_when_one_process_is_killed_the_others_stop_and_say_so(colours, tmp_path
         )
         for rank in range(2)
     ]  # fmt: skip
-    assert both[1].wait(120) == -signal.SIGKILL
-    died = time.monotonic()
-    _, errors = both[0].communicate(timeout=PATIENCE)
-    assert time.monotonic() - died < 30
+    assert both[1].wait(PATIENCE) == -signal.SIGKILL
+    _, errors = both[0].communicate(timeout=PATIENCE)  # far less than the half an hour that collectives wait by default
     assert both[0].returncode == 1
     assert "process 0 of 2 lost the others at epoch 1, step 4" in errors
     assert "--resume auto" in errors

@@ -26,7 +26,7 @@ from shvit.training.checkpoint import checkpoints
 from shvit.training.locking import only_writer
 from shvit.training.run import Progress
 
-from ..conftest import PATIENCE
+from ..conftest import PATIENCE, wait_until
 from .conftest import drive, losses
 from .driver import small_shvit
 
@@ -94,9 +94,7 @@ def test_killed_at_any_moment_the_run_folder_is_whole(colours, tmp_path):
     """By the clock, so also while files are being written."""
     options = {**OPTIONS, "epochs": 1000, "execution": {"checkpoint_every_steps": 1}}
     process = drive(colours, tmp_path, options)
-    deadline = time.monotonic() + 90
-    while len(checkpoints(tmp_path)) < 2 and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_until(lambda: len(checkpoints(tmp_path)) >= 2)
     time.sleep(random.Random().uniform(0, 1))
     process.kill()
     process.wait()
@@ -266,9 +264,7 @@ def test_a_run_whose_validation_is_all_wrong_has_a_best(colours, tmp_path, monke
 def test_two_runs_into_one_folder_at_the_same_time(colours, tmp_path):
     """The second is refused and changes nothing; once the first is killed, the folder is free."""
     first = drive(colours, tmp_path, {**OPTIONS, "epochs": 1000})
-    deadline = time.monotonic() + PATIENCE
-    while not checkpoints(tmp_path) and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_until(lambda: checkpoints(tmp_path))
     command = [sys.executable, "-m", "shvit", "train", str(colours), "--output", str(tmp_path), "--device", "cpu"]
     second = subprocess.run([*command, "--resume", "auto"], capture_output=True, text=True, timeout=PATIENCE)
     first.kill()

@@ -59,7 +59,7 @@ def kill_when(run: list[str], journal: Path, seen: int) -> None:
     """Starts it, and kills it once its journal was written so many times."""
     process = subprocess.Popen(run, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     try:
-        last, limit = None, time.monotonic() + 60
+        last, limit = None, time.monotonic() + PATIENCE
         while seen and time.monotonic() < limit and process.poll() is None:
             now = journal.stat().st_mtime_ns if journal.exists() else None
             seen -= now != last
