@@ -29,7 +29,7 @@ from common import S1_INT8, record, s1_int8, summary
 from shvit import Classifier
 from shvit.images.preprocess import resized_size
 from shvit.shipped import DEFAULT_MODEL
-from shvit.video.classify import preparation
+from shvit.video.classify import frame_preparation
 from shvit.video.complete import CompleteRun, Options
 from shvit.video.frames import Frame, ReadOptions, Video
 from shvit.video.output import FrameRows
@@ -156,7 +156,7 @@ def agreement(ours: list[int], theirs: list[int]) -> float:
 def what_each_way_changes(clip: Path, every: int) -> dict[str, object]:
     """First labels and pixels of each way to be faster, beside those of still pictures, on every so manieth frame."""
     classifier = Classifier(engine="onnxruntime", threads=1)
-    usual, quick = (preparation(classifier.card.preprocessing, fast) for fast in (False, True))
+    usual, quick = (frame_preparation(classifier.card.preprocessing, fast) for fast in (False, True))
     found: dict[str, list[np.ndarray]] = {}
     for name, fast_decoder, prepare in (
         ("as a still picture", False, lambda frame: classifier.preprocess(frame.image)),

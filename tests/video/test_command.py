@@ -17,7 +17,7 @@ from shvit.card import Preprocessing
 from shvit.images.fast import preprocess_fast
 from shvit.images.preprocess import decode, preprocess
 from shvit.install import install_command
-from shvit.video.classify import preparation
+from shvit.video.classify import frame_preparation
 from shvit.video.frames import Frame, Video
 
 from ..conftest import PATIENCE, SAMPLES
@@ -159,7 +159,7 @@ def test_frames_are_prepared_as_still_images_are():
             path = write_clip(Path(folder) / f"{number}.mp4", [picture[:height, :width]])
             with Video(path) as video:
                 (frame,) = video
-            usual, fast = (preparation(preprocessing, each)(frame).astype(int) for each in (False, True))
+            usual, fast = (frame_preparation(preprocessing, each)(frame).astype(int) for each in (False, True))
             still = preprocess(decode(frame.image), preprocessing)
             assert usual.shape == fast.shape == still.shape
             assert np.array_equal(usual, preprocess_fast(frame.image, preprocessing))

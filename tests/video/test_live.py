@@ -18,7 +18,7 @@ import pytest
 pytest.importorskip("av", reason="needs shvit[video]")
 
 from shvit.video.frames import Frame, Position
-from shvit.video.live import LiveSource, LiveStatistics, Lost
+from shvit.video.live import LiveSource, LiveStatistics, SourceLost
 from shvit.video.output import working_file
 
 from ..conftest import PATIENCE, free_port, wait_until
@@ -168,7 +168,7 @@ def test_a_file_is_played_at_its_own_speed_once(tmp_path):
     statistics = LiveStatistics()
     began, seen = time.monotonic(), []
     for frame in LiveSource(str(clip), statistics, reconnect=3):
-        assert not isinstance(frame, Lost)
+        assert not isinstance(frame, SourceLost)
         assert frame.arrival - began >= frame.index / 25 - 0.001
         seen.append(frame.index)
     assert seen == sorted(set(seen))
@@ -223,7 +223,7 @@ def test_a_loss_during_work_on_a_frame_lies_between_those_before_and_after_it(mo
     live = LiveSource("http://camera", LiveStatistics())
     seen: list[float | None] = []
     for item in live:
-        seen.append(None if isinstance(item, Lost) else item.arrival)
+        seen.append(None if isinstance(item, SourceLost) else item.arrival)
         if seen == [0]:
             at_work.set()
             wait(came_back)
@@ -279,11 +279,11 @@ def test_the_last_frame_before_a_loss_is_given_before_it(monkeypatch):
     live = LiveSource("http://camera", LiveStatistics())
     seen: list[float | None] = []
     for item in live:
-        seen.append(None if isinstance(item, Lost) else item.arrival)
+        seen.append(None if isinstance(item, SourceLost) else item.arrival)
         if seen == [0]:
             at_work.set()
             wait(lost)
-        if isinstance(item, Lost):
+        if isinstance(item, SourceLost):
             told.set()
         if len(seen) == 4:
             live.stop()

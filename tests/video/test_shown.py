@@ -15,7 +15,7 @@ av = pytest.importorskip("av", reason="needs shvit[video]")
 from shvit.batch.inputs import read_items  # noqa: E402
 from shvit.batch.listing import Item  # noqa: E402
 from shvit.card import Preprocessing  # noqa: E402
-from shvit.video.classify import preparation  # noqa: E402
+from shvit.video.classify import frame_preparation  # noqa: E402
 from shvit.video.encode import open_encoder  # noqa: E402
 from shvit.video.frames import MAX_PIXELS, Frame, ReadOptions, Video, frames, shown_size  # noqa: E402
 from shvit.video.live import LiveSource, LiveStatistics  # noqa: E402
@@ -105,7 +105,7 @@ def test_the_network_sees_the_shape_that_is_shown(tmp_path, fast):
     circle = (200 * ((rows - 96) ** 2 + (columns - 128) ** 2 < 80**2)).astype(np.uint8)
     square = np.repeat(circle[:, :, None], 3, 2)
     squeezed = np.asarray(Image.fromarray(square).resize((128, 192), Image.Resampling.BOX))
-    prepare = preparation(Preprocessing((64, 64)), fast)
+    prepare = frame_preparation(Preprocessing((64, 64)), fast)
     (frame,) = frames(write_clip(tmp_path / "wide.mp4", [squeezed], aspect=Fraction(2)))
     (expected,) = frames(write_clip(tmp_path / "square.mp4", [square]))
     assert np.abs(prepare(frame).astype(int) - prepare(expected)).mean() < 3

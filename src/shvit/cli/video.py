@@ -27,7 +27,7 @@ from shvit.shipped import DEFAULT_MODEL, SHIPPED_MODELS, resolve_model
 from shvit.video.events import Event, EventSettings, clock
 
 if TYPE_CHECKING:
-    from shvit.video.complete import Options, Summary
+    from shvit.video.complete import Options, VideoSummary
     from shvit.video.frames import Video
     from shvit.video.output import FrameRows, Journal
 
@@ -226,7 +226,7 @@ def _run_complete(
     classifier: Classifier,
     options: Options,
     write: Writer,
-) -> list[Summary]:
+) -> list[VideoSummary]:
     from shvit.video.complete import CompleteRun
     from shvit.video.output import FrameRows, Journal
 
@@ -269,7 +269,7 @@ def _what_must_be_the_same(args: argparse.Namespace, options: Options) -> dict[s
 
 def _run_live(
     args: argparse.Namespace, source: str, classifier: Classifier, options: Options, write: Writer
-) -> Summary:
+) -> VideoSummary:
     from shvit.video.complete import video_stem
     from shvit.video.encode import open_encoder
     from shvit.video.live import LiveSource, LiveStatistics, follow
@@ -364,7 +364,7 @@ class Writer:
     def event(self, source: str, event: Event) -> None:
         raise NotImplementedError
 
-    def summary(self, summary: Summary) -> None:
+    def summary(self, summary: VideoSummary) -> None:
         raise NotImplementedError
 
 
@@ -388,7 +388,7 @@ class JSONLines(Writer):
             }
         )
 
-    def summary(self, summary: Summary) -> None:
+    def summary(self, summary: VideoSummary) -> None:
         for each in summary.damage:
             until = {} if each.until is None else {"until": round(each.until, 6)}
             self._print(
@@ -424,7 +424,7 @@ class Table(Writer):
         label = printable(self._card.short_labels[event.class_id])
         print(f"{when} {self._green}{event.peak_score:6.1%}{self._reset} {label}", file=self._output, flush=True)
 
-    def summary(self, summary: Summary) -> None:
+    def summary(self, summary: VideoSummary) -> None:
         for each in summary.damage:
             until = "" if each.until is None else f" – {clock(each.until)}"
             line = f"{clock(each.time):>10}{until} {self._red}damage: {printable(each.reason)}{self._reset}"

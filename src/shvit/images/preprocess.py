@@ -55,7 +55,7 @@ class _WarningsIgnored:
         with self._lock:
             self._inside += 1
             if self._inside == 1:
-                warnings.filterwarnings("ignore", module=r"(PIL|shvit\.runtime)\.")
+                warnings.filterwarnings("ignore", module=r"(PIL|shvit\.images)\.")
                 self._filters, self._entry = warnings.filters, warnings.filters[0]
 
     def __exit__(self, *exception: object) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from shvit.errors import ImageError
 from shvit.images.preprocess import ImageSource, describe
 
-Prepare = Callable[[ImageSource], np.ndarray]
+PrepareImage = Callable[[ImageSource], np.ndarray]
 """An image to ``uint8 (H, W, 3)``; raises ``ImageError``."""
 
 
@@ -34,7 +34,7 @@ class Batch:
             return self._buffer[: len(self.sources)]
         return self._buffer[[place for place in range(len(self.sources)) if place not in self.errors]]
 
-    def decode(self, places: range, prepare: Prepare, stopped: Event) -> None:
+    def decode(self, places: range, prepare: PrepareImage, stopped: Event) -> None:
         for place in places:
             if stopped.is_set():
                 return
@@ -46,7 +46,7 @@ class Batch:
 
 
 def decoded_batches(
-    images: Iterable[ImageSource], prepare: Prepare, image_shape: tuple[int, ...], batch_size: int, workers: int
+    images: Iterable[ImageSource], prepare: PrepareImage, image_shape: tuple[int, ...], batch_size: int, workers: int
 ) -> Generator[Batch, None, None]:
     """All images, in order, in batches.
 

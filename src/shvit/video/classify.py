@@ -28,7 +28,7 @@ except ImportError as error:
         f"video needs kornia-rs to resize, which is not installed; install it with: {install_command('video')}"
     ) from error
 
-Prepare = Callable[[Frame], np.ndarray]
+PrepareFrame = Callable[[Frame], np.ndarray]
 """A frame to ``uint8 (H, W, 3)``, the network's input; raises ``VideoError``."""
 
 
@@ -49,7 +49,7 @@ class Classified:
         return buffer.getvalue()
 
 
-def preparation(preprocessing: Preprocessing, fast: bool = False) -> Prepare:
+def frame_preparation(preprocessing: Preprocessing, fast: bool = False) -> PrepareFrame:
     """What makes a network's input of a frame.
 
     Args:
@@ -71,7 +71,7 @@ def preparation(preprocessing: Preprocessing, fast: bool = False) -> Prepare:
 
 
 def classified(
-    items: Iterable[Frame | Damage], classifier: Classifier, prepare: Prepare
+    items: Iterable[Frame | Damage], classifier: Classifier, prepare: PrepareFrame
 ) -> Generator[Classified | Damage, None, None]:
     """Scores of all frames, in order; damage stays in its place.
 
@@ -93,7 +93,7 @@ def classified(
             yield from _classify([pending.popleft() for _ in range(min(size, len(pending)))], classifier)
 
 
-def _begin(prepare: Prepare, item: Frame | Damage, pool: ThreadPoolExecutor | None) -> Future[np.ndarray]:
+def _begin(prepare: PrepareFrame, item: Frame | Damage, pool: ThreadPoolExecutor | None) -> Future[np.ndarray]:
     if isinstance(item, Frame) and pool is not None:
         return pool.submit(prepare, item)
     done: Future[np.ndarray] = Future()

@@ -17,7 +17,7 @@ from shvit.drawing.annotate import annotate
 from shvit.errors import VideoError
 from shvit.images.sources import SourceError
 from shvit.predicting.classifier import Classifier, top_predictions
-from shvit.video.classify import Classified, Prepare, classified, preparation
+from shvit.video.classify import Classified, PrepareFrame, classified, frame_preparation
 from shvit.video.encode import open_encoder
 from shvit.video.events import Event, EventSettings, EventTracker, event_from_json, event_to_json, in_order
 from shvit.video.frames import Damage, Frame, Position, ReadOptions, Video
@@ -48,7 +48,7 @@ class Options:
 
 
 @dataclass
-class Summary:
+class VideoSummary:
     """What became of one video."""
 
     source: str
@@ -93,7 +93,7 @@ class Summary:
         }
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Summary:
+    def from_json(cls, values: dict[str, Any]) -> VideoSummary:
         return cls(
             **{
                 **values,
@@ -125,22 +125,22 @@ class CompleteRun:
         advance: Callable[[Video, float], None] = lambda video, seconds: None,
     ) -> None:
         self._classifier, self._options = classifier, options
-        self._prepare = preparation(classifier.card.preprocessing, options.fast)
+        self._prepare = frame_preparation(classifier.card.preprocessing, options.fast)
         self._rows, self._journal, self._save_video, self._advance = rows, journal, save_video, advance
         self._earlier = (journal.earlier if journal is not None else None) or {}
         self._noted = time.monotonic()
         self._in_journal = (0, 0)
         """Of the current video's events and stretches of damage, how many the journal has."""
 
-    def run(self, sources: Iterable[str | SourceError]) -> Iterator[Summary]:
+    def run(self, sources: Iterable[str | SourceError]) -> Iterator[VideoSummary]:
         """One summary for each source, in order; those that an earlier run had finished are given as they were."""
         finished = {each["source"]: each for each in self._earlier.get("finished", [])}
         for source in sources:
             if isinstance(source, SourceError):
-                yield Summary(source.source, error=source.reason)
+                yield VideoSummary(source.source, error=source.reason)
                 continue
             if source in finished:
-                yield Summary.from_json(finished[source])
+                yield VideoSummary.from_json(finished[source])
                 continue
             summary = self._analyse(source)
             if self._journal is not None:
@@ -149,7 +149,7 @@ class CompleteRun:
             summary.events = in_order(summary.events)
             yield summary
 
-    def _analyse(self, source: str) -> Summary:
+    def _analyse(self, source: str) -> VideoSummary:
         current = self._earlier.pop("current", None)
         if current is not None and current["summary"]["source"] == source:
             for seek in (True, False):
@@ -161,7 +161,7 @@ class CompleteRun:
             self._rewind(current["rows_start"], None)
         self._in_journal = (0, 0)
         start = self._rows.size() if self._rows is not None else 0
-        summary, began = Summary(source), time.perf_counter()
+        summary, began = VideoSummary(source), time.perf_counter()
         try:
             with self._open(source) as video:
                 tracker = EventTracker(self._options.events, len(self._classifier.classes))
@@ -172,7 +172,7 @@ class CompleteRun:
         summary.elapsed = time.perf_counter() - began
         return summary
 
-    def _go_on(self, current: dict[str, Any], seek: bool) -> Summary:
+    def _go_on(self, current: dict[str, Any], seek: bool) -> VideoSummary:
         """Takes up a video where an earlier run noted that it stood.
 
         Raises:
@@ -180,7 +180,7 @@ class CompleteRun:
         """
         began, found = time.perf_counter(), self._earlier["found"]
         values = current["summary"]
-        summary = Summary.from_json({**values, **{name: each + values[name] for name, each in found.items()}})
+        summary = VideoSummary.from_json({**values, **{name: each + values[name] for name, each in found.items()}})
         self._in_journal = (len(found.get("events", ())), len(found.get("damage", ())))
         position = Position(**current["position"])
         try:
@@ -207,7 +207,7 @@ class CompleteRun:
         self,
         video: Video,
         items: Iterator[Frame | Damage],
-        summary: Summary,
+        summary: VideoSummary,
         tracker: EventTracker,
         rows_start: int,
     ) -> None:
@@ -254,7 +254,7 @@ class CompleteRun:
         if self._rows is not None:
             self._rows.write(row)
 
-    def _note_found(self, summary: Summary) -> None:
+    def _note_found(self, summary: VideoSummary) -> None:
         """Adds to the journal what the current video has by now; not the last damage, which may still grow."""
         events, damage = self._in_journal
         settled = max(len(summary.damage) - 1, damage)
@@ -275,7 +275,7 @@ class _ChangedError(Exception):
     """The video is not as the journal says."""
 
 
-def _fingerprint(frame: Frame, prepare: Prepare) -> int:
+def _fingerprint(frame: Frame, prepare: PrepareFrame) -> int:
     return zlib.crc32(prepare(frame).tobytes())
 
 
@@ -292,7 +292,7 @@ def frame_row(source: str, each: Classified, classifier: Classifier, top_k: int)
     }
 
 
-def track(each: Classified, tracker: EventTracker, summary: Summary, options: Options) -> list[Event]:
+def track(each: Classified, tracker: EventTracker, summary: VideoSummary, options: Options) -> list[Event]:
     """Counts a frame in; returns the events that are complete by now."""
     frame = each.frame
     events = tracker.update(frame.time, frame.duration, each.scores, each.picture if options.pictures else None)

@@ -14,8 +14,8 @@ import numpy as np
 
 from shvit.errors import ModelOutputError, VideoError
 from shvit.predicting.classifier import Classifier
-from shvit.video.classify import Classified, preparation
-from shvit.video.complete import Options, Summary, draw, frame_row, track
+from shvit.video.classify import Classified, frame_preparation
+from shvit.video.complete import Options, VideoSummary, draw, frame_row, track
 from shvit.video.containers import is_live
 from shvit.video.encode import VideoEncoder
 from shvit.video.events import Event, EventTracker
@@ -32,7 +32,7 @@ _REMEMBERED = 100_000
 
 
 @dataclass(frozen=True)
-class Lost:
+class SourceLost:
     """The source went away; what comes after is another beginning."""
 
     reason: str
@@ -103,7 +103,7 @@ class LiveSource:
         self.statistics = statistics
         self._stopped = threading.Event()
         self._changed = threading.Condition()
-        self._pending: deque[Frame | Lost] = deque()
+        self._pending: deque[Frame | SourceLost] = deque()
         """What was not given yet, in order: one frame at most, and at most one loss on each side of it."""
         self._ended = False
         self._first_arrival: float | None = None
@@ -114,7 +114,7 @@ class LiveSource:
         """Ends the iteration soon; may be called from a signal handler."""
         self._stopped.set()
 
-    def __iter__(self) -> Iterator[Frame | Lost]:
+    def __iter__(self) -> Iterator[Frame | SourceLost]:
         """Each time the newest frame that has not been given, until the source ends or ``stop`` is called.
 
         A loss comes between the last frame given from before it and the first from after it.
@@ -147,7 +147,7 @@ class LiveSource:
             if self._reconnect == 0 and reason is None:
                 break  # the end of a file, or of a stream that need not come back
             reason = reason or "the stream ended"
-            self._lose(Lost(reason))
+            self._lose(SourceLost(reason))
             if failures >= self._reconnect:
                 self.statistics.lost = reason
                 self._report(f"{reason}; given up" + (f" after {failures} attempts" if failures else ""))
@@ -190,7 +190,7 @@ class LiveSource:
             self._first_arrival = frame.arrival
         self._time = max(frame.arrival - self._first_arrival, self._time + 1e-6)  # two may come at once
         with self._changed:
-            lost = next((each for each in self._pending if isinstance(each, Lost)), None)
+            lost = next((each for each in self._pending if isinstance(each, SourceLost)), None)
             self._pending.clear()
             if lost is not None:
                 self._pending.append(lost)
@@ -198,9 +198,9 @@ class LiveSource:
             self._index += 1
             self._changed.notify()
 
-    def _lose(self, lost: Lost) -> None:
+    def _lose(self, lost: SourceLost) -> None:
         with self._changed:
-            if not self._pending or not isinstance(self._pending[-1], Lost):
+            if not self._pending or not isinstance(self._pending[-1], SourceLost):
                 self._pending.append(lost)
             self._changed.notify()
 
@@ -214,15 +214,15 @@ def follow(
     encoder: VideoEncoder | None = None,
     on_event: Callable[[Event], None] = lambda event: None,
     on_frame: Callable[[], None] = lambda: None,
-) -> Summary:
+) -> VideoSummary:
     """Classifies what a live source shows until it ends or is stopped.
 
     Args:
         on_event: told of each event as soon as it is complete.
         on_frame: called after each frame.
     """
-    summary, statistics = Summary(source), live.statistics
-    prepare = preparation(classifier.card.preprocessing, options.fast)
+    summary, statistics = VideoSummary(source), live.statistics
+    prepare = frame_preparation(classifier.card.preprocessing, options.fast)
     tracker = EventTracker(options.events, len(classifier.classes))
     failure: str | None = None
 
@@ -232,7 +232,7 @@ def follow(
             on_event(event)
 
     for frame in live:
-        if isinstance(frame, Lost):
+        if isinstance(frame, SourceLost):
             add(tracker.finish())
             continue
         try:

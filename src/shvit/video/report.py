@@ -13,7 +13,7 @@ from shvit.card import Card
 from shvit.errors import MissingDependencyError
 from shvit.install import install_command
 from shvit.predicting.classifier import top_predictions
-from shvit.video.complete import Summary
+from shvit.video.complete import VideoSummary
 from shvit.video.events import Event, EventSettings, clock
 
 try:
@@ -43,7 +43,7 @@ INTERVALS = 3
 """Of these, at most: so many fit side by side on 320 pixels."""
 
 
-def write_report(path: Path, summaries: Sequence[Summary], card: Card, settings: EventSettings) -> None:
+def write_report(path: Path, summaries: Sequence[VideoSummary], card: Card, settings: EventSettings) -> None:
     """Writes the page, whole or not at all."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("shvit.video", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
@@ -61,7 +61,7 @@ def write_report(path: Path, summaries: Sequence[Summary], card: Card, settings:
     write_text(page, path)
 
 
-def _video(place: int, summary: Summary, card: Card) -> dict[str, Any]:
+def _video(place: int, summary: VideoSummary, card: Card) -> dict[str, Any]:
     length = summary.seconds or 1.0
 
     def percent(seconds: float) -> float:
