@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from typing import Annotated, Any
 
-import numpy as np
 from fastapi import APIRouter, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
@@ -20,41 +16,29 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
-from starlette.types import Receive
 
 from shvit._version import __version__
-from shvit.errors import ArgumentError, ImageError, ShvitError
-from shvit.images.preprocess import describe
-from shvit.predicting.classifier import Classifier, top_predictions
-from shvit.predicting.results import Result
+from shvit.predicting.classifier import Classifier
 from shvit.serve.access import SECURITY_HEADERS, OwnSiteOnly, SecurityHeaders, TokenRequired, own_names
-from shvit.serve.batching import Batcher, DecoderJob, EngineFailure, Job, Served, public_reason
+from shvit.serve.batching import EngineFailure, Served
 from shvit.serve.bodies import (
     JSON,
     MULTIPART,
     Base64Image,
     Base64Images,
     GoneError,
-    Held,
     RefusedError,
-    Upload,
-    images_in,
-    media_type,
 )
-from shvit.serve.explain import Kind, ModelExplainer, Wanted
-from shvit.serve.metrics import CLIENT_GONE, CountedAnswers, Metrics
+from shvit.serve.explain import Kind, Wanted
+from shvit.serve.metrics import CLIENT_GONE, CountedAnswers
 from shvit.serve.reference import reference_page
-from shvit.serve.refusals import REFUSED_BY_PROTOCOL, RETRY_AFTER, RefusedWhenFull, content_length, refusal
+from shvit.serve.refusals import REFUSED_BY_PROTOCOL, refusal
+from shvit.serve.service import ENGINE_FAILED, RefusedWhenFull, Service, json_response
 from shvit.serve.settings import Settings
-from shvit.serve.workers import NoWorkerError, TookTooLongError
+from shvit.serve.workers import NoWorkerError
 from shvit.web import PAGE, SAMPLES
 
 logger = logging.getLogger("shvit.serve")
-
-PARSED_AT_ONCE = 256 * 1024
-"""Bytes of a body that is taken apart in the event loop; larger ones are in a thread."""
-
-ENGINE_FAILED = "the engine failed; the server's log says how"
 
 DESCRIPTION = """\
 Send images to `/v1/predict`: one as the body, several as files of a form, or base64 in JSON.
@@ -100,170 +84,6 @@ ERRORS = {
     500: "The engine failed; `results`, if there are any, says of which images.",
     503: "The queue is full; try again after `Retry-After` seconds.",
 }
-
-
-class Service:
-    """What the requests of one application share."""
-
-    def __init__(self, models: dict[str, Classifier], settings: Settings) -> None:
-        """
-        Args:
-            models: by name; the first is used where a request names none.
-        """
-        if not models:
-            raise ArgumentError("models: expected at least one")
-        self.settings = settings
-        self.waiting = 0
-        """Images accepted and not yet answered."""
-        self.held = Held(settings.max_held)
-        self.metrics = Metrics(lambda: self.waiting, lambda: self.batcher.stuck)
-        self.models = {name: Served(name, classifier, self.metrics) for name, classifier in models.items()}
-        self.explainers = {name: ModelExplainer(classifier) for name, classifier in models.items()}
-        self.default = next(iter(self.models))
-        threads = max(classifier.threads for classifier in models.values())
-        self.batcher = Batcher(
-            list(self.models.values()), threads, settings.max_delay_ms / 1000, settings.decode_timeout
-        )
-        self._parser = ThreadPoolExecutor(1, "shvit-parse")
-        self.draining = False
-        """Whether the server is about to end: what was accepted is still done."""
-
-    async def predict(self, request: Request, top_k: int, model: str | None) -> Response:
-        """One request, from its header to its answer.
-
-        Raises:
-            RefusedError: it is not done.
-            GoneError: the client went away.
-        """
-        began = time.perf_counter()
-        served = self._served(model)
-        async with self._uploads(request) as uploads:
-            job = await self._run(served, uploads, request.receive)
-        response = _answer(served, uploads, job, top_k)
-        if response.status_code == 200:
-            self.metrics.request_seconds.observe(time.perf_counter() - began)
-        return response
-
-    async def explain(self, request: Request, wanted: Wanted, model: str | None) -> Response:
-        """Like ``predict``, of one image, to a picture of what the model looked at."""
-        served = self._served(model)
-        async with self._uploads(request) as uploads:
-            if len(uploads) > 1:
-                raise RefusedError(413, "too_many", f"{len(uploads)} images; one is explained in a request")
-            explainer = self.explainers[served.name]
-            job = self.batcher.submit_decoder_job(uploads[0].data, lambda image: explainer.draw(image, wanted))
-            try:
-                await self._until_done(job, 1, request.receive)
-                picture = job.done.result()
-            except TookTooLongError as error:
-                raise RefusedError(422, "not_explained", f"{_source(uploads[0])}: {error}") from None
-            except ShvitError as error:
-                text = str(error).replace(str(served.classifier.path), f"model {served.name}")
-                reason = public_reason(text, uploads[0].data)
-                if isinstance(error, ImageError):
-                    reason = f"{_source(uploads[0])}: {reason}"
-                raise RefusedError(422, "not_explained", reason) from None
-        if picture is None:
-            raise GoneError
-        return Response(picture, media_type="image/png")
-
-    def _served(self, model: str | None) -> Served:
-        served = self.models.get(model or self.default)
-        if served is None:
-            raise RefusedError(404, "no_model", f"model: expected one of {', '.join(self.models)}, got {model!r}")
-        return served
-
-    @asynccontextmanager
-    async def _uploads(self, request: Request) -> AsyncIterator[list[Upload]]:
-        """The images of a request's body, for which there is room; their bytes count as held until the block ends."""
-        content_type = request.headers.get("content-type", "")
-        kind = media_type(content_type)
-        encoding = request.headers.get("content-encoding", "identity")
-        if encoding.lower() != "identity":
-            raise RefusedError(415, "unsupported", f"Content-Encoding: expected none, got {encoding!r}")
-        body = await self.held.read_body(
-            request.receive, content_length(request.headers), self.settings.max_body, self.settings.timeout
-        )
-        size = len(body)
-        try:
-            parts = (body, kind, content_type, self.settings.queue)
-            if size <= PARSED_AT_ONCE or kind not in (JSON, MULTIPART):
-                uploads = images_in(*parts)
-            else:
-                uploads = await asyncio.get_running_loop().run_in_executor(self._parser, images_in, *parts)
-            del body, parts
-            if self.waiting + len(uploads) > self.settings.queue:
-                raise self.full()
-            yield uploads
-        finally:
-            self.held.release(size)
-
-    def close(self) -> None:
-        self._parser.shutdown(wait=False)
-
-    def full(self) -> RefusedError:
-        """That there is no room for more images."""
-        return RefusedError(
-            503, "queue_full", f"the queue is full ({self.settings.queue} images); try again in {RETRY_AFTER} s"
-        )
-
-    async def _run(self, served: Served, uploads: Sequence[Upload], receive: Receive) -> Job:
-        """Raises: GoneError: the client went away; what was not begun is not done."""
-        job = self.batcher.submit(served, [upload.data for upload in uploads])
-        try:
-            await self._until_done(job, len(uploads), receive)
-        finally:
-            job.images.clear()  # they hold the job too, and would be there until the garbage collector comes
-        if job.cancelled:
-            raise GoneError
-        return job
-
-    async def _until_done(self, work: Job | DecoderJob, images: int, receive: Receive) -> None:
-        """Cancels it when the client goes away."""
-        self.waiting += images
-        watch = asyncio.ensure_future(_until_gone(receive))
-        watch.add_done_callback(lambda _: work.cancel())
-        try:
-            await work.done
-        finally:
-            self.waiting -= images
-            watch.cancel()
-
-
-async def _until_gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
-def _source(upload: Upload) -> str:
-    return upload.name or (describe(upload.data) if isinstance(upload.data, bytes) else "<base64>")
-
-
-def _answer(served: Served, uploads: Sequence[Upload], job: Job, top_k: int) -> Response:
-    """200 if any image has its labels; else 500 if the engine failed on one, and 422 if none can be read."""
-    results = []
-    failed = []
-    status = 422
-    for upload, outcome in zip(uploads, job.outcomes, strict=True):
-        source = _source(upload)
-        if isinstance(outcome, np.ndarray):
-            results.append(Result(source, top_predictions(outcome, served.classifier.card, top_k)).to_dict())
-            continue
-        if isinstance(outcome, EngineFailure):
-            outcome, status = ENGINE_FAILED, 500
-        failed.append(f"{source}: {outcome}")
-        results.append(Result(source, error=outcome).to_dict())
-    answer: dict[str, Any] = {"model": served.name, "results": results}
-    if len(failed) < len(results):
-        return _json(answer)
-    what = failed[0] if len(failed) == 1 else f"none of the images has labels: {failed[0]}"
-    return _json({"error": what, **answer}, status)
-
-
-def _json(value: Any, status: int = 200) -> Response:
-    """Raises: ValueError: it holds a number that JSON has not."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
-    return Response(text.encode("utf-8", "replace"), status, media_type="application/json")
 
 
 def create_app(models: dict[str, Classifier], settings: Settings, listens_at: str = "0.0.0.0") -> FastAPI:
@@ -424,7 +244,8 @@ def _add_models(app: FastAPI, service: Service) -> None:
     @app.get("/v1/models", summary="The models and what their cards say, and how much a request may hold")
     async def models() -> Response:
         limits = {"images": service.settings.queue, "bytes": service.settings.max_body}
-        return _json({"models": [_describe(service, each) for each in service.models.values()], "limits": limits})
+        described = [_describe(service, each) for each in service.models.values()]
+        return json_response({"models": described, "limits": limits})
 
     @app.get(
         "/v1/models/{name}",
@@ -434,7 +255,7 @@ def _add_models(app: FastAPI, service: Service) -> None:
     async def model(name: str) -> Response:
         if name not in service.models:
             raise RefusedError(404, "no_model", f"model: expected one of {', '.join(service.models)}, got {name!r}")
-        return _json(_describe(service, service.models[name], classes=True))
+        return json_response(_describe(service, service.models[name], classes=True))
 
 
 def _describe(service: Service, served: Served, classes: bool = False) -> dict[str, Any]:
@@ -453,7 +274,7 @@ def _describe(service: Service, served: Served, classes: bool = False) -> dict[s
         shown = {"card": {key: value for key, value in card.items() if key != "classes"}}
         if classes:
             shown["classes"] = card["classes"]
-        _json(shown)
+        json_response(shown)
     except (ValueError, TypeError, RecursionError) as error:
         logger.warning("%s: its card cannot be shown: %s", served.name, error)
         return {**model, "error": "the card cannot be written as JSON"}

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import anyio
 from fastapi import Response
 from fastapi.responses import JSONResponse
 from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from shvit.serve.bodies import LINGER_BYTES, LINGER_SECONDS, RefusedError
-
-if TYPE_CHECKING:
-    from shvit.serve.app import Service
 
 RETRY_AFTER = "1"
 """Seconds after which a refused client may try again: a full queue is worked off in about that time."""
@@ -28,32 +23,6 @@ IMAGE_ROUTES = ("/v1/predict", "/v1/explain")
 def content_length(headers: Headers) -> int | None:
     value = headers.get("content-length", "")
     return int(value) if value.isascii() and value.isdigit() and len(value) < 20 else None
-
-
-class RefusedWhenFull:
-    """Answers 503 to images that there is no room for, before anything else is done for them.
-
-    A server at three times its load refuses two of three requests: what each of them costs is what the others lose.
-    """
-
-    def __init__(self, app: ASGIApp, service: Service) -> None:
-        self._app, self._service = app, service
-        self._error = service.full()
-        self._answer = refusal(self._error)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        service = self._service
-        if (
-            service.waiting >= service.settings.queue
-            and scope["type"] == "http"
-            and scope["method"] == "POST"
-            and scope["path"].removeprefix(scope.get("root_path", "")) in IMAGE_ROUTES
-        ):
-            declared = content_length(Headers(scope=scope))
-            if declared is None or declared <= service.settings.max_body:
-                service.metrics.refused(self._error.reason)
-                return await self._answer(scope, receive, send)
-        await self._app(scope, receive, send)
 
 
 class ClosingResponse(JSONResponse):
