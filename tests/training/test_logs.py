@@ -22,8 +22,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from shvit.errors import DataError, MissingDependencyError
 from shvit.runs.logs import RunLog, git_revision
 from shvit.runs.metrics import MetricsFile, read_metrics
+from shvit.runs.progress import Progress
 from shvit.training import Recipe
-from shvit.training.run import Progress
 
 STEPS = 10
 """In an epoch."""

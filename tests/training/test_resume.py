@@ -21,10 +21,10 @@ from safetensors.torch import load_file
 from shvit.data import Augmentation, open_dataset
 from shvit.errors import CheckpointError, TrainingError
 from shvit.models import read_checkpoint
+from shvit.runs.progress import Progress
 from shvit.training import Execution, Optimizer, Recipe, ValidationResult, checkpoint, fit, loop, resume, setup
 from shvit.training.checkpoint import checkpoints
 from shvit.training.locking import only_writer
-from shvit.training.run import Progress
 
 from ..conftest import PATIENCE, wait_until
 from .conftest import drive, losses

@@ -7,17 +7,18 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from dataclasses import asdict
 from datetime import datetime
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 import yaml
+from lightning_fabric import Fabric
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.table import Column
 from rich.text import Text
@@ -31,13 +32,28 @@ from shvit.machine import processor_name
 from shvit.runs.curves import plot_run
 from shvit.runs.metrics import FILE as METRICS
 from shvit.runs.metrics import MetricsFile
+from shvit.runs.progress import Progress as RunProgress
 from shvit.runs.run_folder import CURVES, ENVIRONMENT, RECIPE, read_run, read_sessions
 
-if TYPE_CHECKING:
-    from shvit.training.run import Progress as RunProgress
-    from shvit.training.run import Run
-
 PACKAGES = ("shvit", "torch", "torchvision", "timm", "lightning-fabric", "numpy", "pillow")
+
+
+class LoggedRun(Protocol):
+    """What is logged of a run, such as ``shvit.training.Run``."""
+
+    folder: Path
+    fabric: Fabric
+    progress: RunProgress
+
+    @property
+    def recipe(self) -> Any:
+        """A dataclass with ``epochs`` and ``seed`` among its fields."""
+
+    @property
+    def val(self) -> Sized: ...
+
+    @property
+    def steps_per_epoch(self) -> int: ...
 
 
 class RateColumn(ProgressColumn):
@@ -70,7 +86,7 @@ class RunLog:
         DataError: a log of an earlier session is damaged.
     """
 
-    def __init__(self, run: Run, every: int | None = None, wandb: bool = False, progress: bool = True) -> None:
+    def __init__(self, run: LoggedRun, every: int | None = None, wandb: bool = False, progress: bool = True) -> None:
         self.run, self.wandb, self.progress = run, wandb, progress
         self.every = every or max(1, min(50, run.steps_per_epoch // 4))
         if wandb:
@@ -187,7 +203,7 @@ SHOWN = {"loss": "loss {:.3f}", "lr": "lr {:.2g}", "val_top1": "top-1 {:.1%}", "
 """Figures beside the progress bar, and how they are written there."""
 
 
-def describe_session(run: Run) -> dict[str, Any]:
+def describe_session(run: LoggedRun) -> dict[str, Any]:
     """Where, when and with what a run is started, for ``environment.json``."""
     return {
         "started": _now(),

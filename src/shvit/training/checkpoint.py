@@ -18,7 +18,8 @@ import torch
 from shvit.atomic import atomic_path
 from shvit.errors import CheckpointError
 from shvit.models.integrity import check_archive, is_finite
-from shvit.training.run import Progress, Run
+from shvit.runs.progress import Progress
+from shvit.training.run import Run
 
 FOLDER = "checkpoints"
 DAMAGED = ".damaged"

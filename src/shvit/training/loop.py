@@ -26,6 +26,7 @@ from shvit.errors import ArgumentError, DataError, TrainingError
 from shvit.models import SHViT, create_model, save_checkpoint
 from shvit.models.shvit import DistilledLogits
 from shvit.runs.best import is_better
+from shvit.runs.progress import Progress
 from shvit.training import checkpoint
 from shvit.training.distillation import (
     LiveTeacher,
@@ -43,7 +44,7 @@ from shvit.training.precision import keep_attention_in_float32, keep_depthwise_i
 from shvit.training.processes import launch, tells_of_a_lost_process
 from shvit.training.quantization import calibrate, simulate_int8, without_ranges
 from shvit.training.recipe import Execution, Recipe
-from shvit.training.run import Progress, Run, preprocessing_of
+from shvit.training.run import Run, preprocessing_of
 
 OnStep = Callable[[Progress, dict[str, float]], None]
 

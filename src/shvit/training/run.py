@@ -16,6 +16,7 @@ from shvit.card import Preprocessing, TrainingSplit
 from shvit.data.loader import BrokenImages
 from shvit.data.protocol import ImageDataset
 from shvit.data.trained_on import training_split
+from shvit.runs.progress import Progress
 from shvit.training.distillation import LiveTeacher, PrecomputedTeacher
 from shvit.training.recipe import Execution, Recipe
 
@@ -23,25 +24,6 @@ from shvit.training.recipe import Execution, Recipe
 def preprocessing_of(recipe: Recipe) -> Preprocessing:
     """How a recipe's network is evaluated."""
     return Preprocessing(image_size=(recipe.image_size, recipe.image_size), crop_ratio=recipe.crop_ratio)
-
-
-@dataclass
-class Progress:
-    """Where a run stands; what a checkpoint holds beside the tensors."""
-
-    epoch: int = 0
-    """Epochs finished."""
-    step: int = 0
-    """Optimizer steps taken in the epoch that is under way."""
-    best_top1: float = 0.0
-    best_loss: float | None = None
-    """Validation loss of the best; ``None`` before there is one, and in checkpoints from before it was kept."""
-    best_epoch: int = 0
-    """Epochs that were finished when the best was reached."""
-    skipped: int = 0
-    """Steps left out because their loss was not finite."""
-    seconds: float = 0.0
-    """Time spent training, over all of the run's sessions."""
 
 
 @dataclass
