@@ -126,6 +126,30 @@ def test_a_run_that_was_interrupted_goes_on_to_the_same_weights(photos, monkeypa
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+SCRIPT = """
+import multiprocessing
+multiprocessing.set_start_method("spawn", force=True)
+import shvit
+{guard}
+    run = shvit.train("photos", recipe=shvit.Recipe(image_size=64, epochs=1, batch_size=18), progress=False)
+    print(shvit.evaluate(run.best, "photos").measured)
+"""
+
+
+@pytest.mark.parametrize("guard", ['if __name__ == "__main__":', "if True:"], ids=["guarded", "not guarded"])
+def test_where_processes_are_started_anew(photos, guard):
+    """As on macOS and Windows; a script without the guard is told of it, by the processes and by itself."""
+    Path("mine.py").write_text(SCRIPT.format(guard=guard))
+    done = subprocess.run([sys.executable, "mine.py"], capture_output=True, text=True, timeout=2 * PATIENCE)
+    if guard != "if True:":
+        assert (done.returncode, done.stdout) == (0, "4\n"), done.stderr
+        return
+    assert done.returncode == 1
+    assert "ArgumentError: the script's call runs again in each decoding process: put it under if" in done.stderr
+    assert "or the script's call is not under if __name__ == " in done.stderr.splitlines()[-1]
+    assert [each.name for each in Path("runs").iterdir()] == ["shvit"]
+
+
 def test_a_run_takes_a_folder_that_is_free(tmp_path):
     assert run_folder(resume=False) == run_folder(resume=True) == Path("runs/shvit")
     Path("runs/shvit").mkdir(parents=True)
@@ -159,7 +183,7 @@ def test_mistakes_are_told_before_any_work(photos, colour_model):
         shvit.evaluate(colour_model, photos, limit=0)
     Path("report").mkdir()
     Path("report/report.html").symlink_to(colour_model)
-    with pytest.raises(ValueError, match=r"report\.html: is the same file as the input"):
+    with pytest.warns(UserWarning), pytest.raises(ValueError, match=r"report\.html: is the same file as the input"):
         shvit.evaluate(colour_model, photos, report="report")
     assert not Path("runs").exists()
 
@@ -182,7 +206,7 @@ def test_without_pytorch_each_says_what_to_install():
         "    except shvit.errors.MissingDependencyError as error: print(error)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
-    assert done.stdout.count("install the lab with: pip install 'shvit[torch]'\n") == 3, done.stderr
+    assert done.stdout.count("this needs PyTorch, which is not installed; install the lab with: ") == 3, done.stderr
     assert issubclass(MissingDependencyError, ImportError)
 
 

@@ -48,7 +48,6 @@ _MODULES = {
     "train": "shvit.training.train",
 }
 _EXTRAS = {
-    "shvit.evaluation.export": "torch",
     "shvit.evaluation.measure": "torch",
     "shvit.models": "torch",
     "shvit.serve.client": "httpx2",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import re
+import sys
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +24,8 @@ from shvit.data.transforms import ERASURE, TrainTransform, sample_seed
 from shvit.errors import ArgumentError, DataError, ImageError
 from shvit.images.decoding import Decoding, preparation
 from shvit.images.preprocess import describe
+
+GUARD = 'if __name__ == "__main__":'
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,15 +238,34 @@ def dead_workers_named() -> Iterator[None]:
 
 
 def _death(what: str) -> DataError:
+    forked = multiprocessing.get_start_method(allow_none=True) in (None, "fork") and sys.platform == "linux"
+    unguarded = "" if forked else f", or the script's call is not under {GUARD}"
     return DataError(
-        f"{what}: most often the machine ran out of memory, or of shared memory (/dev/shm); "
+        f"{what}: most often the machine ran out of memory, or of shared memory (/dev/shm){unguarded}; "
         "use fewer workers or a smaller batch"
     )
 
 
+def check_guarded(workers: int) -> None:
+    """Refuses to work while a process that was started for decoding reads the user's script.
+
+    Args:
+        workers: decoding processes that are wanted.
+
+    Raises:
+        ArgumentError: where Python starts processes anew, the script's call is not kept from them.
+    """
+    # multiprocessing refuses by the same sign, but only once the work has begun.
+    if workers and getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise ArgumentError(
+            f"the script's call runs again in each decoding process: put it under {GUARD}, or decode with workers=0"
+        )
+
+
 def _yield_to_training(worker: int) -> None:
     """A worker that takes a core from the training step stalls all of its threads: let it have what is left."""
-    os.nice(9)
+    if sys.platform != "win32":
+        os.nice(9)
 
 
 def normalize(images: Tensor) -> Tensor:

@@ -110,7 +110,6 @@ class TrainTransform:
         self.augmentation, self.seed, self.crops_only = augmentation, seed, crops_only
         self.size = (size, size) if isinstance(size, int) else size
         self._policy = None if crops_only else _timm_policy(augmentation, self.size)
-        self._generator = torch.Generator()
 
     def __call__(self, image: bytes | Image.Image, index: int, view: int, epoch: int, copy: int = 0) -> np.ndarray:
         """Geometry depends on (seed, view, index, copy) alone, appearance on (seed, epoch, index, copy).
@@ -122,7 +121,8 @@ class TrainTransform:
             ImageError: the image cannot be decoded.
         """
         plan = self.augmentation
-        draws = self._generator.manual_seed(sample_seed(self.seed, GEOMETRY, view, index, copy))
+        # Made here and not kept: a generator does not reach a process that is started anew, as on macOS and Windows.
+        draws = torch.Generator().manual_seed(sample_seed(self.seed, GEOMETRY, view, index, copy))
         source = TrainingImage(image)
         box = random_box(source.size, plan.crop_scale, plan.crop_aspect, draws)
         mirrored = plan.mirror and _uniform(draws) < 0.5

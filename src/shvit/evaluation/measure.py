@@ -14,7 +14,7 @@ import shvit.models  # noqa: F401 - first, since without PyTorch it says what to
 from shvit.atomic import check_outputs
 from shvit.card import Card, ClassInfo, TrainingSplit
 from shvit.data.datasets import is_divided, open_dataset, open_datasets
-from shvit.data.loader import BrokenImage
+from shvit.data.loader import BrokenImage, check_guarded
 from shvit.data.protocol import ImageDataset
 from shvit.data.trained_on import count_trained_on, divide_as_trained
 from shvit.display import progress_bar, say
@@ -197,6 +197,7 @@ def evaluate(
     given: dict[str, Any] = {"split": split, "limit": limit, "report": report}
     given = {name: each for name, each in given.items() if each is not None}
     options = replace(options or EvaluationOptions(), **given)
+    check_guarded(options.workers)
     if options.fast_decode:
         preparation("fast")  # what it needs is missing: say so before the first pass, not after it
     classifier = open_classifier(model, options.engine, options.threads, options.image_size)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from shvit.atomic import check_outputs
 from shvit.data.datasets import OpenedDatasets, open_datasets, short_path
+from shvit.data.loader import check_guarded
 from shvit.data.unread import describe_unread, left_out
 from shvit.display import say
 from shvit.errors import ArgumentError
@@ -239,6 +240,7 @@ def carry_out(plan: TrainingPlan, progress: bool = False) -> TrainedRun:
     Raises:
         As ``train``.
     """
+    check_guarded(plan.execution.workers)
     _check_folder(plan)
     run = setup(plan.recipe, plan.datasets.train, plan.datasets.val, plan.folder, plan.execution)
     from shvit.runs.logs import RunLog  # here, because TensorBoard takes seconds to import
