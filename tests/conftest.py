@@ -35,6 +35,9 @@ settings.register_profile(
 settings.load_profile("patient")
 
 
+os.environ.pop("COLUMNS", None)  # where tests say nothing else, nothing that is printed is folded
+
+
 def pytest_runtest_setup() -> None:
     """Random networks are the same in every run: one in four small ones loses more in 8 bits than an export accepts."""
     if "torch" in sys.modules:

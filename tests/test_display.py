@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import shvit
-from shvit.display import CSVWriter, LineFormatter, json_text, printable, say, terminal
+from shvit.display import CSVWriter, LineFormatter, folded, json_text, print_table, printable, say, say_all, terminal
 
 from .conftest import PATIENCE
 
@@ -87,9 +87,75 @@ def test_warnings_log_records_and_tracebacks_of_libraries_too():
     assert printable(done.stderr.replace("\n", "")) == done.stderr.replace("\n", "")
 
 
+def test_text_is_folded_between_words_and_never_within_one():
+    text = "  top-1 of 12,345 images is 98.76% and nearest-neighbour is in /a/path/that/is/longer/than/the/line"
+    assert folded(text, 4, None) == [text]
+    assert folded(text, 4, 24) == [
+        "  top-1 of 12,345 images",
+        "    is 98.76% and",
+        "    nearest-neighbour is",
+        "    in",
+        "    /a/path/that/is/longer/than/the/line",
+    ]
+    assert folded("red\x1b[2J\n", 4, 24) == [r"red\x1b[2J\n"]
+    assert folded("a b c d e f", 99, 4) == ["a b", "  c", "  d", "  e", "  f"]
+
+
+def test_a_pipe_gets_one_line_and_a_terminal_as_many_as_it_needs(monkeypatch, capsys):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    say("word " * 10, hang=2)
+    say_all(["one 1", "two 2", "three 3", "four 4"] * 3)
+    assert capsys.readouterr().out.count("\n") == 2
+    monkeypatch.setenv("COLUMNS", "40")
+    say("word " * 10, hang=2)
+    say_all(["one 1", "two 2", "three 3", "four 4", "a text that is longer than the line can be " * 2])
+    assert capsys.readouterr().out.splitlines() == [
+        "word word word word word word word word",
+        "  word word",
+        "  one 1  two 2  three 3  four 4",
+        "  a text that is longer than the line",
+        "    can be a text that is longer than",
+        "    the line can be",
+    ]
+
+
+HEADER = ("name", "data", "images", "loss")
+ROWS = (("a-run", "flowers of the-garden", "1,234,567", "0.123"), ("b", "[red]x\x1b[2J", "8", ""))
+
+
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        ("80", ["name   data                      images   loss",
+                "a-run  flowers of the-garden  1,234,567  0.123",
+                r"b      [red]x\x1b[2J                  8"]),
+        ("41", ["name   data                images   loss",
+                "a-run  flowers of the-  1,234,567  0.123",
+                "       garden",
+                r"b      [red]x\x1b[2J            8"]),
+        ("35", ["a-run",
+                "  data flowers of the-garden",
+                "  images 1,234,567  loss 0.123",
+                "b",
+                r"  data [red]x\x1b[2J  images 8"]),
+    ],
+)  # fmt: skip
+def test_a_table_folds_text_then_becomes_lines_and_is_never_cut(columns, expected, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", columns)
+    print_table(HEADER, ROWS, "llrr")
+    assert [line.rstrip() for line in capsys.readouterr().out.splitlines()] == expected
+
+
+def test_a_table_in_a_pipe_has_one_line_for_each_row(monkeypatch, capsys):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    print_table(HEADER, [("x" * 300, "long text " * 50, "1", "2")], "llrr")
+    header, row = capsys.readouterr().out.splitlines()
+    assert len(header) == len(row) > 800
+
+
 def test_nothing_is_printed_past_this():
     """Whatever prints is one of these functions, or gives each value to one."""
-    allowed = {"say", "printable", "json_text", "json_escaped"}
+    allowed = {"say", "printable", "folded", "json_text", "json_escaped"}
     for file in ROOT.rglob("*.py"):
         tree = ast.parse(file.read_text(encoding="utf-8"))
         place = file.relative_to(ROOT).as_posix()

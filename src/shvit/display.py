@@ -12,10 +12,12 @@ import json
 import logging
 import os
 import re
+import shutil
 import sys
+import textwrap
 import traceback
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, TextIO
@@ -69,13 +71,123 @@ def _escape(found: re.Match[str]) -> str:
     return character.encode("unicode_escape").decode()
 
 
-def say(text: object, file: IO[str] | None = None) -> None:
-    """Prints one line for people, whatever is in it.
+NARROWEST = 30
+"""Columns of a terminal that text is folded for, at least."""
+
+GAP = "  "
+"""Between the columns of a table."""
+
+
+def columns(file: IO[str] | None = None) -> int | None:
+    """How wide a terminal is; ``None`` where nothing is folded: in a pipe or a file, if ``COLUMNS`` does not tell.
 
     Args:
         file: default: stdout.
     """
-    print(printable(text), file=file, flush=True)
+    if not ((file or sys.stdout).isatty() or os.environ.get("COLUMNS", "").isdecimal()):
+        return None
+    return max(shutil.get_terminal_size().columns, NARROWEST)
+
+
+def folded(text: object, hang: int, width: int | None) -> list[str]:
+    """A ``printable`` text as lines of so many characters; words, numbers and paths stay whole.
+
+    Args:
+        hang: spaces before the second line and those after it; half the width at most.
+        width: ``None`` for one line.
+    """
+    line = printable(text)
+    if width is None or len(line) <= width:
+        return [line]
+    return textwrap.wrap(
+        line,
+        width,
+        subsequent_indent=" " * min(hang, width // 2),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def say(text: object, file: IO[str] | None = None, hang: int | None = None) -> None:
+    """Prints one line for people, whatever is in it.
+
+    Args:
+        file: default: stdout.
+        hang: fold it where it is longer than the terminal is wide, with so many spaces before what follows. Not for
+            what is to be copied, such as commands.
+    """
+    for line in [printable(text)] if hang is None else folded(text, hang, columns(file)):
+        print(line, file=file, flush=True)
+
+
+def say_all(items: Sequence[str], gap: str = GAP, indent: int = 2) -> None:
+    """Prints short texts side by side, on as many lines as they need; each stays on one line if one can hold it."""
+    width, lines = columns(), [""]
+    for each in map(printable, items):
+        joined = f"{lines[-1]}{gap}{each}" if lines[-1] else each
+        if width is None or not lines[-1] or indent + len(joined) <= width:
+            lines[-1] = joined
+        else:
+            lines.append(each)
+    for line in lines:
+        say(f"{' ' * indent}{line}", hang=indent + 2)
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], justify: str) -> None:
+    """Prints a table on stdout; nothing in it is cut.
+
+    In a terminal that is too narrow text is folded between words; where that is not enough, each row becomes a few
+    lines that name its figures.
+
+    Args:
+        justify: for each column ``l``, text to the left, or ``r``, figures to the right.
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    header, *rows = [[printable(cell) for cell in row] for row in (header, *rows)]
+    widths = _fitting([header, *rows], justify, columns())
+    if widths is None:
+        console = terminal(soft_wrap=True)
+        for row in rows:
+            console.print(row[0], style="bold")
+            say_all([f"{name} {cell}" for name, cell in zip(header[1:], row[1:], strict=True) if cell])
+        return
+    table = Table(box=None, pad_edge=False)
+    for name, side in zip(header, justify, strict=True):
+        table.add_column(name, justify="right" if side == "r" else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*(Text("\n".join(_pieces(cell, width))) for cell, width in zip(row, widths, strict=True)))
+    terminal(width=sum(widths) + len(GAP) * len(widths)).print(table)
+
+
+def _pieces(text: str, width: int) -> list[str]:
+    """A cell's lines; words stay whole, but for those with hyphens."""
+    return textwrap.wrap(text, width, break_long_words=False) if len(text) > width else [text]
+
+
+def _fitting(rows: Sequence[Sequence[str]], justify: str, width: int | None) -> list[int] | None:
+    """Widths of a table's columns; ``None`` if there is no room for them.
+
+    Columns of text are made narrower where they must, down to their longest word; not the first, which has names.
+    """
+    from rich.cells import cell_len
+
+    transposed = list(zip(*rows, strict=True))
+    widths = [max(map(cell_len, column)) for column in transposed]
+    if width is None:
+        return widths
+    least = [
+        max(cell_len(piece) for cell in column for piece in _pieces(cell, 1)) if place and side == "l" else own
+        for place, (own, column, side) in enumerate(zip(widths, transposed, justify, strict=True))
+    ]
+    room = width - len(GAP) * (len(widths) - 1)
+    while sum(widths) > room:
+        spare = [own - most for own, most in zip(widths, least, strict=True)]
+        if max(spare) == 0:
+            return None
+        widths[spare.index(max(spare))] -= 1
+    return widths
 
 
 def json_text(contents: Any, indent: int | None = None) -> str:

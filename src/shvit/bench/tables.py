@@ -1,32 +1,15 @@
-"""Rows of figures as a table in the terminal, as Markdown, and on disk."""
+"""Rows of figures as a table in Markdown, and what stands in them."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import Any
 
-from rich.table import Table
-
-from shvit.display import printable, terminal
-
-WIDE = 240
-"""Columns of a file or a pipe."""
-
-
-def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> None:
-    """A table on stdout, the first ``left`` columns of which are text."""
-    table = Table(box=None, pad_edge=False)
-    for place, column in enumerate(header):
-        table.add_column(column, justify="left" if place < left else "right", no_wrap=place == 0)
-    for row in rows:
-        table.add_row(*row)
-    wide = None if sys.stdout.isatty() else WIDE
-    terminal(width=wide).print(table)
+from shvit.display import printable
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
-    """The same in Markdown."""
+    """A table in Markdown, the first ``left`` columns of which are text."""
     rule = ["---" if place < left else "---:" for place in range(len(header))]
     return "\n".join(
         "| " + " | ".join(printable(each).replace("|", "\\|") for each in row) + " |" for row in (header, rule, *rows)

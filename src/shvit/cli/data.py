@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from rich.table import Table
 
 from shvit.atomic import check_outputs, write_json
 from shvit.cli.arguments import positive
-from shvit.display import json_text, progress_bar, terminal
+from shvit.cli.predict import positive
+from shvit.display import columns, folded, json_text, print_table, progress_bar, say, terminal
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -107,28 +107,23 @@ def run(args: argparse.Namespace) -> int:
 
 def _print_report(report: DataReport, path: str, note: str | None, output: Path | None) -> None:
     console = terminal(soft_wrap=True)
+    width = columns()
     counts = " and ".join(f"{len(summary.widths):,} {split}" for split, summary in report.splits.items())
-    console.print(f"{path}: {counts} images of {len(report.classes):,} classes", style="bold")
+    for line in folded(f"{path}: {counts} images of {len(report.classes):,} classes", 2, width):
+        console.print(line, style="bold")
     if note:
-        console.print(f"({note})")
-    table = Table(box=None, pad_edge=False)
-    for column in ("split", "images", "broken", "width", "height", "per class"):
-        table.add_column(column, justify="left" if column == "split" else "right")
+        say(f"({note})", hang=1)
+    rows = []
     for split, summary in report.splits.items():
         whole = summary.widths > 0
-        table.add_row(
-            split,
-            f"{len(whole):,}",
-            f"{(~whole).sum():,}",
-            *(_range(values) for values in (summary.widths[whole], summary.heights[whole])),
-            _range(summary.class_counts),
-        )
+        sizes = (_range(values) for values in (summary.widths[whole], summary.heights[whole], summary.class_counts))
+        rows.append((split, f"{len(whole):,}", f"{(~whole).sum():,}", *sizes))
     console.print()
-    console.print(table)
+    print_table(("split", "images", "broken", "width", "height", "per class"), rows, "lrrrrr")
     console.print("width, height, images per class: min / median / max", style="dim")
     console.print()
     for title, kinds in zip(("formats", "modes"), report.kinds(), strict=True):
-        console.print(f"{title:<8} {', '.join(f'{kind} {count:,}' for kind, count in kinds.items())}")
+        say(f"{title:<8} {', '.join(f'{kind} {count:,}' for kind, count in kinds.items())}", hang=9)
     _print_sizes(report, console)
     _print_classes(report, console)
     _print_findings(report, console)
@@ -164,9 +159,8 @@ def _print_classes(report: DataReport, console: Console) -> None:
     ends = {"most frequent classes": order[:NAMED], "least frequent classes": order[NAMED:][-NAMED:]}
     for title, classes in ends.items():
         if len(classes):
-            console.print(
-                f"{title:<23} {', '.join(f'{report.short_labels[each]} ({counts[each]:,})' for each in classes)}"
-            )
+            named = ", ".join(f"{report.short_labels[each]} ({counts[each]:,})" for each in classes)
+            say(f"{title:<23} {named}", hang=4)
 
 
 def _print_findings(report: DataReport, console: Console) -> None:
@@ -192,15 +186,15 @@ def _print_findings(report: DataReport, console: Console) -> None:
         console.print()
         console.print(f"files not read: {sum(report.left_out.values()):,}", style="yellow")
         for line in unread_lines(report.left_out):
-            console.print(f"  {line}")
+            say(f"  {line}", hang=6)
     for title, style, lines in findings:
         if lines:
             console.print()
             console.print(f"images {title}: {len(lines):,}", style=style)
         for line in lines[:LISTED]:
-            console.print(f"  {line}")
+            say(f"  {line}", hang=6)
         if len(lines) > LISTED:
-            console.print(f"  ... and {len(lines) - LISTED:,} more; --output and --format json list all")
+            say(f"  ... and {len(lines) - LISTED:,} more; --output and --format json list all", hang=6)
     if not report.problems:
         console.print()
         console.print("no problems found", style="green")

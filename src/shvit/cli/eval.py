@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from shvit.cli.arguments import add_csv_safe, positive
 from shvit.cli.data import IMAGE_KEY_HELP
-from shvit.display import json_text, say
+from shvit.display import json_text, say, say_all
 from shvit.engines import ENGINES
 
 if TYPE_CHECKING:
     from shvit.card import Card
+    from shvit.evaluation.metrics import Predictions
 
 EPILOG = """\
 examples:
@@ -114,7 +115,7 @@ def run(args: argparse.Namespace) -> int:
     if args.format == "json":
         print(json_text(result.figures, indent=2))
     else:
-        print_summary(result.figures, result.card, args.output)
+        print_summary(result.figures, result.evaluation.predictions, result.card, args.output)
     for each in result.broken[:BROKEN_SHOWN]:
         say(f"{each.source}: {each.reason}", sys.stderr)
     if result.broken:
@@ -129,30 +130,43 @@ def parse_corruptions(text: str | None) -> list[str]:
     return [] if text is None else list(CORRUPTIONS) if text == "all" else text.split(",")
 
 
-def print_summary(results: dict[str, Any], card: Card, output: Path | None) -> None:
+def print_summary(results: dict[str, Any], predictions: Predictions, card: Card, output: Path | None) -> None:
     from shvit.evaluation.report import worst_classes
+    from shvit.evaluation.verdict import verdict
 
     latency = results["latency"]
     threads = f", --threads {results['threads']}" if results["threads"] else ""
-    say(f"{results['model']} on {results['images']:,} images of {results['data']} ({results['split']} split)")
+    say(f"{results['model']} on {results['images']:,} images of {results['data']} ({results['split']} split)", hang=2)
     for note in results["notes"]:
-        say(f"  {note}")
-    say(
-        f"  top-1 {results['top1']:.2%}   top-5 {results['top5']:.2%}   cross-entropy {results['loss']:.4f}   "
-        f"calibration error {results['ece']:.2%}"
+        say(f"  {note}", hang=4)
+    for sentence in verdict(predictions, card):
+        say(f"  {sentence}", hang=4)
+    say_all(
+        [
+            f"top-1 {results['top1']:.2%}",
+            f"top-5 {results['top5']:.2%}",
+            f"cross-entropy {results['loss']:.4f}",
+            f"calibration error {results['ece']:.2%}",
+        ],
+        gap="   ",
     )
     say(
         f"  one image: {latency['median_ms']:.2f} ms median, {latency['p95_ms']:.2f} ms 95th percentile "
-        f"({results['engine']}{threads}; decoding not included)"
+        f"({results['engine']}{threads}; decoding not included)",
+        hang=4,
     )
     say(f"  {results['images_per_second']:.0f} images/s, decoding included")
     if fast := results["fast_decoding"]:
         say(
             f"  fast decoding: top-1 {fast['top1']:.2%} ({100 * fast['top1_change']:+.2f} points), "
-            f"the same prediction for {fast['same_prediction']:.2%}, {fast['images_per_second']:.0f} images/s"
+            f"the same prediction for {fast['same_prediction']:.2%}, {fast['images_per_second']:.0f} images/s",
+            hang=4,
         )
-    worst = (f"{card.short_labels[each['class_id']]} {each['accuracy']:.0%}" for each in worst_classes(results)[:5])
-    say(f"  least recognised: {', '.join(worst)}")
+    worst = (
+        f"{card.short_labels[each['class_id']]} {each['accuracy']:.0%} ({each['correct']:,} of {each['images']:,})"
+        for each in worst_classes(results)[:5]
+    )
+    say(f"  least recognised: {', '.join(worst)}", hang=4)
     if results["corruptions"]:
         say("  top-1 on corrupted images:")
         for each in results["corruptions"]:

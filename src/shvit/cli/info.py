@@ -47,11 +47,11 @@ def run(args: argparse.Namespace) -> int:
     }
     for key, value in rows.items():
         if value:
-            say(f"{key:>14}  {value}")
+            say(f"{key:>14}  {value}", hang=16)
     if card.verification is not None:
-        say(f"{'verified':>14}  {describe(card.verification)}")
+        say(f"{'verified':>14}  {describe(card.verification)}", hang=16)
     for metric in card.metrics:
-        say(f"{metric.name:>14}  {metric.value:.4g} on {metric.dataset}")
+        say(f"{metric.name:>14}  {metric.value:.4g} on {metric.dataset}", hang=16)
         if metric.command:
             say(f"{'':>14}  measured by: {metric.command}")
     return 0

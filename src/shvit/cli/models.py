@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from shvit.display import json_text, terminal
+from shvit.display import json_text, print_table
 from shvit.predicting.classifier import Classifier
 from shvit.shipped import SHIPPED_MODELS
 
@@ -54,16 +54,8 @@ def run(args: argparse.Namespace) -> int:
     if args.format == "json":
         print(json_text(rows(), indent=2))
         return 0
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    table.add_column("name", no_wrap=True)
-    table.add_column("data")
-    for column in ("parameters", "MACs", "input", "top-1"):
-        table.add_column(column, justify="right")
-    table.add_column("weights")
-    for each in rows():
-        table.add_row(
+    listed = [
+        (
             each["name"],
             (each["data"] or "").split(" (")[0].split(",")[0],
             f"{each['parameters'] / 1e6:.1f} M",
@@ -72,5 +64,7 @@ def run(args: argparse.Namespace) -> int:
             f"{each['top1']:.1f}" if each["top1"] is not None else "",
             each["weights"],
         )
-    terminal().print(table)
+        for each in rows()
+    ]
+    print_table(("name", "data", "parameters", "MACs", "input", "top-1", "weights"), listed, "llrrrrl")
     return 0

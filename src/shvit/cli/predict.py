@@ -13,7 +13,7 @@ from typing import IO
 
 from shvit.atomic import STDOUT, atomic_path, atomic_text, check_outputs, free_name
 from shvit.cli.arguments import add_csv_safe, positive
-from shvit.display import CSVWriter, json_text, notice, printable, say, terminal
+from shvit.display import CSVWriter, columns, folded, json_text, notice, printable, say, terminal
 from shvit.engines import BATCH_SIZE, ENGINES
 from shvit.errors import ArgumentError
 from shvit.images.decoding import Decoding
@@ -166,14 +166,18 @@ def _write_table(output: IO[str], csv_safe: bool) -> Callable[[Result], None]:
     """An image's name, then a line for each label; plain text, because it must start at once."""
     colour = output.isatty() and "NO_COLOR" not in os.environ
     bold, green, red, reset = ("\033[1m", "\033[32m", "\033[31m", "\033[0m") if colour else ("",) * 4
+    width = columns(output)
+    before = 30  # what a line has before its label
+    beside = None if width is None else max(width - before, 10)
 
     def write(result: Result) -> None:
         print(f"{bold}{printable(result.source)}{reset}", file=output)
         if result.error is not None:
-            print(f"  {red}error: {printable(result.error)}{reset}", file=output)
+            print(red + "\n".join(folded(f"  error: {result.error}", 4, width)) + reset, file=output)
         for each in result.predictions:
             bar = "█" * round(each.score * 20)
-            print(f"  {each.score:6.1%} {green}{bar:<20}{reset} {printable(each.short_label)}", file=output)
+            start = f"  {each.score:6.1%} {green}{bar:<20}{reset} "
+            print(start + f"\n{'':{before}}".join(folded(each.short_label, 0, beside)), file=output)
         output.flush()
 
     return write

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict, fields
 from datetime import timedelta
 from pathlib import Path
@@ -12,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from shvit.atomic import check_outputs
 from shvit.cli.arguments import add_csv_safe
-from shvit.display import CSVWriter, json_text, say, terminal
+from shvit.cli.predict import add_csv_safe
+from shvit.display import CSVWriter, json_text, print_table, say
 from shvit.errors import DataError
 from shvit.runs.run_folder import (
     CURVES,
@@ -25,7 +25,7 @@ from shvit.runs.run_folder import (
 )
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    pass
 
 EPILOG = """\
 DIR is a run folder, or a folder of run folders. A damaged one is a row that says what is wrong with it.
@@ -104,13 +104,10 @@ def _print_summaries(summaries: list[RunSummary], form: str, csv_safe: bool) -> 
         writer.row(COLUMNS)
         writer.rows(asdict(each).values() for each in summaries)
         return
-    table = _table(
-        ("name", "model"), ("px", "epochs", "top-1", "loss", "time", "images/s", "seed"), ("teacher", "state")
-    )
-    for each in summaries:
-        table.add_row(
+    rows = [
+        (
             each.name,
-            each.model,
+            each.model or "",
             _text(each.image_size, "d"),
             "" if each.epochs_done is None else f"{each.epochs_done:.3g}/{each.epochs}",
             _text(each.best_top1, ".1%"),
@@ -118,13 +115,16 @@ def _print_summaries(summaries: list[RunSummary], form: str, csv_safe: bool) -> 
             "" if each.seconds is None else str(timedelta(seconds=round(each.seconds))),
             _text(each.images_per_second, ",.0f"),
             _text(each.seed, "d"),
-            each.teacher,
+            each.teacher or "",
             each.state.partition(":")[0],
         )
-    _show(table)
+        for each in summaries
+    ]
+    header = ("name", "model", "px", "epochs", "top-1", "loss", "time", "images/s", "seed", "teacher", "state")
+    print_table(header, rows, "llrrrrrrrll")
     for each in summaries:
         if ":" in each.state:
-            say(f"{each.name}: {each.state}")
+            say(f"{each.name}: {each.state}", hang=2)
 
 
 def _print_differences(records: list[RunRecord], form: str, csv_safe: bool) -> None:
@@ -139,26 +139,9 @@ def _print_differences(records: list[RunRecord], form: str, csv_safe: bool) -> N
     elif not changed:
         say(f"the recipes of {len(records)} runs are the same")
     else:
-        table = _table(("key", *names), (), ())
-        for key, values in changed.items():
-            table.add_row(key, *("" if value is None else str(value) for value in values))
-        _show(table)
+        rows = [(key, *("" if value is None else str(value) for value in values)) for key, values in changed.items()]
+        print_table(("key", *names), rows, "l" * (1 + len(names)))
 
 
 def _text(value: Any, form: str) -> str:
     return "" if value is None else format(value, form)
-
-
-def _table(left: Sequence[str], right: Sequence[str], last: Sequence[str]) -> Table:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for names, justify in ((left, "left"), (right, "right"), (last, "left")):
-        for name in names:
-            table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
-    return table
-
-
-def _show(table: Table) -> None:
-    # Into a pipe or a file a row is one line, whatever its length.
-    terminal(width=None if sys.stdout.isatty() else 1000).print(table)

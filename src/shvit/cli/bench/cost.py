@@ -82,7 +82,8 @@ def _run(args: argparse.Namespace) -> int:
             say(
                 f"peak of {peaks.threads} thread{'s' * (peaks.threads > 1)}: {peaks.fp32_gflops:,.0f} G operations/s "
                 f"in float32 ({peaks.fp32_by}), {peaks.int8_gops:,.0f} in int8 ({peaks.int8_by}), "
-                f"{peaks.copy_gb_per_second:.1f} GB/s copied"
+                f"{peaks.copy_gb_per_second:.1f} GB/s copied",
+                hang=2,
             )
     contents: dict[str, Any] = {
         "machine": machine(),
@@ -135,7 +136,8 @@ def _run(args: argparse.Namespace) -> int:
             found = share.to_dict()
             say(
                 f"{found['model']}, {found['precision']}, {found['engine']}, batches of {found['batch_size']}: "
-                f"{figure(found['images_per_second'])} images/s, {found['share_of_peak']:.0%} of the peak"
+                f"{figure(found['images_per_second'])} images/s, {found['share_of_peak']:.0%} of the peak",
+                hang=2,
             )
     return report_failures([each.to_dict() for each in reached])
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shvit.atomic import check_outputs
-from shvit.display import json_text, notice, progress_bar, say
+from shvit.display import json_text, notice, print_table, progress_bar, say
 from shvit.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def print_rows(args: argparse.Namespace, contents: dict[str, Any], header: list[str], rows: list[list[str]]) -> None:
     """Prints what was asked for on stdout, and what failed on stderr."""
-    from shvit.bench.tables import machine_line, markdown_table, print_table
+    from shvit.bench.tables import machine_line, markdown_table
 
     left = sum(each in ("model", "engine", "precision", "study", "choice", "layer", "operation") for each in header)
     if args.format == "json":
@@ -30,8 +30,8 @@ def print_rows(args: argparse.Namespace, contents: dict[str, Any], header: list[
         for line in (machine_line(contents["machine"]), "", *markdown_table(header, rows, left).splitlines()):
             say(line)
     else:
-        say(machine_line(contents["machine"]))
-        print_table(header, rows, left)
+        say(machine_line(contents["machine"]), hang=2)
+        print_table(header, rows, "l" * left + "r" * (len(header) - left))
 
 
 def report_failures(results: list[dict[str, Any]]) -> int:
