@@ -12,7 +12,6 @@ import numpy as np
 
 from shvit.atomic import check_outputs, write_json
 from shvit.cli.arguments import positive
-from shvit.cli.predict import positive
 from shvit.display import columns, folded, json_text, print_table, progress_bar, say, terminal
 
 if TYPE_CHECKING:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from shvit.atomic import check_outputs
 from shvit.cli.arguments import add_csv_safe
-from shvit.cli.predict import add_csv_safe
 from shvit.display import CSVWriter, json_text, print_table, say
 from shvit.errors import DataError
 from shvit.runs.run_folder import (
