@@ -74,6 +74,45 @@ def test_base64_with_escapes_is_read():
         assert _from_base64(upload.data) == raw
 
 
+@pytest.mark.parametrize("size", [30, 31, 32, 40_000])
+def test_base64_as_programs_write_it_is_read(size):
+    raw = (bytes([0xFB, 0xEF, 0xFF, 0xFE]) * size)[:size]  # with + and /
+    text = base64.b64encode(raw).decode()
+    lines = base64.encodebytes(raw).decode()
+    for written in (
+        text,
+        text.rstrip("="),
+        base64.urlsafe_b64encode(raw).decode(),
+        base64.urlsafe_b64encode(raw).decode().rstrip("="),
+        lines,
+        lines.replace("\n", "\r\n"),
+        f"data:image/jpeg;base64,{text}",
+        f"DATA:image/svg+xml;charset=utf-8;BASE64,{lines}",
+        f"data:;base64,{text}",
+    ):
+        (upload,) = images_in(json.dumps({"images": [{"data": written}]}).encode(), JSON, "", 1)
+        assert _from_base64(upload.data) == raw
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("QUJD!", "not base64; expected"),
+        ("QUJDR", "not base64; expected"),
+        ("QU JD", "not base64; expected"),
+        ("QUI", "it has letters of both alphabets"),
+        ("Qü==", "not base64; expected"),
+        ("https://example.org/a.jpg", "not base64; expected"),
+        ("data:image/png,abc", "a data URI, but not of an image in base64; expected"),
+        ("data:text/html;base64,QUJD", "a data URI, but not of an image in base64; expected"),
+        ("data:" + ";a=b" * 100_000, "a data URI, but not of an image in base64; expected"),
+    ],
+)
+def test_other_text_is_refused_with_what_was_expected(text, why):
+    with pytest.raises(ValueError, match=why):
+        _from_base64("+-" + text if "both" in why else text)
+
+
 def test_long_names_and_strings_that_are_no_base64():
     long = b"x" * 100_000
     assert refused(b'{"images":[{"data":"","name":"%b"}]}' % long, JSON)[0] == 422

@@ -77,7 +77,8 @@ def test_base64_in_json(server):
     ]
     response = httpx2.post(f"{server.url}/v1/predict", json={"images": images})
     assert response.status_code == 200
-    assert labels(response) == ["green", "not base64", "blue"]
+    wrong = "not base64; expected a file's bytes in base64, or data:image/...;base64,..."
+    assert labels(response) == ["green", wrong, "blue"]
     assert response.json()["results"][0]["source"] == "g"
 
 

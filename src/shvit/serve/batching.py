@@ -340,21 +340,46 @@ def public_reason(text: str, encoded: Encoded) -> str:
 
 
 def _from_base64(text: str) -> bytes:
-    """The bytes of base64 as it stands in JSON, where some programs escape ``/``, ``+`` and ``=``.
+    """The bytes of base64 as it stands in JSON, where some programs escape ``/``, ``+``, ``=`` and ends of lines.
+
+    Also taken are the data URI of an image, ends of lines, and the alphabet for URLs (``-`` and ``_``);
+    padding may be left out. At most one copy of the text is made at a time.
 
     Raises:
-        ImageError: it is not base64.
+        ImageError: it is something else; the message says what is expected.
     """
     if "\\" in text:
         for escape, character in _ESCAPES:
             text = text.replace(escape, character)
+    if text[:5].lower() == "data:":
+        head = _DATA_URI.match(text[:_DATA_URI_HEAD])
+        if head is None:
+            raise ImageError(f"a data URI, but not of an image in base64; {_BASE64_EXPECTED}")
+        text = text[head.end() :]
+    text = text.replace("\r", "").replace("\n", "")  # not spaces: they may be what a form made of +
+    if "-" in text or "_" in text:
+        if "+" in text or "/" in text:
+            raise ImageError(f"not base64: it has letters of both alphabets, of + / and of - _; {_BASE64_EXPECTED}")
+        text = text.replace("-", "+").replace("_", "/")
+    if not text.endswith("="):
+        text += "=" * (-len(text) % 4)
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
-        raise ImageError("not base64") from None
+        raise ImageError(f"not base64; {_BASE64_EXPECTED}") from None
 
 
-_ESCAPES = [("\\/", "/"), *((f"\\u00{code}", chr(int(code, 16))) for code in ("2B", "2b", "2F", "2f", "3D", "3d"))]
+_BASE64_EXPECTED = "expected a file's bytes in base64, or data:image/...;base64,..."
+
+_DATA_URI = re.compile(r"data:(?:image/[\w.+-]+|application/octet-stream)?(?:;[\w-]+=[^;,]*)*;base64,", re.IGNORECASE)
+_DATA_URI_HEAD = 256
+"""Characters before its data, at most."""
+
+_CODES = {"0": "aAdD", "2": "0bBdDfF", "3": "dD"}
+_ESCAPES = [
+    *(("\\/", "/"), ("\\n", "\n"), ("\\r", "\r")),
+    *((f"\\u00{high}{low}", chr(int(high + low, 16))) for high, lows in _CODES.items() for low in lows),
+]
 
 
 def _settle(

@@ -71,7 +71,7 @@ class GoneError(Exception):
 class Base64Image(BaseModel):
     """One image of a JSON request."""
 
-    data: str = Field(description="The file's bytes in base64.")
+    data: str = Field(description="The file's bytes in base64, or as a data URI.")
     name: str | None = Field(None, max_length=MAX_NAME, description="What to call it in the answer.")
 
 
@@ -287,7 +287,7 @@ def _in_json(body: bytes, limit: int) -> list[Upload]:
             try:
                 data = str(view[begin:end], "ascii")
             except UnicodeDecodeError:
-                data = "no base64"
+                data = "!"  # no base64
         uploads.append(Upload(data, image.name))
     return uploads
 
