@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import socket
 import stat
@@ -20,6 +21,7 @@ from shvit.atomic import (
     clear_partials,
     free_name,
     put_in_place,
+    write_json,
     write_text,
 )
 
@@ -37,6 +39,34 @@ def test_a_file_is_whole_or_as_it_was(tmp_path):
         raise RuntimeError
     assert path.read_text() == "first"
     assert [each.name for each in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_names_that_are_no_utf8_are_written(tmp_path):
+    name = "caf\udce9"
+    write_json({"name": name, "猫": 1}, tmp_path / "a.json")
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"name": name, "猫": 1}
+    write_text(f"{name} 猫", tmp_path / "a.html")
+    assert (tmp_path / "a.html").read_text(encoding="utf-8") == r"caf\xe9 猫"
+    with atomic_text(tmp_path / "a.csv") as file:
+        file.write(f"{name} 猫\n")
+    assert (tmp_path / "a.csv").read_bytes() == b"caf\xe9 " + "猫\n".encode()
+
+
+@pytest.mark.parametrize(
+    "write", ["write_bytes(b'x' * 9000, path)", "print('x' * 9000, file=stack.enter_context(atomic_text(path)))"]
+)
+def test_a_full_disk_is_told_of_with_the_files_name(tmp_path, write):
+    program = (
+        "import resource, sys; from contextlib import ExitStack; from pathlib import Path; from shvit.atomic import *\n"
+        "from shvit.atomic import write_bytes\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)); path = Path(sys.argv[1])\n"
+        f"try:\n    with ExitStack() as stack: {write}\n"
+        "except OSError as error: print(error.filename)\n"
+    )
+    path = tmp_path / "a.csv"
+    done = subprocess.run([sys.executable, "-c", program, path], capture_output=True, text=True, timeout=PATIENCE)
+    assert (done.stdout.strip(), done.stderr) == (str(path), "")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_others_may_read_what_a_writer_made_private(tmp_path):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import shvit
-from shvit.display import CSVWriter, LineFormatter, folded, json_text, print_table, printable, say, say_all, terminal
+from shvit.display import CSVWriter, LineFormatter, folded, json_text, print_table, printable, say, say_all, terminal, SHOWN, NamedText, as_text
 
 from .conftest import PATIENCE
 
@@ -59,6 +59,38 @@ def test_cells_of_csv_keep_their_bytes_and_formulas_are_marked_where_asked():
     CSVWriter(safe, safe=True).rows([cells])
     assert plain.getvalue() == '=1+1,+1,-1,@a,\tb,"\rc",a=b,,"say ""x""",-0.5,,\x1b\n'
     assert safe.getvalue() == '\'=1+1,\'+1,\'-1,\'@a,\'\tb,"\'\rc",a=b,,"say ""x""",-0.5,,\x1b\n'
+
+
+@pytest.mark.parametrize(
+    ("encoding", "shown"),
+    [
+        ("utf-8", b"\xe9 \\ud800 \xe2\x96\x88\xc3\x97\xe7\x8c\xab\xf0\x9f\x90\xb1"),
+        ("cp1252", b"\xe9 \\ud800 #\xd7\\u732b\\ud83d\\udc31"),
+        ("ascii", b"\xe9 \\ud800 #x\\u732b\\ud83d\\udc31"),
+    ],
+)
+def test_what_an_encoding_has_not_is_written_all_the_same(encoding, shown):
+    assert "\udce9 \ud800 █×猫🐱".encode(encoding, SHOWN) == shown
+    assert as_text("caf\udce9 猫") == r"caf\xe9 猫"
+
+
+def test_errors_of_a_stream_have_its_name():
+    class Full(io.RawIOBase):
+        def writable(self) -> bool:
+            return True
+
+        def write(self, data: object) -> int:
+            raise OSError(28, "No space left on device")
+
+    stream = NamedText(io.BufferedWriter(Full()), "labels.csv", encoding="utf-8")
+    stream.write("a")
+    with pytest.raises(OSError, match=r"cannot be written: No space left on device: 'labels\.csv'"):
+        stream.flush()
+    with pytest.raises(OSError, match=r"\[Errno 28\] cannot be written: No space .* 'labels\.csv'"):
+        stream.close()
+    lossy = NamedText(io.BufferedWriter(Full()), "standard error", lossy=True, encoding="utf-8")
+    lossy.write("a" * 100_000)
+    lossy.flush()
 
 
 def test_log_records_are_lines():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import csv
 import errno
 import io
 import os
@@ -22,6 +23,8 @@ MAX_TEXT_BYTES = 256 * 2**20
 
 MAX_LINE_BYTES = 64 * 2**10
 """A line of a list has no more; systems' longest paths are of 4,096 to 32,767 characters, a URL may be longer."""
+
+_UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 _OWN_PIPE = re.compile(r"/dev/stdin|/dev/fd/\d+|/proc/self/fd/\d+")
 """Names of what the process was started with, as the shell gives them for ``<(command)``."""
@@ -81,19 +84,49 @@ def read_regular(path: str | os.PathLike[str], limit: int) -> bytes:
 
 
 def read_text(path: str | os.PathLike[str], limit: int = MAX_TEXT_BYTES) -> str:
-    """A text in UTF-8, without the byte order mark that it may begin with; each line ends with a line feed.
+    """A text in UTF-8, or in UTF-16 with a byte order mark; without the mark, and each line ends with a line feed.
 
     Raises:
         OSError: as of ``read_regular``.
-        UnicodeDecodeError: it is not UTF-8.
+        UnicodeDecodeError: it is not in that encoding.
     """
-    with io.TextIOWrapper(io.BytesIO(read_regular(path, limit)), encoding="utf-8-sig") as text:
+    with _text(read_regular(path, limit)) as text:
         return text.read()
 
 
 def open_table(path: str | os.PathLike[str], limit: int = MAX_TEXT_BYTES) -> TextIO:
-    """A text as ``read_text`` gives it, but as a stream with the line ends that are there, as ``csv`` wants it."""
-    return io.TextIOWrapper(io.BytesIO(read_regular(path, limit)), encoding="utf-8-sig", newline="")
+    """A text for ``csv``: as ``read_text`` gives it, but as a stream with the line ends that are there.
+
+    It may hold names of files: bytes that are no UTF-8 are as ``os.fsdecode`` gives them. ``check_utf8`` refuses them.
+    """
+    return _text(read_regular(path, limit), newline="", errors="surrogateescape")
+
+
+def _text(data: bytes, **options: str) -> TextIO:
+    encoding = "utf-16" if data.startswith(_UTF16_MARKS) else "utf-8-sig"
+    return io.TextIOWrapper(io.BytesIO(data), encoding=encoding, **options)
+
+
+def check_utf8(text: str) -> None:
+    """Raises: UnicodeDecodeError: bytes in a cell of a table were no UTF-8."""
+    text.encode(errors="surrogateescape").decode()
+
+
+def find_separator(table: TextIO, columns: Iterable[str]) -> str:
+    """What separates the columns of a CSV file: the comma, or what spreadsheets write in half of Europe.
+
+    That is the semicolon or the tab, where the first line has all ``columns`` by it and not by the comma.
+
+    Args:
+        table: at its beginning, and left there.
+        columns: names in small letters.
+    """
+    first = table.readline()
+    table.seek(0)
+    for separator in ",;\t":
+        if set(columns) <= {each.strip().lower() for each in next(csv.reader([first], delimiter=separator), [])}:
+            return separator
+    return ","
 
 
 def listed_paths(stream: TextIO) -> Iterator[str]:
@@ -122,7 +155,7 @@ def listed_paths(stream: TextIO) -> Iterator[str]:
 
 def _decoded(binary: IO[bytes], encoding: str) -> Iterable[str]:
     first = binary.readline(MAX_LINE_BYTES + 1)
-    if first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+    if first.startswith(_UTF16_MARKS):
         data = first + binary.read(MAX_TEXT_BYTES + 1 - len(first))
         if len(data) > MAX_TEXT_BYTES:
             raise OSError(errno.EFBIG, f"more than the {MAX_TEXT_BYTES:,} bytes that are accepted", "standard input")

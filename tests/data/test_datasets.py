@@ -504,6 +504,28 @@ def test_csv_with_a_split_column(tmp_path):
         assert val.read(0) == encoded(3)
 
 
+@pytest.mark.parametrize("separator", [";", "\t"])
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_csv_as_spreadsheets_write_it(tmp_path, separator, encoding):
+    paths = put_images(tmp_path, 2)
+    rows = [("Path", "Label"), (paths[0], "chien, grand"), (paths[1], "été")]
+    text = "".join(f"{separator.join(row)}\r\n" for row in rows)
+    (tmp_path / "train.csv").write_bytes(text.encode(encoding))
+    for source in (tmp_path / "train.csv", tmp_path):
+        assert labels_of(open_dataset(source, "train")) == ["chien, grand", "été"]
+
+
+def test_csv_may_name_files_whose_names_are_no_utf8(tmp_path):
+    paths = put_images(tmp_path, 2)
+    try:
+        (tmp_path / paths[0]).rename(tmp_path / "caf\udce9.png")
+    except OSError:
+        pytest.skip("names are text on this system")
+    file = tmp_path / "list.csv"
+    file.write_bytes(f"path,label\ncaf\udce9.png,a\n{paths[1]},b\n".encode(errors="surrogateescape"))
+    assert open_dataset(file, "train").read(0) == encoded(0)
+
+
 def test_a_pair_of_csv_files(tmp_path):
     paths = put_images(tmp_path, 3)
     write_csv(tmp_path / "train.csv", [("id", "label", "path"), (7, 1, paths[0]), (8, 0, paths[1])])

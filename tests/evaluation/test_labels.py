@@ -124,6 +124,8 @@ def test_imagenet_real(tmp_path):
     [
         ("labels.json", {"a.jpg": 3, "more/b.jpg": ["n01443537", "Egyptian cat"], "z.jpg": 1}),
         ("labels.csv", "file,label\na.jpg,3\nmore/b.jpg,goldfish\nmore/b.jpg,egyptian_cat\n"),
+        ("labels.csv", "file;label\na.jpg;3\nmore/b.jpg;goldfish\nmore/b.jpg;egyptian_cat\n"),
+        ("labels.csv", "file\tlabel\na.jpg\t3\nmore/b.jpg\tgoldfish\nmore/b.jpg\tegyptian_cat\n"),
         ("LABELS.CSV", "\ufefflabel,file,note\n 3,a,x\nn01443537,more/b.jpg,\nn02124075,more/b.jpg,\n"),
     ],
 )

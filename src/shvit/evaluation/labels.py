@@ -8,7 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from shvit.card import ClassInfo, short_labels
 from shvit.data.protocol import ImageDataset
 from shvit.data.splits import Subset
 from shvit.errors import DataError
-from shvit.reading import read_text
+from shvit.reading import check_utf8, find_separator, open_table, read_text
 
 Accepted = Mapping[int, Sequence[int]]
 """For images, by their place in the dataset: the classes that count as right, at least one."""
@@ -156,13 +156,14 @@ def _names(source: str) -> Iterator[str]:
 
 def _read_entries(path: Path) -> dict[str, list[Any]]:
     try:
+        if path.suffix.lower() == ".csv":
+            with open_table(path) as table:
+                return _read_csv(path, table)
         text = read_text(path)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not a text file: {error}") from None
-    if path.suffix.lower() == ".csv":
-        return _read_csv(path, text)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: not a text file in UTF-8: {error}") from None
     try:
         raw = json.loads(text)
     except ValueError as error:
@@ -174,12 +175,17 @@ def _read_entries(path: Path) -> dict[str, list[Any]]:
     return {name: labels if isinstance(labels, list) else [labels] for name, labels in raw.items()}
 
 
-def _read_csv(path: Path, text: str) -> dict[str, list[Any]]:
-    reader = csv.DictReader(text.splitlines())
-    if not {"file", "label"} <= set(reader.fieldnames or ()):
-        raise DataError(f"{path}: expected the columns file and label, got {', '.join(reader.fieldnames or ['none'])}")
+def _read_csv(path: Path, table: TextIO) -> dict[str, list[Any]]:
+    columns = ("file", "label")
+    reader = csv.DictReader(table, delimiter=find_separator(table, columns))
+    if not set(columns) <= set(reader.fieldnames or ()):
+        raise DataError(
+            f"{path}: expected the columns file and label, got {', '.join(reader.fieldnames or ['none'])}; they are "
+            "separated by commas, semicolons or tabs"
+        )
     entries: dict[str, list[Any]] = {}
     for row in reader:
+        check_utf8(row["label"] or "")
         entries.setdefault(row["file"], []).append(row["label"])
     return entries
 

@@ -14,9 +14,14 @@ from shvit.data.classes import encode_labels
 from shvit.data.formats.files import ImageFiles
 from shvit.data.splits import SPLIT_NAMES
 from shvit.errors import DataError
-from shvit.reading import open_table
+from shvit.reading import check_utf8, find_separator, open_table
 
-FORM = "expected a first line path,label or path,label,split, then one line for each image"
+COLUMNS = ("path", "label")
+
+FORM = (
+    "expected a first line path,label or path,label,split, then one line for each image (separators may be commas, "
+    "semicolons or tabs)"
+)
 
 KNOWN_SPLITS = frozenset({"", *chain(*SPLIT_NAMES.values())})
 
@@ -41,9 +46,9 @@ def read_rows(file: Path) -> list[Row]:
     rows: list[Row] = []
     try:
         with open_table(file) as stream:
-            reader = csv.reader(stream)
+            reader = csv.reader(stream, delimiter=find_separator(stream, COLUMNS))
             header = _header(reader)
-            if missing := [name for name in ("path", "label") if name not in header]:
+            if missing := [name for name in COLUMNS if name not in header]:
                 raise DataError(f"{file}: no column {missing[0]!r} in its first line; {FORM}")
             path, label = header.index("path"), header.index("label")
             split = header.index("split") if "split" in header else None
@@ -52,6 +57,7 @@ def read_rows(file: Path) -> list[Row]:
                     continue
                 if len(fields) != len(header) or not _is_path(fields[path]) or not fields[label].strip():
                     raise DataError(f"{file}, line {reader.line_num}: no path or no label, or too many fields; {FORM}")
+                check_utf8(fields[label])
                 named = fields[split].strip().lower() if split is not None else ""
                 if named not in KNOWN_SPLITS:
                     raise DataError(
@@ -102,7 +108,7 @@ def lists_images(file: Path) -> bool:
     """Whether a CSV file's first line has the columns of such a list."""
     try:
         with open_table(file) as stream:
-            return {"path", "label"} <= set(_header(csv.reader(stream)))
+            return set(COLUMNS) <= set(_header(csv.reader(stream, delimiter=find_separator(stream, COLUMNS))))
     except (csv.Error, UnicodeDecodeError):
         return False
 
