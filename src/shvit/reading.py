@@ -102,9 +102,9 @@ def open_table(path: str | os.PathLike[str], limit: int = MAX_TEXT_BYTES) -> Tex
     return _text(read_regular(path, limit), newline="", errors="surrogateescape")
 
 
-def _text(data: bytes, **options: str) -> TextIO:
+def _text(data: bytes, newline: str | None = None, errors: str = "strict") -> TextIO:
     encoding = "utf-16" if data.startswith(_UTF16_MARKS) else "utf-8-sig"
-    return io.TextIOWrapper(io.BytesIO(data), encoding=encoding, **options)
+    return io.TextIOWrapper(io.BytesIO(data), encoding, errors, newline)
 
 
 def check_utf8(text: str) -> None:
@@ -160,7 +160,7 @@ def _decoded(binary: IO[bytes], encoding: str) -> Iterable[str]:
         if len(data) > MAX_TEXT_BYTES:
             raise OSError(errno.EFBIG, f"more than the {MAX_TEXT_BYTES:,} bytes that are accepted", "standard input")
         try:
-            yield from data.decode("utf-16").splitlines()
+            yield from data.decode("utf-16").split("\n")
         except UnicodeDecodeError as error:
             raise ArgumentError(f"standard input: begins as UTF-16, but is not: {error.reason}") from None
         return
