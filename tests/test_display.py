@@ -11,7 +11,20 @@ from pathlib import Path
 import pytest
 
 import shvit
-from shvit.display import CSVWriter, LineFormatter, folded, json_text, print_table, printable, say, say_all, terminal, SHOWN, NamedText, as_text
+from shvit.display import (
+    SHOWN,
+    CSVWriter,
+    LineFormatter,
+    NamedText,
+    as_text,
+    folded,
+    json_text,
+    print_table,
+    printable,
+    say,
+    say_all,
+    terminal,
+)
 
 from .conftest import PATIENCE
 
@@ -183,6 +196,16 @@ def test_a_table_in_a_pipe_has_one_line_for_each_row(monkeypatch, capsys):
     print_table(HEADER, [("x" * 300, "long text " * 50, "1", "2")], "llrr")
     header, row = capsys.readouterr().out.splitlines()
     assert len(header) == len(row) > 800
+
+
+def test_warnings_of_our_own_are_plain_lines():
+    file = str(ROOT / "models" / "create.py")
+    program = (
+        "import warnings; from shvit.display import guard_terminal; guard_terminal();"
+        f"warnings.warn_explicit('a\\nb', UserWarning, {file!r}, 3)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE)
+    assert done.stderr == "shvit: warning: a\\nb\n"
 
 
 def test_nothing_is_printed_past_this():

@@ -19,6 +19,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, TextIO
 
@@ -45,6 +46,8 @@ SHOWN = "shvit.shown"
 Bytes of file names that are no UTF-8 stay as they were, what the commands themselves print becomes ``LOOKALIKES``, and
 anything else JSON's escapes (``\\u732b``), in which a line of JSON stays what it was.
 """
+
+_PACKAGE = str(Path(__file__).parent) + os.sep
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 """Begins of cells that spreadsheets may take for formulas."""
@@ -355,7 +358,9 @@ def release_output() -> None:
 def _format_warning(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
 ) -> str:
-    return f"{printable(f'{filename}:{lineno}: {category.__name__}: {message}')}\n"
+    # Our own are written for whoever runs the command, who need not know the line of code.
+    where = "shvit: warning" if filename.startswith(_PACKAGE) else f"{filename}:{lineno}: {category.__name__}"
+    return f"{printable(f'{where}: {message}')}\n"
 
 
 def _print_exception(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

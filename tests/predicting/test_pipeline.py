@@ -16,7 +16,7 @@ from PIL import Image
 
 from shvit import Classifier
 from shvit.errors import ImageError
-from shvit.images.preprocess import ImageSource, decode
+from shvit.images.preprocess import ImageSource, decode, warnings_ignored
 from shvit.predicting.pipeline import Prepare, decoded_batches
 
 from ..conftest import PATIENCE, SAMPLES
@@ -189,6 +189,15 @@ def test_the_callers_warnings_are_as_before_after_decoding_in_threads():
             with pytest.raises(UserWarning):
                 warnings.warn("the caller's own", stacklevel=1)
     assert warnings.filters == before
+
+
+def test_remarks_that_pillow_attributes_to_its_caller_are_not_shown_either():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with warnings_ignored:
+            warnings.warn_explicit("of a picture", UserWarning, "preprocess.py", 1, module=decode.__module__)
+        with pytest.raises(UserWarning):
+            warnings.warn_explicit("of a picture", UserWarning, "preprocess.py", 2, module=decode.__module__)
 
 
 def test_pillows_remarks_are_not_shown_even_as_errors(monkeypatch):

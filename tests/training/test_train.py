@@ -22,7 +22,8 @@ from shvit.training.mixing import mix
 from shvit.training.optimizer import build_optimizer, build_schedule
 from shvit.training.precision import keep_depthwise_in_float32
 
-from .conftest import WNIDS
+from ..conftest import PATIENCE
+from .conftest import WNIDS, drive
 from .driver import small_shvit
 
 RECIPE = Recipe(image_size=64, epochs=2, batch_size=8, optimizer=Optimizer(lr=2e-2, warmup_epochs=0.2), ema_decay=0.5)
@@ -299,3 +300,13 @@ def test_image_size_grows_to_the_last_epoch():
     assert sizes == sorted(sizes)
     assert (sizes[0], sizes[-1]) == (64, 128)
     assert set(sizes) == {64, 96, 128}
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed"])
+def test_no_library_speaks_to_the_user(colours, tmp_path, precision):
+    """One epoch of warm-up alone, after which timm would warn of a cosine of one step; Fabric would announce itself."""
+    options = {"image_size": 32, "epochs": 1, "batch_size": 8, "precision": precision}
+    process = drive(colours, tmp_path, options, PYTHONWARNINGS="default")
+    _, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, errors
+    assert errors == ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import threading
 import warnings
 from collections.abc import Iterable, Mapping, Set
@@ -55,7 +56,7 @@ class _WarningsIgnored:
         with self._lock:
             self._inside += 1
             if self._inside == 1:
-                warnings.filterwarnings("ignore", module=r"(PIL|shvit\.images)\.")
+                warnings.filterwarnings("ignore", module=rf"(PIL|{re.escape(__package__)})\.")
                 self._filters, self._entry = warnings.filters, warnings.filters[0]
 
     def __exit__(self, *exception: object) -> None:

@@ -39,7 +39,7 @@ def build_schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, steps_per_e
     warmup = min(round(plan.warmup_epochs * steps_per_epoch), total - 1)
     return CosineLRScheduler(
         optimizer,
-        t_initial=total - warmup,
+        t_initial=max(total - warmup, 2),  # timm warns of a cosine of one step; its first is the same in both
         lr_min=plan.min_lr,
         warmup_t=warmup,
         warmup_lr_init=plan.warmup_lr,

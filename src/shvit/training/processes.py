@@ -49,10 +49,13 @@ def launch(recipe: Recipe, execution: Execution) -> Fabric:
 def _fabric(recipe: Recipe, execution: Execution) -> Fabric:
     strategy: Any = DDPStrategy(timeout=PATIENCE) if execution.processes > 1 else "auto"
     where: Any = {"accelerator": execution.device, "devices": execution.devices, "num_nodes": execution.nodes}
-    on_cpu = execution.device == "cpu" or not (torch.cuda.is_available() or torch.backends.mps.is_available())
-    if recipe.precision == "16-mixed" and on_cpu:  # by name, Fabric would take bfloat16 instead
-        return Fabric(**where, strategy=strategy, plugins=MixedPrecision("16-mixed", device="cpu"))
-    return Fabric(**where, strategy=strategy, precision=recipe.precision)
+    if recipe.precision == "32-true":
+        return Fabric(**where, strategy=strategy, precision=recipe.precision)
+    kinds = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    there = next((kind for kind, available in kinds.items() if available), "cpu")
+    device = there if execution.device == "auto" else execution.device
+    # By name, Fabric would take bfloat16 for float16 on CPUs, and print a line of its own.
+    return Fabric(**where, strategy=strategy, plugins=MixedPrecision(recipe.precision, device=device))
 
 
 def _join_restarted(fabric: Fabric) -> None:
