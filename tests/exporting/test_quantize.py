@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import sys
 from dataclasses import asdict
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import onnx
@@ -15,6 +17,8 @@ from PIL import Image
 from shvit import Classifier
 from shvit.card import IMAGENET_MEAN, IMAGENET_STD, ClassInfo, Preprocessing
 from shvit.cli.main import main
+from shvit.evaluation import int8
+from shvit.evaluation.evaluate import Evaluation
 from shvit.evaluation.int8 import paired_loss
 from shvit.exporting.graph import deployment_graph
 from shvit.exporting.quantize import quantize_graph, rank_layers
@@ -148,6 +152,21 @@ def test_labels_of_other_classes_are_refused_before_anything_is_quantised(tmp_pa
     assert "val: float32 is right for 0.00% of 20 validation images, less than by chance (25.00%)" in told
     assert "shvit eval" in told
     assert not output.exists()
+
+
+def test_no_worker_is_forked_beside_the_threads_of_jax(tmp_path, monkeypatch):
+    """litert-torch starts them; JAX warns of a likely deadlock."""
+    workers = []
+
+    def evaluate(*arguments: object, **options: int) -> Evaluation:
+        workers.append(options["workers"])
+        return whole_evaluate(*arguments, **options)
+
+    whole_evaluate = int8.evaluate
+    monkeypatch.setattr(int8, "evaluate", evaluate)
+    monkeypatch.setitem(sys.modules, "jax", ModuleType("jax"))
+    export(tmp_path, "none", "0.5", validation=5, shift=1)
+    assert set(workers) == {0}
 
 
 @pytest.mark.parametrize(

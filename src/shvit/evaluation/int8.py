@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -98,7 +99,8 @@ class _Judge(NamedTuple):
     def measure(self, file: Path) -> tuple[Predictions, np.ndarray]:
         """On the validation images; and which images a file is right about, of all that are judged by."""
         classifier = Classifier(file)
-        predictions = evaluate_classifier(classifier, self.val, BATCH, workers=1).predictions
+        workers = 0 if "jax" in sys.modules else 1  # litert-torch starts its threads, of which a fork may hang
+        predictions = evaluate_classifier(classifier, self.val, BATCH, workers=workers).predictions
         if len(predictions) >= ENOUGH_TO_JUDGE:
             return predictions, predictions.correct
         pixels = self.calibration
