@@ -59,3 +59,9 @@ class BatchError(ShvitError, RuntimeError):
 
 class ServerError(ShvitError, RuntimeError):
     """A server cannot be reached or refuses; the message names it and says what it answered."""
+
+
+def check_positive(name: str, value: float) -> None:
+    """Raises: ArgumentError: it is zero, negative or infinite."""
+    if not 0 < value < float("inf"):
+        raise ArgumentError(f"{name}: expected a positive number, got {value}")

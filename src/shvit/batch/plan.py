@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ from shvit.batch.inputs import Sampling
 from shvit.batch.listing import Item, Kind, Unit, cut, list_items
 from shvit.batch.stores import Output, open_binary, settled
 from shvit.engines import BATCH_SIZE
-from shvit.errors import ArgumentError, BatchError
+from shvit.errors import BatchError, check_positive
 from shvit.images.decoding import Decoding
 from shvit.predicting.classifier import Classifier
 from shvit.shipped import DEFAULT_MODEL, resolve_model
@@ -75,10 +74,9 @@ class BatchSettings:
 
     def __post_init__(self) -> None:
         for name in ("top_k", "batch_size", "unit_size"):
-            if getattr(self, name) < 1:
-                raise ArgumentError(f"{name}: expected a positive number, got {getattr(self, name)}")
-        if self.fps is not None and not 0 < self.fps < math.inf:
-            raise ArgumentError(f"fps: expected more than 0, got {self.fps}")
+            check_positive(name, getattr(self, name))
+        if self.fps is not None:
+            check_positive("fps", self.fps)
 
 
 @dataclass(frozen=True)

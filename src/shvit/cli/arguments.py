@@ -12,6 +12,13 @@ def positive(text: str) -> int:
     return value
 
 
+def seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a positive number of seconds, got {text}")
+    return value
+
+
 def add_csv_safe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--csv-safe",

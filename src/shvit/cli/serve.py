@@ -6,7 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
-from shvit.cli.arguments import positive
+from shvit.cli.arguments import positive, seconds
 from shvit.engines import ENGINES
 from shvit.errors import ArgumentError
 from shvit.reading import read_text
@@ -27,13 +27,6 @@ examples:
 exit status: 0 ended by SIGTERM or SIGINT, when all that was accepted is answered; 1 ended so, but something was still
 open ten seconds after --timeout; 2 wrong usage
 """
-
-
-def seconds(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a positive number, got {text}")
-    return value
 
 
 def port(text: str) -> int:

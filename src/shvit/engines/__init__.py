@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 from shvit.engines.auto import EngineChoice, choose, measure
 from shvit.engines.base import FILE_ENGINES, Engine, as_model_file_error
-from shvit.errors import ArgumentError, ModelFileError
+from shvit.errors import ArgumentError, ModelFileError, check_positive
 from shvit.machine import available_threads
 
 EngineName = Literal["auto", "onnxruntime", "openvino", "litert"]
@@ -33,8 +33,8 @@ def check_engine(engine: str, threads: int | None) -> None:
     """Raises: ValueError: there is no such engine, or ``threads`` is not positive."""
     if engine not in ENGINES:
         raise ArgumentError(f"engine: expected one of {', '.join(ENGINES)}, got {engine!r}")
-    if threads is not None and threads < 1:
-        raise ArgumentError(f"threads: expected a positive number, got {threads}")
+    if threads is not None:
+        check_positive("threads", threads)
 
 
 def load_engine(engine: str, path: str | Path, threads: int | None = None) -> Engine:

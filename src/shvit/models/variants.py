@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from operator import index
 from typing import Any
 
-from shvit.errors import ArgumentError
+from shvit.errors import ArgumentError, check_positive
 
 STEM_STRIDES = (4, 8, 16)
 
@@ -73,8 +73,7 @@ class SHViTConfig:
             if any(value < 1 for value in getattr(self, field)):
                 raise ArgumentError(f"{field}: expected positive values, got {getattr(self, field)}")
         for field in ("num_heads", "qk_dim", "mlp_ratio", "image_size", "in_chans"):
-            if getattr(self, field) < 1:
-                raise ArgumentError(f"{field}: expected a positive value, got {getattr(self, field)}")
+            check_positive(field, getattr(self, field))
         for stage in range(stages):
             width, partial = self.widths[stage], self.partial_dims[stage]
             if not self.attention[stage]:

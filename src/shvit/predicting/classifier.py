@@ -23,7 +23,7 @@ from shvit.engines import (
 )
 from shvit.engines.base import FILE_ENGINES, as_model_file_error, as_model_output_error
 from shvit.engines.onnx_graph import check_file, pooled_features
-from shvit.errors import ArgumentError, ModelFileError, ModelOutputError
+from shvit.errors import ArgumentError, ModelFileError, ModelOutputError, check_positive
 from shvit.images.decoding import Decoding, preparation
 from shvit.images.preprocess import ImageSource, describe, image_sources
 from shvit.predicting.outputs import check_rows, probabilities
@@ -87,7 +87,7 @@ class Classifier(MadeOfFile):
         check_engine(engine, threads)
         if embedding and engine not in ("auto", "onnxruntime"):
             raise ArgumentError(f"embedding: only the engine onnxruntime gives embeddings, not {engine}")
-        _check_positive("batch_size", batch_size)
+        check_positive("batch_size", batch_size)
         self._prepare = preparation(decoding)
         self._path = resolve_model(model)
         self._note_origin(
@@ -240,8 +240,8 @@ class Classifier(MadeOfFile):
         """
         images = image_sources(images)
         batch_size = self.batch_size if batch_size is None else batch_size
-        _check_positive("top_k", top_k)
-        _check_positive("batch_size", batch_size)
+        check_positive("top_k", top_k)
+        check_positive("batch_size", batch_size)
         shape = (*self.card.preprocessing.image_size, 3)
         with closing(decoded_batches(images, self.preprocess, shape, batch_size, self.threads)) as batches:
             for batch in batches:
@@ -308,14 +308,9 @@ def _load_with_embedding(path: Path, threads: int) -> ONNXRuntimeEngine:
         return ONNXRuntimeEngine(path, threads, (features,))
 
 
-def _check_positive(name: str, value: int) -> None:
-    if value < 1:
-        raise ArgumentError(f"{name}: expected a positive number, got {value}")
-
-
 def _resized(card: Card, side: int, engine: Engine, path: Path) -> Card:
     """The card with another input size; refused where the graph has a size of its own."""
-    _check_positive("image_size", side)
+    check_positive("image_size", side)
     if any(own not in (None, side) for own in engine.input_shape[1:3]):
         height, width = card.preprocessing.image_size
         raise ArgumentError(

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from shvit.engines import BATCH_SIZE
-from shvit.errors import ArgumentError
+from shvit.errors import ArgumentError, check_positive
 from shvit.images.decoding import Decoding
 
 
@@ -47,8 +47,8 @@ class Settings:
             if field.name == "max_delay_ms":
                 if value < 0:
                     raise ArgumentError(f"max_delay_ms: expected 0 or more, got {value}")
-            elif isinstance(value, int | float) and value <= 0:
-                raise ArgumentError(f"{field.name}: expected a positive number, got {value}")
+            elif isinstance(value, int | float) and not isinstance(value, bool):
+                check_positive(field.name, value)
         if self.token is not None and not (self.token and self.token.isascii() and self.token.isprintable()):
             raise ArgumentError("token: expected printable ASCII characters")
         if self.pages is not None and not self.pages.is_dir():

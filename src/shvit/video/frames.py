@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from shvit.errors import ArgumentError, VideoError
+from shvit.errors import VideoError, check_positive
 from shvit.images.preprocess import MAX_PIXELS
 from shvit.video.containers import av, is_live, open_container, picture_stream, reason
 
@@ -251,8 +251,8 @@ class ReadOptions:
     """Jump to ``start``; else everything before it is decoded and dropped."""
 
     def __post_init__(self) -> None:
-        if self.fps is not None and not (self.fps > 0 and math.isfinite(self.fps)):
-            raise ArgumentError(f"fps: expected more than 0, got {self.fps}")
+        if self.fps is not None:
+            check_positive("fps", self.fps)
 
 
 class Video:

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from shvit.cli.arguments import positive
+from shvit.cli.arguments import positive, seconds
 from shvit.engines.auto import CANDIDATES
 
 if TYPE_CHECKING:
@@ -28,13 +28,6 @@ def subcommand(
     )
     parser.set_defaults(act=act)
     return parser
-
-
-def seconds(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a positive number of seconds, got {text}")
-    return value
 
 
 def add_timing(parser: argparse.ArgumentParser, duration: float, rounds: int = 5) -> None:
