@@ -210,8 +210,8 @@ def test_export_from_the_command_line(tmp_path, capsys):
 
 
 def test_the_card_of_imagenet_weights_names_the_classes(tmp_path):
-    save_checkpoint(create_model("shvit_s4"), tmp_path / "s4.safetensors", names="timm")
-    model, checkpoint = load_model(tmp_path / "s4.safetensors")
+    save_checkpoint(create_model("shvit_s4"), tmp_path / "shvit_s4.in1k.safetensors", names="timm")
+    model, checkpoint = load_model(tmp_path / "shvit_s4.in1k.safetensors")
     card = card_for(model, checkpoint, "s4")
     assert card.classes[281].wnid == "n02123045"
     assert "tabby" in card.classes[281].label
