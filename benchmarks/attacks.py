@@ -27,7 +27,8 @@ from common import record
 from http_load import from_steady_clients, open_loop, raw_request
 from processes import free_port, started
 from shvit.bench.pipeline import write_photographs
-from shvit.bench.tables import figure, print_table
+from shvit.bench.tables import figure
+from shvit.display import print_table
 from shvit.shipped import DEFAULT_MODEL
 
 ROOT = Path(__file__).parent.parent

@@ -38,7 +38,8 @@ from http_load import (
 )
 from processes import free_port, started
 from shvit.bench.summary import ratios
-from shvit.bench.tables import figure, print_table, spread
+from shvit.bench.tables import figure, spread
+from shvit.display import print_table
 from shvit.shipped import DEFAULT_MODEL
 
 ROOT = Path(__file__).parent.parent

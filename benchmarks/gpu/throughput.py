@@ -36,7 +36,8 @@ from shvit.bench.cost import Cost, Layer, count_cost
 from shvit.bench.networks import deployed, open_network
 from shvit.bench.peers import open_peer
 from shvit.bench.summary import percentiles
-from shvit.bench.tables import figure, print_table
+from shvit.bench.tables import figure
+from shvit.display import print_table
 from shvit.models import list_models
 
 MODES = {

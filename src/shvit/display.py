@@ -136,18 +136,20 @@ def say_all(items: Sequence[str], gap: str = GAP, indent: int = 2) -> None:
         say(f"{' ' * indent}{line}", hang=indent + 2)
 
 
-def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], justify: str) -> None:
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], justify: str | None = None) -> None:
     """Prints a table on stdout; nothing in it is cut.
 
     In a terminal that is too narrow text is folded between words; where that is not enough, each row becomes a few
     lines that name its figures.
 
     Args:
-        justify: for each column ``l``, text to the left, or ``r``, figures to the right.
+        justify: for each column ``l``, text to the left, or ``r``, figures to the right; only the first has text when
+            not given.
     """
     from rich.table import Table
     from rich.text import Text
 
+    justify = justify or "l" + "r" * (len(header) - 1)
     header, *rows = [[printable(cell) for cell in row] for row in (header, *rows)]
     widths = _fitting([header, *rows], justify, columns())
     if widths is None:
