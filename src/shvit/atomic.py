@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import json
 import os
 import re
@@ -16,7 +17,7 @@ import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from glob import escape
 from pathlib import Path
@@ -323,6 +324,16 @@ def write_bytes(contents: bytes, path: Path) -> None:
     """Whole or not at all."""
     with atomic_path(path) as aside:
         aside.write_bytes(contents)
+
+
+def write_encoded(save: Callable[[IO[bytes]], object], path: Path) -> None:
+    """What ``save`` writes into a file, whole or not at all.
+
+    Pillow, and matplotlib with it, do not notice when a disk is full; so it is encoded in memory first.
+    """
+    encoded = io.BytesIO()
+    save(encoded)
+    write_bytes(encoded.getvalue(), path)
 
 
 def clear_partials(path: str | Path) -> None:

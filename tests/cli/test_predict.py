@@ -282,6 +282,18 @@ def test_fast_decoding_gives_the_same_labels(pictures, colour_model):
     assert fast.stdout == exact.stdout
 
 
+@pytest.mark.parametrize("command", [("predict", "--save-images"), ("explain", "--output")])
+def test_no_picture_is_left_cut_short_by_a_full_disk(tmp_path, command):
+    name, option = command
+    photograph = SAMPLES / "coffee.jpg"
+    limited = (sys.executable, "-c", "import os, resource, sys\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)); os.execv(sys.argv[1], sys.argv[1:])")  # fmt: skip
+    done = shvit(name, photograph, option, tmp_path / "out", before=limited)
+    assert done.returncode in (1, 2)
+    assert "File too large" in done.stdout + done.stderr
+    assert list((tmp_path / "out").iterdir()) == []
+
+
 @pytest.mark.timeout(60)
 def test_a_folder_with_pipes_endless_devices_and_postscript_is_done_at_once(pictures, colour_model, capsys):
     os.mkfifo(pictures / "b.jpg")

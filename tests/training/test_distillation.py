@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shlex
 import shutil
 import signal
 import subprocess
@@ -491,3 +492,15 @@ def test_a_size_that_no_teacher_is_given_is_refused(size):
         CheckpointError, match=rf"^teacher {NAME}: expected images of 1 to 2048 pixels a side, got {size}$"
     ):
         load_teacher(NAME, None, classes("cat"), size=size)
+
+
+def test_of_a_folder_without_splits_the_teacher_sees_what_the_student_trains_on(colours, weights, tmp_path, capsys):
+    """The command that ``precompute`` prints at its end runs as it stands."""
+    teacher = ["--teacher", NAME, "--teacher-weights", str(weights), "--views", "1", "--batch-size", "16"]
+    folder = ["--output", str(tmp_path / "logits"), "--workers", "0", "--seed", "3", "--val-share", "0.25"]
+    assert main(["distill", "precompute", str(colours / "train"), *teacher, *folder]) == 0
+    said = capsys.readouterr()
+    assert "of 36 images" in said.out
+    next_command = said.out.splitlines()[-1].removeprefix("next: shvit ")
+    small = ["--model", "shvit_s1", "--image_size", "32", "--batch_size", "12", "--epochs", "1", "--workers", "0"]
+    assert main([*shlex.split(next_command), *small, "--output", str(tmp_path / "run")]) == 0

@@ -53,7 +53,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--output", required=True, type=Path, metavar="DIR", help="where the logits go")
     add("--views", type=positive, default=4, metavar="N", help="crops of each image (default: 4)")
     add("--crop-scale", type=float, nargs=2, default=(0.35, 1.0), metavar=("MIN", "MAX"), help="default: 0.35 1.0")
-    add("--seed", type=int, default=0, help="default: 0")
+    add("--seed", type=int, default=0, help="of the crops, and of what is held out, as in training (default: 0)")
+    add(
+        "--val-share",
+        type=float,
+        default=0.1,
+        metavar="SHARE",
+        help="share of each class that training holds out, where DATA has no validation split (default: 0.1)",
+    )
     add("--fit-head", action="store_true", help="first fit the teacher's last layer to the labels")
     add("--backend", choices=("eager", "openvino"), default="eager", help="default: eager PyTorch")
     add("--device", choices=("cpu", "cuda", "mps"), default="cpu", help="of the eager backend (default: cpu)")
@@ -69,8 +76,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from shvit.data import Augmentation, open_dataset
-    from shvit.data.classes import check_class_count
+    from shvit.data import Augmentation
+    from shvit.data.datasets import open_datasets
     from shvit.training.distillation import load_teacher, view_file
     from shvit.training.precompute import TeacherExecution, precompute_logits
 
@@ -80,8 +87,9 @@ def run(args: argparse.Namespace) -> int:
         [each for each in (args.data, args.teacher, args.teacher_weights) if each],
     )
     augmentation = Augmentation(crop_scale=tuple(args.crop_scale))
-    images = open_dataset(args.data, "train", args.image_key)
-    check_class_count(images.classes, images.name)
+    images, _, note = open_datasets(args.data, args.seed, args.val_share, args.image_key)
+    if note is not None:
+        say(note, sys.stderr)
     teacher = load_teacher(args.teacher, args.teacher_weights, images.classes, args.teacher_size)
     with _reported(args.views * len(images), args.report_every) as report:
         card = precompute_logits(
@@ -102,9 +110,12 @@ def run(args: argparse.Namespace) -> int:
         say(f"the teacher is right on {card.top1:.2%} of the crops")
     if card.broken:
         say(f"{card.broken} images are broken and have no logits")
-    scale = "" if augmentation == Augmentation() else f" --augmentation.crop_scale '{list(augmentation.crop_scale)}'"
+    # Always: training's own default depends on how many images there are.
+    scale = f" --augmentation.crop_scale '{list(augmentation.crop_scale)}'"
     image_key = "" if args.image_key is None else f" --image-key {args.image_key}"
-    say(f"next: shvit train {args.data}{image_key} --distillation.logits {args.output} --seed {card.seed}{scale}")
+    val_share = "" if note is None or args.val_share == 0.1 else f" --val_share {args.val_share:g}"
+    more = f"{scale}{val_share}"
+    say(f"next: shvit train {args.data}{image_key} --distillation.logits {args.output} --seed {card.seed}{more}")
     return 0
 
 

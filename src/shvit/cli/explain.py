@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -172,7 +173,9 @@ def _write(path: Path, explanation: Explanation, class_id: int | None, args: arg
             aside.write_text(json_text(values) + "\n", encoding="utf-8")
         else:
             picture = _draw(explanation, _maps(explanation, class_id, args), args)
-            picture.save(aside, {"png": "PNG", "jpg": "JPEG"}[args.format], quality=90)
+            encoded = io.BytesIO()  # Pillow does not notice when a disk is full
+            picture.save(encoded, {"png": "PNG", "jpg": "JPEG"}[args.format], quality=90)
+            aside.write_bytes(encoded.getvalue())
 
 
 def _draw(explanation: Explanation, maps: list[Map], args: argparse.Namespace) -> Image.Image:

@@ -11,7 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import IO
 
-from shvit.atomic import STDOUT, atomic_path, atomic_text, check_outputs, free_name
+from shvit.atomic import STDOUT, atomic_text, check_outputs, free_name, write_encoded
 from shvit.cli.arguments import add_csv_safe, positive
 from shvit.display import CSVWriter, columns, folded, json_text, notice, printable, say, terminal
 from shvit.engines import BATCH_SIZE, ENGINES
@@ -132,8 +132,7 @@ def _save_image(result: Result, folder: Path) -> Result:
     path = free_name(folder, Path(result.source).stem, "jpg")
     try:
         picture = annotate(decode(result.source), result.predictions)
-        with atomic_path(path) as aside:
-            picture.save(aside, "JPEG", quality=90)
+        write_encoded(lambda file: picture.save(file, "JPEG", quality=90), path)
     except ImageError as error:
         return Result(result.source, error=str(error).removeprefix(f"{result.source}: "))
     except OSError as error:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from shvit.atomic import atomic_path
+from shvit.atomic import write_encoded
 from shvit.data.check import DataReport
 from shvit.data.protocol import ImageDataset
 from shvit.display import as_text
@@ -45,8 +45,7 @@ def draw_report(report: DataReport, splits: Mapping[str, ImageDataset], title: s
     _draw_balance(charts.add_subplot(1, 2, 1), report)
     _draw_sizes(charts.add_subplot(1, 2, 2), report)
     _draw_sheet(figure.add_subfigure(rows[1]), report, splits)
-    with atomic_path(path) as aside:
-        figure.savefig(aside, format="png")
+    write_encoded(lambda file: figure.savefig(file, format="png"), path)
 
 
 def _draw_balance(axes: Axes, report: DataReport) -> None:

@@ -9,7 +9,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from shvit.atomic import atomic_path
+from shvit.atomic import write_encoded
 from shvit.display import as_text
 from shvit.errors import DataError
 from shvit.runs.run_folder import RunRecord
@@ -76,5 +76,4 @@ def _label(panel: Axes, title: str) -> None:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    with atomic_path(path) as aside:
-        figure.savefig(aside, format="png", dpi=120)
+    write_encoded(lambda file: figure.savefig(file, format="png", dpi=120), path)
