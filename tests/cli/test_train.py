@@ -81,6 +81,7 @@ def test_from_a_folder_of_photographs_to_predictions(photographs, tmp_path):
     assert again.returncode == 0, again.stderr
     assert "finished already, after epoch 2 of 2: nothing is left to train" in again.stderr
     assert "epoch 3" not in again.stderr
+    assert "the head is fresh" in done.stderr and "the head is fresh" not in again.stderr
     steps = [line.split("next:")[-1].strip() for line in done.stdout.splitlines() if "shvit " in line]
     assert [step.split()[1] for step in steps] == ["eval", "export", "predict"]
     for step in steps:

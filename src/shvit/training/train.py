@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -242,7 +243,10 @@ def carry_out(plan: TrainingPlan, progress: bool = False) -> TrainedRun:
     """
     check_guarded(plan.execution.workers)
     _check_folder(plan)
-    run = setup(plan.recipe, plan.datasets.train, plan.datasets.val, plan.folder, plan.execution)
+    with warnings.catch_warnings():
+        if plan.resume and checkpoint.checkpoints(plan.folder):  # which replaces the head as well
+            warnings.filterwarnings("ignore", message=".*head is fresh")
+        run = setup(plan.recipe, plan.datasets.train, plan.datasets.val, plan.folder, plan.execution)
     from shvit.runs.logs import RunLog  # here, because TensorBoard takes seconds to import
 
     with only_run(run):
