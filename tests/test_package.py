@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from .conftest import PATIENCE
+
+ROOT = Path(__file__).parent.parent
 
 LIGHT = "import sys; sys.modules['torch'] = sys.modules['httpx2'] = None\n"
 """Python that makes the full installation's names as hard to come by as in the light one."""
@@ -37,3 +40,18 @@ def test_what_needs_pytorch_says_so_when_it_is_asked_for(code):
     done = run(LIGHT + code)
     assert "MissingDependencyError: this needs PyTorch" in done.stderr
     assert "pip install 'shvit[torch]'" in done.stderr
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a clone")
+def test_no_module_is_named_in_gitignore():
+    """The build leaves out of a wheel what git ignores, tracked or not: an editable installation does not show it."""
+    files = [str(path.relative_to(ROOT)) for path in (ROOT / "src").rglob("*") if "__pycache__" not in path.parts]
+    done = subprocess.run(
+        ["git", "check-ignore", "--no-index", "--stdin"],
+        input="\n".join(files),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
