@@ -241,7 +241,7 @@ def test_safetensors_without_tensors_and_folders_are_refused(tmp_path):
     save_file({}, tmp_path / "none.safetensors")
     with pytest.raises(CheckpointError, match="holds no tensors"):
         read_checkpoint(tmp_path / "none.safetensors")
-    with pytest.raises(CheckpointError, match="not a file"):
+    with pytest.raises(CheckpointError, match="is a folder; expected a checkpoint"):
         read_checkpoint(tmp_path)
 
 
@@ -480,9 +480,9 @@ def damaged(tmp_path: Path, s1: SHViT, how: str) -> tuple[Path, str]:
     if how == "empty":
         file = tmp_path / "damaged.pth"
         file.touch()
-        return file, "not a whole PyTorch checkpoint"
+        return file, "it is empty"
     if how == "not there":
-        return tmp_path / "damaged.none", "no such file"
+        return tmp_path / "damaged.none", "no such checkpoint"
     state = load_file(file)
     if how == "missing tensor":
         del state["stages.1.blocks.2.ffn.m.pw1.c.weight"]

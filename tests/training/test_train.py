@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from shvit.data import open_dataset
-from shvit.errors import CheckpointError, DataError
+from shvit.errors import ArgumentError, CheckpointError, DataError
 from shvit.models.checkpoints import load_model
 from shvit.runs.best import is_better
 from shvit.training import Execution, Optimizer, Recipe, ValidationResult, evaluate, fit, loop, setup
@@ -157,6 +157,28 @@ def test_a_few_broken_images_are_left_out_and_the_rest_is_learnt(colours, tmp_pa
     )
     with pytest.raises(DataError, match=r"1 of 48 images are broken.*shvit data check"):
         fit(run)
+
+
+def test_one_readable_image_of_a_batch_is_learnt_from(colours, tmp_path):
+    """Batch normalisation over one image has no variance."""
+    images = open_dataset(colours, "train")
+    read = images.read
+    images.read = lambda index: read(index) if index == 5 else b""
+    recipe, execution = replace(RECIPE, epochs=1, batch_size=48, broken_share=0.99), Execution("cpu", workers=0)
+    run = setup(recipe, images, open_dataset(colours, "val"), tmp_path, execution, small_shvit())
+    seen = []
+    fit(run, lambda _, figures: seen.append(figures.get("loss")))
+    assert len(run.broken.found) == 47
+    assert 0 < seen[0] < 1  # a 48th of the image's own loss, as in any batch
+    assert all(parameter.isfinite().all() for parameter in run.network.parameters())
+
+
+@pytest.mark.parametrize(("batch_size", "devices"), [(1, 1), (3, 2), (4, 4)])
+def test_batches_of_one_are_refused(colours, tmp_path, batch_size, devices):
+    train, val = open_dataset(colours, "train"), open_dataset(colours, "val")
+    execution = Execution("cpu", devices=devices)
+    with pytest.raises(ArgumentError, match=rf"two images or more: give --batch-size {2 * devices} or more"):
+        setup(replace(RECIPE, batch_size=batch_size), train, val, tmp_path, execution)
 
 
 def test_data_that_does_not_fit_is_refused(colours, tmp_path):

@@ -148,6 +148,8 @@ def _files_of_one_kind(
 def _files(source: str) -> Iterator[tuple[Found, bool]]:
     """Files of a source, and whether they were named by themselves: such are tried whatever they are called."""
     place = settled(source)
+    if place.startswith(("http://", "https://")):
+        raise BatchError(f"{source}: web pages are not listed; download what it names, or give an object store (s3://)")
     if is_url(place):
         with naming(source):
             yield from _objects(place)

@@ -3,6 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
+from pathlib import Path
+
+from shvit.errors import ArgumentError
+
+FILE_SUFFIXES = frozenset(
+    (".csv", ".htm", ".html", ".jpeg", ".jpg", ".json", ".jsonl", ".mp4", ".onnx", ".parquet", ".pdf", ".png", ".zip")
+)
+"""Of names that nobody gives to a folder."""
 
 
 def positive(text: str) -> int:
@@ -25,3 +34,44 @@ def add_csv_safe(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="in CSV, put a ' before text that a spreadsheet would take for a formula (=, +, -, @, tab)",
     )
+
+
+def check_written_as(option: str, path: Path | None, written: str, suffixes: tuple[str, ...]) -> None:
+    """Refuses a name that promises another format than the one that is written; one without a suffix promises none.
+
+    Args:
+        written: the format's name, for people.
+        suffixes: those that say so, the usual one first.
+
+    Raises:
+        ArgumentError: it is such a name.
+    """
+    if path is not None and path.suffix and path.suffix.lower() not in suffixes:
+        raise ArgumentError(
+            f"{option} {path}: {written} is written, and named {' or '.join(suffixes)}, such as "
+            f"{path.with_suffix(suffixes[0])}"
+        )
+
+
+def check_format_of(option: str, path: Path | None, chosen: str, formats: Mapping[str, str]) -> None:
+    """Refuses a name that promises another format than the one that was chosen.
+
+    Args:
+        formats: by suffix, what is in a file of that name.
+
+    Raises:
+        ArgumentError: it is such a name.
+    """
+    promised = None if path is None else formats.get(path.suffix.lower())
+    if promised is not None and promised != chosen:
+        raise ArgumentError(f"{option} {path}: would hold the format {chosen}; add --format {promised}")
+
+
+def check_folder_name(option: str, path: str | Path | None) -> None:
+    """Refuses the name of a file where a folder is written.
+
+    Raises:
+        ArgumentError: it is such a name.
+    """
+    if path is not None and Path(path).suffix.lower() in FILE_SUFFIXES and not Path(path).is_dir():
+        raise ArgumentError(f"{option} {path}: a folder is written; give the name of one, such as {Path(path).stem}")

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from contextlib import ExitStack, redirect_stdout
 
-from shvit.cli.arguments import positive
+from shvit.cli.arguments import check_folder_name, positive
 from shvit.display import notice, progress_bar, say
 from shvit.engines import BATCH_SIZE, ENGINES
 from shvit.errors import MissingDependencyError
@@ -71,6 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    check_folder_name("--output", args.output)
     try:
         from shvit.batch.plan import BatchSettings
         from shvit.batch.run import run_batch

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from shvit.atomic import check_outputs, write_json
-from shvit.cli.arguments import positive
+from shvit.cli.arguments import check_folder_name, positive
 from shvit.display import columns, folded, json_text, print_table, progress_bar, say, terminal
 
 if TYPE_CHECKING:
@@ -79,6 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    check_folder_name("--output", args.output)
     from shvit.data.check import check_datasets
     from shvit.data.datasets import open_datasets
 

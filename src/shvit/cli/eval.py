@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shvit.cli.arguments import add_csv_safe, positive
+from shvit.cli.arguments import add_csv_safe, check_folder_name, positive
 from shvit.cli.data import IMAGE_KEY_HELP
 from shvit.display import json_text, say, say_all
 from shvit.engines import ENGINES
@@ -90,6 +90,7 @@ def seed_or_none(text: str) -> int | str:
 
 
 def run(args: argparse.Namespace) -> int:
+    check_folder_name("--output", args.output)
     from shvit.evaluation.measure import EvaluationOptions, evaluate
 
     options = EvaluationOptions(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shvit.atomic import atomic_path, free_name
-from shvit.cli.arguments import positive
+from shvit.cli.arguments import check_folder_name, positive
 from shvit.display import json_text, notice, say
 from shvit.errors import ArgumentError, ImageError, ModelOutputError
 from shvit.images.sources import SourceError, expand_sources
@@ -82,6 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    check_folder_name("--output", args.output)
     from shvit.predicting.explain import Explainer
 
     explainer = Explainer(args.model, args.threads)

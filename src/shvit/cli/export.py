@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from shvit.cli.arguments import positive
+from shvit.cli.arguments import check_folder_name, positive
 from shvit.cli.data import IMAGE_KEY_HELP
 from shvit.display import say
 from shvit.evaluation.export import ExportOptions, export
@@ -96,6 +96,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.format == "web":
+        check_folder_name("--output", args.output)
     options = ExportOptions(
         format=args.format,
         precision=args.precision,

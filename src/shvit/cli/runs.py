@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shvit.atomic import check_outputs
-from shvit.cli.arguments import add_csv_safe
+from shvit.cli.arguments import add_csv_safe, check_written_as
 from shvit.display import CSVWriter, json_text, print_table, say
 from shvit.errors import DataError
 from shvit.runs.run_folder import (
@@ -59,6 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    check_written_as("--plot", args.plot, "a PNG", (".png",))
     records, summaries = [], []
     for folder in (each for given in args.folders for each in find_runs(given)):
         try:

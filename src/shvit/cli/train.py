@@ -39,6 +39,9 @@ TAKES_MORE_ARGUMENTS = True
 SHORT = {"--lr": "--optimizer.lr"}
 """Flags that people type, and the recipe's keys behind them."""
 
+KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
+"""Types of the recipe's values in words."""
+
 BROKEN_SHOWN = 10
 """How many unreadable images are named at the end; `shvit data check` names all."""
 
@@ -142,6 +145,8 @@ def _explain(error: Exception, arguments: list[str]) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     message = " ".join(line for line in lines if "see '--help'" not in line and "--print_config" not in line)
     message = re.sub(r"<class '(\w+)'>|typing\.(?=Literal)", r"\1", message)
+    if wrong := re.fullmatch(r'Parser key "([\w.]+)": Expected an? (\w+|Literal\[.*\])\. Got value: (.*)', message):
+        message = f"{wrong[1]}: expected {_in_words(wrong[2])}, got {wrong[3]}"
     parser = _parser()
     if unknown := re.search(r"(?:arguments: --|[Oo]ption ')([\w.]+)", message):
         name = unknown[1].rpartition(".")[2]
@@ -156,6 +161,13 @@ def _explain(error: Exception, arguments: list[str]) -> str:
             except (jsonargparse.ArgumentError, UnicodeDecodeError):
                 return f"{file}: {message}"
     return message
+
+
+def _in_words(kind: str) -> str:
+    """A type of the recipe's values, as the library names it."""
+    if kind.startswith("Literal"):
+        return f"one of {kind[8:-1].replace(chr(39), '')}"
+    return KINDS.get(kind, kind)
 
 
 def _joined(execution: Execution) -> Execution:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from shvit.atomic import STDOUT, atomic_text, check_outputs, find_target, free_name
-from shvit.cli.arguments import positive
+from shvit.cli.arguments import check_folder_name, check_format_of, check_written_as, positive
 from shvit.display import json_text, notice, printable, say, terminal
 from shvit.engines import BATCH_SIZE, ENGINES
 from shvit.errors import ArgumentError
@@ -132,6 +132,7 @@ def _not_negative(text: str) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
+    check_folder_name("--save-video", args.save_video)
     from shvit.images.sources import VIDEO_EXTENSIONS
     from shvit.video.complete import Options
     from shvit.video.containers import is_live
@@ -145,6 +146,8 @@ def run(args: argparse.Namespace) -> int:
     options = Options(
         settings, args.fps, args.keyframes, args.fast_decode, args.top_k, pictures=args.report is not None
     )
+    check_written_as("--report", args.report, "HTML", (".html", ".htm"))
+    check_format_of("--output", args.output, args.format, {".jsonl": "jsonl"})
     if args.frames is not None:
         check_frames_path(args.frames)
     if args.report is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from importlib import import_module
 from importlib.util import find_spec
 
@@ -53,6 +54,8 @@ def read_encoded(file: str | os.PathLike[str], source: str, offset: int = 0, siz
             stream.seek(offset)
             data = stream.read(size)
     except OSError as error:
+        if isinstance(error, FileNotFoundError) and re.match(r"[a-z][a-z0-9+.-]+://", os.fspath(file)):
+            raise ImageError(f"{source}: is an address; only files are read: download it first") from None
         raise ImageError(f"{source}: {error.strerror or error}") from None
     except ValueError as error:  # a name that no file can have
         raise ImageError(f"{source}: {error}") from None
@@ -85,7 +88,16 @@ def open_image(data: bytes, name: str) -> ImageFile.ImageFile:
         pass
     if not HEIF_INSTALLED and data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS:
         raise ImageError(f"{name}: is HEIC, which needs another package: pip install pillow-heif")
+    if _is_video(data):
+        raise ImageError(f"{name}: is a video, not an image; classify it with: shvit video")
     raise ImageError(f"{name}: not an image, or of a format that is not known")
+
+
+def _is_video(data: bytes) -> bool:
+    """Whether it begins as MP4 or QuickTime, Matroska or WebM, or AVI."""
+    pictures = (*_HEIF_BRANDS, b"avif", b"avis")
+    movie = data[4:8] == b"ftyp" and data[8:12] not in pictures
+    return movie or data.startswith(b"\x1aE\xdf\xa3") or (data[:4], data[8:12]) == (b"RIFF", b"AVI ")
 
 
 def _other_formats() -> tuple[str, ...]:

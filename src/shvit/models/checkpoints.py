@@ -29,6 +29,7 @@ from shvit.models.shvit import SHViT
 from shvit.models.tensor_names import RENAME, Names
 from shvit.models.variants import VARIANTS, SHViTConfig
 from shvit.models.weight_files import DIGEST_KEY, check_finite, check_tensors, read_weight_file
+from shvit.shipped import why_no_weights
 
 CONFIG_KEY = "shvit.config"
 """Key of the configuration's JSON in a safetensors file's metadata."""
@@ -85,6 +86,8 @@ def read_checkpoint(path: str | Path, weights: Weights = "auto") -> Checkpoint:
     Raises:
         CheckpointError: it cannot be read, is not safe to read, or holds no SHViT or several.
     """
+    if reason := why_no_weights(path):
+        raise CheckpointError(f"{path}: {reason}")
     path = Path(path)
     raw, metadata = read_weight_file(path)
     found, notes = choose_network(path, raw, weights)

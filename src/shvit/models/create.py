@@ -12,6 +12,7 @@ from shvit.errors import ArgumentError, CheckpointError
 from shvit.models.checkpoints import load_checkpoint
 from shvit.models.shvit import SHViT, SHViTFeatures
 from shvit.models.variants import VARIANTS
+from shvit.shipped import nearest_network
 
 HUB_REPOSITORY = "timm/{name}.in1k"
 HUB_FILE = "model.safetensors"
@@ -83,8 +84,8 @@ def create_model(
         CheckpointError: the weights cannot be fetched or loaded.
     """
     if name not in VARIANTS:
-        close = difflib.get_close_matches(name, VARIANTS, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
+        close = nearest_network(name) or next(iter(difflib.get_close_matches(name.lower(), VARIANTS, n=1)), None)
+        hint = f"; did you mean {close}?" if close else ""
         raise ArgumentError(f"name: no model {name!r}; known: {', '.join(VARIANTS)}{hint}")
     config = replace(
         VARIANTS[name],

@@ -68,7 +68,7 @@ def setup(
     Raises:
         DataError: too few images for a batch, or classes that differ between training and validation.
         CheckpointError: the pretrained weights cannot be read, or are of another network.
-        ValueError: this machine does not have the device.
+        ArgumentError: this machine does not have the device, or a process would get one image of a batch.
     """
     execution = execution or Execution()
     if len(train) < recipe.batch_size:
@@ -76,6 +76,7 @@ def setup(
             f"{train.name}: {len(train)} images do not fill one batch of {recipe.batch_size}; "
             "give a smaller --batch-size"
         )
+    _check_normalization(recipe, execution.processes)
     if [c.label for c in train.classes] != [c.label for c in val.classes]:
         raise DataError(f"{train.name} and {val.name}: the classes of training and validation differ")
     fabric = launch(recipe, execution)
@@ -114,6 +115,17 @@ def setup(
         broken=BrokenImages(recipe.broken_share, len(train), train.name),
         progress=Progress(),
     )
+
+
+def _check_normalization(recipe: Recipe, processes: int) -> None:
+    """Raises: ArgumentError: batch normalisation would have one image to normalise over, which has no variance."""
+    share = recipe.batch_size if recipe.sync_norm else recipe.batch_size // processes
+    if share < 2 and not (recipe.freeze_norm or recipe.quantization_aware):
+        each = f" over {processes} processes leaves {share} for each of them" if processes > 1 else ""
+        raise ArgumentError(
+            f"batch_size: {recipe.batch_size}{each}; batch normalisation needs two images or more: give --batch-size "
+            f"{2 * processes} or more or, with --pretrained, --freeze-norm true"
+        )
 
 
 def _build(recipe: Recipe, num_classes: int) -> nn.Module:
@@ -252,6 +264,8 @@ def _loss(run: Run, batch: Batch) -> Tensor:
     images_counted = len(batch.labels)
     if not images_counted:
         batch = _nothing_like(batch)
+    elif images_counted == 1 < recipe.batch_size:  # the others of its batch could not be read
+        batch = _twice(batch)
     pixels = batch.images.to(device, non_blocking=True)
     classes = len(run.train.classes)
     labels = F.one_hot(batch.labels.to(device), classes).float()
@@ -276,6 +290,12 @@ def _loss(run: Run, batch: Batch) -> Tensor:
         loss = (1 - plan.alpha) * loss + plan.alpha * distillation_loss(student, targets[1], temperature)
     # Gradients are averaged over processes as if each had as many images as the others.
     return loss * (images_counted * run.fabric.world_size / recipe.batch_size)
+
+
+def _twice(batch: Batch) -> Batch:
+    """One image as two, which have the same loss: normalisation over a batch of one has no variance."""
+    images, labels, indices, seeds = (each.repeat_interleave(2, 0) for each in batch[:4])
+    return Batch(images, labels, indices, seeds)
 
 
 def _nothing_like(batch: Batch) -> Batch:

@@ -74,7 +74,10 @@ def check_source(source: str) -> None:
     try:
         mode = os.stat(source).st_mode  # noqa: PTH116 - a path that cannot be is told the same way
     except (OSError, ValueError) as error:
-        raise VideoError(f"{source}: {getattr(error, 'strerror', None) or 'No such file or directory'}") from None
+        text = getattr(error, "strerror", None) or "No such file or directory"
+        if re.fullmatch(r"\d{1,3}", source):
+            text = f"{text}; a camera is named by its device: /dev/video{source}"
+        raise VideoError(f"{source}: {text}") from None
     if stat.S_ISDIR(mode):
         raise VideoError(f"{source}: is a folder")
     if not stat.S_ISREG(mode):
