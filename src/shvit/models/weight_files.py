@@ -62,8 +62,6 @@ def read_weight_file(path: Path) -> tuple[Any, dict[str, Any]]:
     Raises:
         CheckpointError: it cannot be read, or is not safe to read.
     """
-    if not path.is_file():
-        raise CheckpointError(f"{path}: {'not a file' if path.exists() else 'no such file'}")
     if _is_safetensors(path):
         return _read_safetensors(path)
     return _read_pickle(path), {}
