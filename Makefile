@@ -20,7 +20,6 @@ $(DEV)/installed: pyproject.toml constraints.txt
 
 test: $(DEV)/installed
 	$(DEV)/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m 'not slow'
-	$(DEV)/bin/python -m pytest -m slow tests/engines/test_hostile_models.py  # in a process of its own: the file says why
 
 test-slow: $(DEV)/installed
 	$(DEV)/bin/python -m pytest -m slow

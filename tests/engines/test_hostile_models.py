@@ -21,10 +21,6 @@ from shvit.predicting.explain import Explainer
 
 from ..conftest import colour_card
 
-# All in one process, OpenVINO and what the commands load leave an alternate signal stack that is freed already, and the
-# SIGCHLD handler of PyTorch's loader ends the process when a later test's program ends: `make test` runs it apart.
-pytestmark = pytest.mark.slow
-
 ENGINES = ("onnxruntime", "openvino")
 SIDES = (32, 48, 3)
 

@@ -163,13 +163,13 @@ def test_a_card_of_another_graph(tmp_path, engine, changes, expected):
 def test_a_file_that_is_not_onnx(tmp_path, engine, content):
     file = tmp_path / "broken.onnx"
     file.write_bytes(content)
-    with pytest.raises(ModelFileError, match=r"broken\.onnx: not a model that \w+ can load") as caught:
+    with pytest.raises(ModelFileError, match=r"broken\.onnx: (not a model that \w+ can load|it is empty)") as caught:
         Classifier(file, engine=engine)
     assert "\n" not in str(caught.value)
 
 
 def test_names_and_values_that_do_not_exist(tmp_path, colour_model):
-    with pytest.raises(ModelFileError, match="nor a shipped model; shipped: shvit_s1_tiny_imagenet"):
+    with pytest.raises(ModelFileError, match=r"nor the name of a shipped model \(shvit_s1_tiny_imagenet\)"):
         Classifier("shvit_s9")
     with pytest.raises(ModelFileError, match="is a folder"):
         Classifier(tmp_path)

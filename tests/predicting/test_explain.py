@@ -265,7 +265,7 @@ def test_files_that_cannot_be_explained_are_refused(tmp_path, colour_model):
     with pytest.raises(ModelFileError, match=r"does not name what explanations need.*shvit export"):
         Explainer(colour_model)
     for suffix in (".tflite", ".xml"):
-        (tmp_path / f"model{suffix}").touch()
+        (tmp_path / f"model{suffix}").write_bytes(b"no ONNX")
         with pytest.raises(ModelFileError, match="need a graph in ONNX"):
             Explainer(tmp_path / f"model{suffix}")
     (tmp_path / "broken.onnx").write_bytes(b"\x3a\xff\xff\x0fabc")

@@ -17,7 +17,7 @@ from PIL import Image
 from shvit import Classifier
 from shvit.errors import ImageError
 from shvit.images.preprocess import ImageSource, decode, warnings_ignored
-from shvit.predicting.pipeline import Prepare, decoded_batches
+from shvit.predicting.pipeline import PrepareImage, decoded_batches
 
 from ..conftest import PATIENCE, SAMPLES
 
@@ -32,7 +32,7 @@ def prepare(source: ImageSource) -> np.ndarray:
     return np.full(SHAPE, value % 256, np.uint8)
 
 
-def counting() -> tuple[threading.Semaphore, Prepare]:
+def counting() -> tuple[threading.Semaphore, PrepareImage]:
     """``prepare``, and what counts up each time that it is called."""
     decoded = threading.Semaphore(0)
 

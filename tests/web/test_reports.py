@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("av", reason="needs shvit[video]")
 
 from shvit.card import ClassInfo
-from shvit.video.complete import Summary
+from shvit.video.complete import VideoSummary
 from shvit.video.events import Event, EventSettings
 from shvit.video.history import ScoreHistory
 from shvit.video.report import ticks, write_report
@@ -23,13 +23,13 @@ LENGTHS = (0.3, 2.0, 9.99, 61.0, 3599.0, 5 * 3600.0, 99 * 3600.0, 130 * 3600.0)
 LONG_NAME = "a name of " + "very" * 30 + " long words"
 
 
-def video(seconds: float) -> Summary:
+def video(seconds: float) -> VideoSummary:
     history = ScoreHistory()
     for time in np.linspace(0, seconds, 200, endpoint=False).tolist():
         history.add(time, np.array([1.0, 0.0, 0.5]) if time < seconds / 2 else np.array([0.0, 1.0, 0.5]))
     events = [Event(0, 0.0, seconds / 2, 1.0, 0.0), Event(1, seconds / 2, seconds, 1.0, seconds * 0.9)]
     sums = np.array([100.0, 100.0, 100.0])
-    return Summary("x" * 90 + ".mp4", 64, 48, "h264", 200, seconds, events=events, sums=sums, history=history)
+    return VideoSummary("x" * 90 + ".mp4", 64, 48, "h264", 200, seconds, events=events, sums=sums, history=history)
 
 
 @pytest.fixture(scope="module")

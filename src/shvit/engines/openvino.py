@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
 
@@ -23,6 +27,32 @@ check_version("openvino", ov.__version__, "2025.0")
 
 
 _NUMPY_NAMES = {"u8": "uint8", "f16": "float16", "f32": "float32", "f64": "float64"}
+
+
+class _SignalStack(ctypes.Structure):
+    """``stack_t`` of Linux."""
+
+    _fields_: ClassVar = [("pointer", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t)]
+
+
+@contextmanager
+def signal_stack_kept() -> Iterator[None]:
+    """Gives the calling thread back its alternate signal stack, or none, after OpenVINO loaded its CPU plugin.
+
+    Each core's plugin puts in one of its own, and unmaps it when the core goes. Of two that do not go in the reverse
+    order of their coming, the second puts back the unmapped one of the first, and the next signal that Python handles,
+    such as SIGTERM or the end of a child, ends the process (OpenVINO 2026.4 and before). One that it does not find in
+    its place, it leaves as it is.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    libc, before = ctypes.CDLL(None), _SignalStack()
+    libc.sigaltstack(None, ctypes.byref(before))
+    try:
+        yield
+    finally:
+        libc.sigaltstack(ctypes.byref(before), None)
 
 
 class OpenVINOEngine(Engine):
@@ -50,7 +80,8 @@ class OpenVINOEngine(Engine):
             # Left alone, it computes in bfloat16 where the processor can, and scores move by whole percents.
             "INFERENCE_PRECISION_HINT": "f32",
         }
-        self._compiled = core.compile_model(model, "CPU", config)
+        with signal_stack_kept():
+            self._compiled = core.compile_model(model, "CPU", config)
 
     def infer(self, batch: np.ndarray) -> np.ndarray:
         return self._compiled(batch)[0].copy()  # the engine reuses its buffer

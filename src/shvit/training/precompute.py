@@ -241,6 +241,8 @@ def _compile(teacher: TeacherNetwork, execution: TeacherExecution) -> Callable[[
     else:
         try:
             import openvino
+
+            from shvit.engines.openvino import signal_stack_kept
         except ImportError:
             raise MissingDependencyError(
                 f"backend openvino is not installed; install it with: {install_command('openvino')}"
@@ -249,7 +251,8 @@ def _compile(teacher: TeacherNetwork, execution: TeacherExecution) -> Callable[[
         device = torch.device("cpu")
         example = torch.zeros(1, 3, teacher.size, teacher.size)
         converted = openvino.convert_model(teacher.body, example_input=example, input=[-1, *example.shape[1:]])
-        compiled = openvino.compile_model(converted, "CPU")
+        with signal_stack_kept():
+            compiled = openvino.compile_model(converted, "CPU")
 
         def body(images: Tensor) -> Tensor:
             return torch.from_numpy(compiled(images.numpy())[0])
