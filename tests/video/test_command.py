@@ -194,6 +194,7 @@ def test_paths_on_stdin_and_key_frames(clip, colour_model):
         (["--duration", "5"], "only of live sources"),
         (["--live", "--keyframes"], "not of a live source"),
         (["--output", "no/such/folder/out.txt"], "no/such/folder"),
+        (["--report", "no/such/folder/page.html"], "page.html: no such folder: no/such/folder"),
     ],
 )
 def test_wrong_usage_is_exit_2_and_no_traceback(arguments, expected, tmp_path, monkeypatch):

@@ -211,6 +211,8 @@ def _check_outputs(args: argparse.Namespace, live: bool, sources: list[str | Sou
         outputs += [("the journal of the run,", path) for path in journal_files(beside)]
     inputs = [each for each in sources if isinstance(each, str)]
     check_outputs(outputs, [SHIPPED_MODELS.get(args.model, args.model), *inputs])
+    if args.report is not None and not args.report.parent.is_dir():  # it is opened after all work
+        raise ArgumentError(f"--report {args.report}: no such folder: {args.report.parent}")
 
 
 @contextmanager
