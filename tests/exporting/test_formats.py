@@ -28,6 +28,8 @@ from ..conftest import AS_ANYBODY, PATIENCE
         ("executorch", "fp16", "a.pte", None, "ExecuTorch is exported as fp32, not as fp16"),
         ("torch", "int8", "a.pt2", None, r"torch\.export is exported as fp32, not as int8"),
         ("openvino", "fp16", "a.onnx", None, r"OpenVINO IR files are named \.xml, such as a\.xml"),
+        ("onnx", "fp16", "a.tflite", None, r"\.onnx, such as a\.onnx; \.tflite files are those of format litert"),
+        ("onnx", "fp16", "a.bin", None, r"ONNX files are named \.onnx, such as a\.onnx$"),
         ("onnx", "fp16", "a.onnx", 4, "batch_size 4: ONNX files take batches of any size"),
         ("coreml", "fp16", "a.mlpackage", 2, "batch_size 2: Core ML files take one image"),
         ("tflite", "fp16", "a.tflite", None, "format tflite: expected one of onnx, openvino, coreml, litert"),

@@ -88,7 +88,9 @@ def check_combination(options: FileOptions, path: Path) -> Precision:
 
         check_replaceable(path)
     elif path.suffix != info.suffix:
-        raise ExportError(f"{path}: {info.title} files are named {info.suffix}, such as {path.stem}{info.suffix}")
+        wanted = [name for name, each in FORMATS.items() if each.suffix and each.suffix == path.suffix]
+        hint = f"; {path.suffix} files are those of format {' or '.join(wanted)}" if wanted else ""
+        raise ExportError(f"{path}: {info.title} files are named {info.suffix}, such as {path.stem}{info.suffix}{hint}")
     if options.batch_size is not None and not info.fixed_batch:
         taken = "one image" if options.format == "coreml" else "batches of any size"
         raise ExportError(f"{path}: batch_size {options.batch_size}: {info.title} files take {taken}; leave it out")
