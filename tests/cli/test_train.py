@@ -180,8 +180,9 @@ def test_the_reference_recipe_is_complete():
         (["--class_weights", "maybe"], "class_weights: expected true or false, got maybe"),
         (["--batch-size", "1"], "batch_size: 1; batch normalisation needs two images or more: give --batch-size 2"),
         (["--model", "S4"], "did you mean shvit_s4?"),
-        (["--epoch_count", "3"], "unrecognized arguments: --epoch_count 3; did you mean epochs?"),
-        (["--optimizer.lrr", "3"], "did you mean optimizer.lr?"),
+        (["--epoch_count", "3"], "unrecognized arguments: --epoch_count 3; did you mean --epochs?"),
+        (["--optimizer.lrr", "3"], "did you mean --optimizer.lr?"),
+        (["--image-sise", "64"], "did you mean --image-size?"),
         (["--optimizer.lr=-1"], "optimizer.lr: expected 0 or more, got -1.0"),
         (["--precision", "8-bit"], "precision: expected one of 32-true, bf16-mixed, 16-mixed, got 8-bit"),
         (["--workers", "-1"], "workers: expected 0 or more, got -1"),
@@ -239,3 +240,21 @@ def test_data_that_cannot_be_trained_on_is_one_line(photographs, tmp_path, capsy
     assert "empty" in capsys.readouterr().err
     assert main(["train", str(tmp_path / "nowhere"), "--output", str(tmp_path / "run")]) == 2
     assert f"{tmp_path / 'nowhere'}: No such file" in capsys.readouterr().err
+
+
+def test_an_interrupted_run_says_how_to_go_on(photographs, tmp_path, capsys, monkeypatch):
+    """Once there is something to go on from."""
+    run = tmp_path / "run"
+
+    def interrupted(plan, progress):
+        if stopped_late:
+            (run / "checkpoints").mkdir(parents=True)
+            (run / "checkpoints" / "step-00000009.pt").touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("shvit.training.train.carry_out", interrupted)
+    for stopped_late in (False, True):
+        assert main(["train", str(photographs), "--output", str(run)]) == 130
+        said = capsys.readouterr().err
+        assert said.endswith("interrupted\n")
+        assert ("the same command with --resume auto goes on with this run" in said) == stopped_late

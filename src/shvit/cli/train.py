@@ -152,7 +152,8 @@ def _explain(error: Exception, arguments: list[str]) -> str:
         name = unknown[1].rpartition(".")[2]
         keys = {key.rpartition(".")[2]: key for key in parser.get_defaults().keys()}  # noqa: SIM118 - a Namespace
         if close := difflib.get_close_matches(name, keys, n=1, cutoff=0.5):
-            message += f"; did you mean {keys[close[0]]}?"
+            key = keys[close[0]]
+            message += f"; did you mean {'--' + key.replace('_', '-') if 'arguments: --' in message else key}?"
     for place, each in enumerate(arguments):
         if each == "--config" or each.startswith("--config="):
             file = each.partition("=")[2] or "".join(arguments[place + 1 : place + 2])
@@ -181,6 +182,7 @@ def _joined(execution: Execution) -> Execution:
 def run(args: argparse.Namespace) -> int:
     from shvit.data.datasets import open_datasets
     from shvit.runs.run_folder import RECIPE
+    from shvit.training.checkpoint import checkpoints
     from shvit.training.train import TrainingPlan, carry_out, run_folder
 
     resume = args.resume == "auto"
@@ -191,7 +193,13 @@ def run(args: argparse.Namespace) -> int:
     recipe, execution = parse_recipe(args.more_arguments, len(datasets.train), begun)
     files = _recipe_files(args.more_arguments)
     plan = TrainingPlan(args.data, datasets, recipe, folder, execution, resume, not files, files, args.wandb)
-    trained = carry_out(plan, progress=True)
+    try:
+        trained = carry_out(plan, progress=True)
+    except KeyboardInterrupt:
+        if checkpoints(folder) and os.environ.get("RANK", "0") == "0":
+            same = "the same command" if resume else "the same command with --resume auto"
+            say(f"{folder}: {same} goes on with this run", sys.stderr)
+        raise
     if trained.is_first:
         _print_outcome(trained, len(datasets.val), args.data)
     return 0
