@@ -93,6 +93,16 @@ def test_a_fault_while_a_command_is_set_up_is_reported_too(monkeypatch, capsys):
     assert "this is a fault of shvit" in capsys.readouterr().err
 
 
+def test_the_name_alone_shows_the_help(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([])
+    assert ended.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "classify images" in err
+    assert "`shvit COMMAND --help` explains a command." in err
+
+
 def test_an_interrupt_is_neither(monkeypatch, capsys):
     assert ends_with(KeyboardInterrupt(), monkeypatch, capsys) == (130, "interrupted\n")
 

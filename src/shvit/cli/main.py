@@ -162,6 +162,9 @@ def _parse(arguments: list[str], chosen: str | None) -> argparse.Namespace:
         )
         module.add_arguments(command)
         command.set_defaults(run=module.run)
+    if not arguments:  # somebody who looks what there is
+        parser.print_help(sys.stderr)
+        parser.exit(2)
     args, more_arguments = parser.parse_known_args(arguments)
     args.more_arguments = more_arguments
     if more_arguments and not getattr(sys.modules[args.run.__module__], "TAKES_MORE_ARGUMENTS", False):
