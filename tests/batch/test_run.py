@@ -233,6 +233,7 @@ def test_the_command_tells_and_exits_as_the_others_do(colour_model, tmp_path):
         command(colour_model, tmp_path / "b", folder), capture_output=True, text=True, timeout=PATIENCE
     )
     assert done.returncode == 1
+    assert done.stdout.startswith(f"{tmp_path / 'b'}: 21 inputs, 1 failed (the column error says why), 21 of them now ")
     assert re.fullmatch(r"note: not read: 1 \.\w+, 1 \.\w+ \(what is named by itself, .*\)\n", done.stderr)
     done = subprocess.run(
         command(colour_model, tmp_path / "b", "nothing"), capture_output=True, text=True, timeout=PATIENCE

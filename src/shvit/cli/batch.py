@@ -114,7 +114,8 @@ def run(args: argparse.Namespace) -> int:
             lambda count: bars[0](count),
         )
     speed = f", {done.inputs_now:,} of them now at {done.images_per_second:,.0f} a second" if done.inputs_now else ""
-    say(f"{args.output}: {done.inputs:,} inputs, {done.failed:,} failed{speed}")
+    why = " (the column error says why)" if done.failed else ""
+    say(f"{args.output}: {done.inputs:,} inputs, {done.failed:,} failed{why}{speed}")
     if done.left_out.keys() - COMPANION_EXTENSIONS:
         notice(describe_left_out(done.left_out))
     if done.workers_lost:
