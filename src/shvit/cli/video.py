@@ -440,7 +440,8 @@ class Table(Writer):
             about = _live_line(summary.live)
         else:
             speed = f", {summary.seconds / summary.elapsed:.1f}× real time" if summary.elapsed else ""
-            about = f"{clock(summary.seconds)}, {summary.frames} frames, {len(summary.events)} events{speed}"
+            events = "1 event" if len(summary.events) == 1 else f"{len(summary.events)} events"
+            about = f"{clock(summary.seconds)}, {summary.frames} frames, {events}{speed}"
         print(f"{self._bold}{printable(summary.source)}{self._reset}: {about}", file=self._output, flush=True)
 
 

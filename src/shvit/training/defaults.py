@@ -111,8 +111,9 @@ def describe(recipe: Recipe, images: int, chosen: bool) -> str:
         chosen: the recipe is ``default_recipe``'s, apart from single flags.
     """
     what = "training from nothing" if recipe.pretrained is None else "fine-tuning"
+    epochs = "1 epoch" if recipe.epochs == 1 else f"{recipe.epochs} epochs"
     plan = (
-        f"{what}: {recipe.epochs} epochs of {images // recipe.batch_size} steps of {recipe.batch_size} images, "
+        f"{what}: {epochs} of {images // recipe.batch_size} steps of {recipe.batch_size} images, "
         f"learning rate up to {scaled_lr(recipe):.3g}"
     )
     return f"{plan}; chosen for {images:,} images where no flag says otherwise" if chosen else plan
