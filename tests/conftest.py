@@ -35,7 +35,10 @@ settings.register_profile(
 settings.load_profile("patient")
 
 
-os.environ.pop("COLUMNS", None)  # where tests say nothing else, nothing that is printed is folded
+# Where tests say nothing else, nothing that is printed is folded. Readline, which pytest loads, tells programs that are
+# started of it past ``os.environ``.
+os.environ.pop("COLUMNS", None)
+os.unsetenv("COLUMNS")
 
 
 def pytest_runtest_setup() -> None:

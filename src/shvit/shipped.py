@@ -70,6 +70,8 @@ def _why_no_model(path: Path) -> str | None:
         return f"is the second file of an OpenVINO model; give the first: {beside}"
     if reason := _no_download(path, start):
         return reason
+    if start.startswith((b"\xff\xd8\xff", b"\x89PNG")):
+        return f"is a picture; expected a model file ({_one_of(MODEL_SUFFIXES)})"
     if suffix in WEIGHT_SUFFIXES or _is_weights(path, start):
         return f"holds weights, not a model that can be run; make one with: {_export_command(path)}"
     return None

@@ -283,6 +283,21 @@ def test_fast_decoding_gives_the_same_labels(pictures, colour_model):
 
 
 @pytest.mark.parametrize("command", [("predict", "--save-images"), ("explain", "--output")])
+@pytest.mark.parametrize("inside", ["", "deeper"])
+def test_pictures_are_not_put_where_they_would_be_read_again(pictures, command, inside, capsys):
+    name, option = command
+    before = sorted(pictures.rglob("*"))
+    assert main([name, str(pictures), option, str(pictures / inside)]) == 2
+    assert "the next run would read the results too: name a folder outside of it" in capsys.readouterr().err
+    assert sorted(pictures.rglob("*")) == before
+
+
+def test_no_paths_on_stdin_are_told_of():
+    done = shvit("predict", "-", stdin="")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "note: standard input holds no paths\n")
+
+
+@pytest.mark.parametrize("command", [("predict", "--save-images"), ("explain", "--output")])
 def test_no_picture_is_left_cut_short_by_a_full_disk(tmp_path, command):
     name, option = command
     photograph = SAMPLES / "coffee.jpg"

@@ -86,7 +86,7 @@ def test_the_best_is_that_of_the_file(tmp_path, capsys):
 def test_a_table_and_csv(folder, capsys):
     assert command(folder) == 0
     header, a, *_ = capsys.readouterr().out.splitlines()
-    assert " ".join(header.split()) == "name model px epochs top-1 loss time images/s seed teacher state"
+    assert " ".join(header.split()) == "name model px epochs top-1 last loss time images/s seed teacher state"
     assert a.split() == [
         str(folder / "a"),
         "shvit_s1",

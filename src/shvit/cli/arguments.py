@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from shvit.errors import ArgumentError
@@ -65,6 +65,22 @@ def check_format_of(option: str, path: Path | None, chosen: str, formats: Mappin
     promised = None if path is None else formats.get(path.suffix.lower())
     if promised is not None and promised != chosen:
         raise ArgumentError(f"{option} {path}: would hold the format {chosen}; add --format {promised}")
+
+
+def check_not_read(option: str, folder: Path | None, sources: Sequence[str]) -> None:
+    """Refuses to put results into a folder that is read, where the next run would take them for inputs.
+
+    Raises:
+        ArgumentError: the folder is one of the sources, or inside of one.
+    """
+    if folder is None:
+        return
+    for source in sources:
+        if Path(source).is_dir() and folder.resolve().is_relative_to(Path(source).resolve()):
+            raise ArgumentError(
+                f"{option} {folder}: is in {source}, which is read; the next run would read the results too: name a "
+                "folder outside of it"
+            )
 
 
 def check_folder_name(option: str, path: str | Path | None) -> None:

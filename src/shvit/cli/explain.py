@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shvit.atomic import atomic_path, free_name
-from shvit.cli.arguments import check_folder_name, positive
+from shvit.cli.arguments import check_folder_name, check_not_read, positive
 from shvit.display import json_text, notice, say
 from shvit.errors import ArgumentError, ImageError, ModelOutputError
 from shvit.images.sources import SourceError, expand_sources
@@ -88,6 +88,7 @@ def run(args: argparse.Namespace) -> int:
     explainer = Explainer(args.model, args.threads)
     class_id = None if args.label is None else find_class(args.label, explainer.card.classes)
     _check_place(explainer.blocks, args)
+    check_not_read("--output", args.output, args.sources)
     args.output.mkdir(parents=True, exist_ok=True)
     sources = list(expand_sources(args.sources, sys.stdin, notice=notice))
     failed = 0

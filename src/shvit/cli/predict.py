@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from shvit.atomic import STDOUT, atomic_text, check_outputs, free_name, write_encoded
-from shvit.cli.arguments import add_csv_safe, check_folder_name, check_format_of, positive
+from shvit.cli.arguments import add_csv_safe, check_folder_name, check_format_of, check_not_read, positive
 from shvit.display import CSVWriter, columns, folded, json_text, notice, printable, say, terminal
 from shvit.engines import BATCH_SIZE, ENGINES
 from shvit.errors import ArgumentError
@@ -76,8 +76,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     check_folder_name("--save-images", args.save_images)
+    check_not_read("--save-images", args.save_images, args.sources)
     check_format_of("--output", args.output, args.format, {".csv": "csv", ".jsonl": "jsonl"})
     sources = list(expand_sources(args.sources, sys.stdin, notice=notice))
+    if not sources:
+        notice("standard input holds no paths")
     inputs = (each for each in sources if isinstance(each, str))
     check_outputs([("--output", args.output)], chain([SHIPPED_MODELS.get(args.model, args.model)], inputs))
     decoding: Decoding = "fast" if args.fast_decode else "exact"

@@ -120,7 +120,7 @@ def _print_summaries(summaries: list[RunSummary], form: str, csv_safe: bool) -> 
         )
         for each in summaries
     ]
-    header = ("name", "model", "px", "epochs", "top-1", "loss", "time", "images/s", "seed", "teacher", "state")
+    header = ("name", "model", "px", "epochs", "top-1", "last loss", "time", "images/s", "seed", "teacher", "state")
     print_table(header, rows, "llrrrrrrrll")
     for each in summaries:
         if ":" in each.state:

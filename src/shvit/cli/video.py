@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from shvit.atomic import STDOUT, atomic_text, check_outputs, find_target, free_name
-from shvit.cli.arguments import check_folder_name, check_format_of, check_written_as, positive
+from shvit.cli.arguments import check_folder_name, check_format_of, check_not_read, check_written_as, positive
 from shvit.display import json_text, notice, printable, say, terminal
 from shvit.engines import BATCH_SIZE, ENGINES
 from shvit.errors import ArgumentError
@@ -133,6 +133,7 @@ def _not_negative(text: str) -> int:
 
 def run(args: argparse.Namespace) -> int:
     check_folder_name("--save-video", args.save_video)
+    check_not_read("--save-video", args.save_video, args.sources)
     from shvit.images.sources import VIDEO_EXTENSIONS
     from shvit.video.complete import Options
     from shvit.video.containers import is_live

@@ -72,7 +72,7 @@ def choose(path: Path, threads: int, batch_size: int, images: int | None = None)
     """
     if own := FILE_ENGINES.get(path.suffix.lower()):
         return EngineChoice(own, f"the only one that loads {path.suffix} files", {})
-    others = _installed()[1:]
+    others = installed_engines()[1:]
     if not others:
         return EngineChoice(DEFAULT_ENGINE, "the only one installed", {})
     measured = _read()
@@ -96,7 +96,7 @@ def measure(path: Path, threads: int, batch_size: int, load: Load, images: int |
         ModelFileError: the default engine cannot load the file.
         ModelOutputError: it cannot run it.
     """
-    if len(_installed()) == 1 or path.suffix.lower() in FILE_ENGINES:
+    if len(installed_engines()) == 1 or path.suffix.lower() in FILE_ENGINES:
         return choose(path, threads, batch_size)
     timings = _time(path, load, batch_size)
     forgotten = ""
@@ -119,7 +119,8 @@ def cache_file() -> Path:
     return cache_folder() / "engines.json"
 
 
-def _installed() -> list[str]:
+def installed_engines() -> list[str]:
+    """Those of ``CANDIDATES`` that are there."""
     return [name for name in CANDIDATES if name == DEFAULT_ENGINE or find_spec(name) is not None]
 
 
@@ -153,7 +154,7 @@ def _time(path: Path, load: Load, batch_size: int) -> dict[str, Timing]:
     engines: dict[str, Engine] = {}
     load_seconds: dict[str, float] = {}
     batch = np.empty(0, np.uint8)
-    for name in _installed():
+    for name in installed_engines():
         started = time.perf_counter()
         try:
             with as_model_output_error(path):
@@ -187,7 +188,7 @@ def _time(path: Path, load: Load, batch_size: int) -> dict[str, Timing]:
 def _key(path: Path, threads: int, batch_size: int) -> str:
     """What a measurement holds for, as text: another machine, version or file has another."""
     versions = {}
-    for name in _installed():
+    for name in installed_engines():
         try:
             versions[name] = version(name)
         except PackageNotFoundError:  # a build of one's own

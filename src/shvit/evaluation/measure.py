@@ -85,7 +85,7 @@ class EvaluationOptions:
             raise ArgumentError(f"--split: expected val or train, got {self.split!r}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class EvaluationResult:
     """How good a model is on labelled images; shares are in [0, 1]."""
 
@@ -99,6 +99,10 @@ class EvaluationResult:
     """The model's."""
     read: tuple[str, ...]
     """What was read besides the images: a report is not written over it."""
+
+    def __repr__(self) -> str:
+        what = f"{self.figures['model']!r}, {self.figures['data']!r}"
+        return f"EvaluationResult({what}, top1={self.top1:.4f}, top5={self.top5:.4f}, measured={self.measured})"
 
     @property
     def top1(self) -> float:

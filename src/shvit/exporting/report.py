@@ -22,7 +22,7 @@ class Int8Accuracy:
     """How these were found, and where there was little to judge by."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ExportReport:
     """How the written file compares with the network it was made from."""
 
@@ -40,3 +40,7 @@ class ExportReport:
     """Share of the images with the same first label, in [0, 1]."""
     int8: Int8Accuracy | None = None
     """Of a file in 8 bits that was measured on labelled images."""
+
+    def __repr__(self) -> str:
+        agreement = "not run here" if self.top1_agreement is None else f"top1_agreement={self.top1_agreement:.4f}"
+        return f"ExportReport({str(self.path)!r}, size_bytes={self.size_bytes}, images={self.images}, {agreement})"

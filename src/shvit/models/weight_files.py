@@ -146,9 +146,11 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def _read_pickle(path: Path) -> Any:
     try:
-        if zipfile.is_zipfile(path):
-            with path.open("rb") as file:
+        with path.open("rb") as file:
+            if zipfile.is_zipfile(path):
                 check_archive(file)
+            elif not file.read(2).startswith((b"\x80", b"PK")):  # pickles since protocol 2, and archives cut short
+                raise ValueError("not a whole PyTorch checkpoint: it is neither an archive nor a pickle")
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from None
     try:

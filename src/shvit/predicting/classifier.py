@@ -116,6 +116,9 @@ class Classifier(MadeOfFile):
         if image_size is not None:
             self.card = _resized(self.card, image_size, self._engine, self._path)
 
+    def __repr__(self) -> str:
+        return f"Classifier({str(self.path)!r}, engine={self.engine!r}, classes={len(self.classes)})"
+
     @property
     def engine(self) -> str:
         """The name of the engine that runs."""

@@ -33,7 +33,7 @@ FOLDER = Path("runs/shvit")
 """Where a run goes for which no folder is named, if that is free; else ``runs/shvit-2`` and so on."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TrainedRun:
     """What a training left behind."""
 
@@ -60,6 +60,10 @@ class TrainedRun:
     """What was found at the start: how validation images were held out, files that were not read, the plan."""
     is_first: bool = True
     """Whether this is the first of the processes that trained together, the one that wrote the files."""
+
+    def __repr__(self) -> str:
+        reached = f"top1={self.top1:.4f}, best_epoch={self.best_epoch}, epochs={self.epochs}"
+        return f"TrainedRun({str(self.folder)!r}, {reached})"
 
     @property
     def metrics(self) -> list[Row]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from shvit.cli.arguments import positive, seconds
-from shvit.engines.auto import CANDIDATES
+from shvit.engines.auto import CANDIDATES, installed_engines
 
 if TYPE_CHECKING:
     from shvit.bench.speed import Conditions
@@ -49,7 +49,12 @@ def add_format(parser: argparse.ArgumentParser) -> None:
 
 def add_engines(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--engine", nargs="+", choices=ENGINES, default=CANDIDATES, metavar="E", help=f"default: {' '.join(CANDIDATES)}"
+        "--engine",
+        nargs="+",
+        choices=ENGINES,
+        default=installed_engines(),
+        metavar="E",
+        help=f"default: those of {' and '.join(CANDIDATES)} that are installed",
     )
 
 
