@@ -6,6 +6,7 @@ import argparse
 import copy
 import re
 import warnings
+import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -317,6 +318,7 @@ def poison(state: dict[str, Tensor], value: float, dtype: torch.dtype) -> dict[s
         (-torch.inf, torch.float64),
         (torch.nan, torch.bfloat16),
         (torch.nan, torch.float8_e4m3fn),
+        (torch.nan, torch.float8_e8m0fnu),
         (1e300, torch.float64),
     ],
 )
@@ -362,3 +364,47 @@ def test_hostile_containers_are_refused_at_once(tmp_path, content: Callable[[], 
     torch.save(content(), tmp_path / "odd.pth")
     with pytest.raises(CheckpointError, match=rf"odd\.pth: .*{expected}"):
         read_checkpoint(tmp_path / "odd.pth")
+
+
+def with_items(content: dict[str, Any]) -> OrderedDict[str, Any]:
+    odd: Any = OrderedDict(content)
+    odd.itemz = odd.gez = "text"  # called ``items`` and ``get``, they would keep Python from writing it
+    return odd
+
+
+def save_with_items(content: Any, file: Path) -> None:
+    torch.save(content, file)
+    with zipfile.ZipFile(file) as archive:
+        records = {
+            name: archive.read(name).replace(b"itemz", b"items").replace(b"gez", b"get") for name in archive.namelist()
+        }
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, record in records.items():
+            archive.writestr(name, record)
+
+
+def with_numel(tensor: Tensor) -> nn.Parameter:
+    odd: Any = nn.Parameter(tensor)
+    odd.numel = odd.isfinite = odd.to = 3
+    return odd
+
+
+@pytest.mark.parametrize("place", ["bare", "inside"])
+def test_attributes_that_a_pickle_gives_its_values_are_not_asked(tmp_path, trained, place):
+    state = with_items({name: with_numel(each) if each.ndim else each for name, each in trained.state_dict().items()})
+    save_with_items(state if place == "bare" else with_items({"model": state}), tmp_path / "odd.pth")
+    model, _ = load(tmp_path / "odd.pth")
+    assert_same(model, trained)
+
+
+def test_a_type_that_is_converted_to_no_other_is_refused(tmp_path, trained):
+    packed = torch.zeros(16, dtype=torch.uint8).view(torch.float4_e2m1fn_x2)
+    torch.save({**trained.state_dict(), "stem.6.norm.bias": packed}, tmp_path / "packed.pth")
+    with pytest.raises(CheckpointError, match=r"packed\.pth: stem\.6\.norm\.bias"):
+        load(tmp_path / "packed.pth")
+
+
+def test_numpys_arrays_in_place_of_tensors_are_called_so(tmp_path, trained):
+    torch.save({name: tensor.numpy() for name, tensor in trained.state_dict().items()}, tmp_path / "numpy.pth")
+    with pytest.raises(CheckpointError, match=r"stem\.0\.conv\.weight: NumPyValue"):
+        read_checkpoint(tmp_path / "numpy.pth")

@@ -106,8 +106,8 @@ def read_checkpoint(path: str | Path, weights: Weights = "auto") -> Checkpoint:
     return Checkpoint(path, names, state, found.averaged, config, folded, metadata, notes, _dataset(raw))
 
 
-def _dataset(raw: Mapping[Any, Any]) -> str | None:
-    arguments = raw.get("args")
+def _dataset(raw: dict[Any, Any]) -> str | None:
+    arguments = dict.get(raw, "args")  # its own: a pickle may give an OrderedDict an attribute ``get``
     value = vars(arguments).get("data_set") if isinstance(arguments, argparse.Namespace) else None
     return value if isinstance(value, str) else None
 
@@ -164,8 +164,12 @@ def _match(model: SHViT, checkpoint: Checkpoint) -> tuple[dict[str, Tensor], lis
             value = _adapt(checkpoint, name, value, tensor, notes)
         if tensor.is_floating_point() and not value.is_floating_point():
             raise CheckpointError(f"{checkpoint.path}: {rename(name)} should be floating point, got {value.dtype}")
-        if value.dtype == torch.float64 != tensor.dtype and not value.is_meta:
-            check_finite(checkpoint.path, {rename(name): value.to(tensor.dtype)})  # what is too large for float32
+        if value.dtype != tensor.dtype and not value.is_meta:
+            try:
+                converted = value.to(tensor.dtype)
+            except RuntimeError:  # PyTorch converts some of its types to no other
+                raise CheckpointError(f"{checkpoint.path}: {rename(name)}: cannot be used as {value.dtype}") from None
+            check_finite(checkpoint.path, {rename(name): converted})  # it may be too large for float32
         new[name] = value
     if missing:
         raise CheckpointError(f"{checkpoint.path}: {_count(missing)} missing, such as {missing[0]}{_guess(checkpoint)}")

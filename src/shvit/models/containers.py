@@ -7,7 +7,7 @@ No list of their keys and prefixes is kept: a network is known by its own tensor
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -145,7 +145,7 @@ def _dictionaries(raw: Mapping[Any, Any]) -> Iterator[tuple[tuple[str, ...], Map
         yield from level
         inner = []
         for keys, holder in level:
-            for key, each in holder.items():
+            for key, each in _items(holder):
                 if isinstance(key, str) and isinstance(each, Mapping) and id(each) not in seen:
                     seen.add(id(each))
                     inner.append(((*keys, key), each))
@@ -155,12 +155,11 @@ def _dictionaries(raw: Mapping[Any, Any]) -> Iterator[tuple[tuple[str, ...], Map
 def _tensors(path: Path, holder: Mapping[Any, Any]) -> dict[str, Tensor]:
     """Those of one dictionary, without what wrappers put into their names."""
     tensors: dict[str, Tensor] = {}
-    for name, each in holder.items():
-        if isinstance(name, str) and isinstance(each, Tensor):
-            plain = _WRAPPERS.sub("", name)
-            if plain in tensors:
-                raise CheckpointError(f"{path}: refused: two of its tensors are called {plain}, one of them {name}")
-            tensors[plain] = each
+    for name, each in _named_tensors(holder).items():
+        plain = _WRAPPERS.sub("", name)
+        if plain in tensors:
+            raise CheckpointError(f"{path}: refused: two of its tensors are called {plain}, one of them {name}")
+        tensors[plain] = each
     return tensors
 
 
@@ -195,7 +194,15 @@ def _why_none(raw: Mapping[Any, Any]) -> str:
 
 
 def _named_tensors(holder: Mapping[Any, Any]) -> dict[str, Tensor]:
-    return {name: each for name, each in holder.items() if isinstance(name, str) and isinstance(each, Tensor)}
+    # A pickle may give a Parameter attributes such as ``numel``; what is detached of it has none.
+    return {
+        name: Tensor.detach(each) for name, each in _items(holder) if isinstance(name, str) and isinstance(each, Tensor)
+    }
+
+
+def _items(holder: Mapping[Any, Any]) -> Iterable[tuple[Any, Any]]:
+    """Its own: a pickle may give an OrderedDict an attribute ``items``."""
+    return dict.items(holder) if isinstance(holder, dict) else holder.items()
 
 
 SHOWN = 5
@@ -207,7 +214,7 @@ def _describe(raw: Mapping[Any, Any]) -> str:
     parts = []
     if tensors := _named_tensors(raw):
         parts.append(_count(tensors))
-    others = [(key, each) for key, each in raw.items() if key not in tensors]
+    others = [(key, each) for key, each in _items(raw) if key not in tensors]
     for key, each in others[:SHOWN]:
         name = str(key)[:60]
         if isinstance(each, Mapping):

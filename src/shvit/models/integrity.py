@@ -73,4 +73,10 @@ def is_finite(state: Mapping[str, Tensor]) -> bool:
 
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_SMALL_FLOATS = (torch.float8_e4m3fn, torch.float8_e4m3fnuz, torch.float8_e5m2, torch.float8_e5m2fnuz)
+_SMALL_FLOATS = (
+    torch.float8_e4m3fn,
+    torch.float8_e4m3fnuz,
+    torch.float8_e5m2,
+    torch.float8_e5m2fnuz,
+    torch.float8_e8m0fnu,
+)

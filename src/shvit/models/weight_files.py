@@ -30,8 +30,8 @@ MAX_HEADER_BYTES = 16 * 2**20
 """A safetensors file whose names and metadata take more is refused; those of a network take some 100 kB."""
 
 
-class _Unread:
-    """Stands for a value that is not read."""
+class NumPyValue:
+    """Stands for one, which is not read; messages call it by this name."""
 
     def __init__(self, *parts: object) -> None: ...
 
@@ -46,10 +46,10 @@ _HARMLESS: list[Any] = [
     (PureWindowsPath, "pathlib.WindowsPath"),
     (PurePosixPath, "pathlib._local.PosixPath"),
     (PureWindowsPath, "pathlib._local.WindowsPath"),
-    (_Unread, "numpy.dtype"),
-    (_Unread, "numpy.ndarray"),
+    (NumPyValue, "numpy.dtype"),
+    (NumPyValue, "numpy.ndarray"),
     *(
-        (_Unread, f"numpy.{core}.multiarray.{name}")
+        (NumPyValue, f"numpy.{core}.multiarray.{name}")
         for core in ("core", "_core")
         for name in ("scalar", "_reconstruct")
     ),
