@@ -103,6 +103,20 @@ def test_another_file_at_the_same_path_is_refused(tmp_path):
         pickle.loads(data)
 
 
+def test_another_file_of_weights_beside_openvinos_is_refused(colour_model, tmp_path):
+    openvino = pytest.importorskip("openvino", reason="needs shvit[openvino]")
+    openvino.save_model(openvino.Core().read_model(colour_model), tmp_path / "model.xml", compress_to_fp16=False)
+    classifier = shvit.Classifier(tmp_path / "model.xml", threads=1)
+    data = pickle.dumps(classifier)
+    assert label(pickle.loads(data)) == "red"
+    weights = (tmp_path / "model.bin").read_bytes()
+    (tmp_path / "model.bin").write_bytes(bytes(len(weights)))
+    with pytest.raises(ModelFileError, match=r"model\.xml: is another file"):
+        pickle.loads(data)
+    with pytest.raises(ModelFileError, match=r"model\.xml: was written anew"):
+        pickle.dumps(classifier)
+
+
 @pytest.mark.parametrize("kind", [shvit.Client, shvit.AsyncClient])
 def test_a_client_goes_along_with_its_token(kind):
     made = pickle.loads(pickle.dumps(kind("http://127.0.0.1:1/", "secret", "model", timeout=3, retries=2)))

@@ -50,11 +50,20 @@ def _make_again(kind: type, model: str, arguments: dict[str, Any], digest: str) 
     return kind(model, **arguments)
 
 
-def _stamp(path: Path) -> tuple[int, int]:
+def _stamp(path: Path) -> list[tuple[int, int]]:
     """What changes when a file is written: cheaper than its contents."""
-    status = path.stat()
-    return status.st_mtime_ns, status.st_size
+    found = (each.stat() for each in _files(path))
+    return [(status.st_mtime_ns, status.st_size) for status in found]
 
 
 def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = hashlib.sha256()
+    for each in _files(path):
+        digest.update(each.read_bytes())
+    return digest.hexdigest()
+
+
+def _files(path: Path) -> list[Path]:
+    """A model file and what belongs to it: the weights of OpenVINO's lie beside it."""
+    weights = path.with_suffix(".bin")
+    return [path, weights] if path.suffix.lower() == ".xml" and weights.is_file() else [path]
