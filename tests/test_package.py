@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from shvit.install import install_command
+
 from .conftest import PATIENCE
 
 ROOT = Path(__file__).parent.parent
@@ -15,12 +17,20 @@ ROOT = Path(__file__).parent.parent
 LIGHT = "import sys; sys.modules['torch'] = sys.modules['httpx2'] = None\n"
 """Python that makes the full installation's names as hard to come by as in the light one."""
 
+PYTORCH_ALONE = "import sys; sys.modules['pyarrow'] = None\n"
+
+LAB = {
+    *("EvaluationOptions", "Execution", "Recipe", "create_model", "evaluate", "list_models", "load_checkpoint"),
+    *("recipe_for", "reparameterize", "save_checkpoint", "train"),
+}
+"""What is not there without it."""
+
 
 def run(code: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
 
 
-@pytest.mark.parametrize("before", [LIGHT, ""], ids=["light", "full"])
+@pytest.mark.parametrize("before", [LIGHT, PYTORCH_ALONE, ""], ids=["light", "PyTorch alone", "full"])
 def test_help_and_getmembers_show_what_can_be_had(before):
     done = run(
         f"{before}import inspect, io, pydoc, shvit\n"
@@ -31,15 +41,21 @@ def test_help_and_getmembers_show_what_can_be_had(before):
         "print(sorted(set(shvit.__all__) - set(names)))"
     )
     assert done.returncode == 0, done.stderr
-    lab = ["create_model", "list_models", "load_checkpoint", "reparameterize", "save_checkpoint"]
-    assert done.stdout == (f"{['AsyncClient', 'Client', *lab]}\n" if before else "[]\n")
+    missing = {"": set(), PYTORCH_ALONE: LAB, LIGHT: {"AsyncClient", "Client", *LAB}}[before]
+    assert done.stdout == f"{sorted(missing)}\n"
 
 
 @pytest.mark.parametrize("code", ["from shvit import create_model", "import shvit; shvit.create_model('shvit_s1')"])
 def test_what_needs_pytorch_says_so_when_it_is_asked_for(code):
     done = run(LIGHT + code)
     assert "MissingDependencyError: this needs PyTorch" in done.stderr
-    assert "pip install 'shvit[torch]'" in done.stderr
+    assert install_command("torch") in done.stderr
+
+
+def test_what_needs_more_than_pytorch_says_how_to_get_it():
+    done = run(PYTORCH_ALONE + "import shvit; shvit.train")
+    assert "MissingDependencyError: shvit.train needs pyarrow, which is not installed" in done.stderr
+    assert install_command("torch") in done.stderr
 
 
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a clone")

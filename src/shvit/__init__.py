@@ -50,11 +50,19 @@ _MODULES = {
 _EXTRAS = {
     "shvit.evaluation.measure": "torch",
     "shvit.models": "torch",
-    "shvit.serve.client": "httpx2",
+    "shvit.serve.client": "serve",
     "shvit.training": "torch",
     "shvit.training.train": "torch",
 }
-"""What modules need that the base installation does not have."""
+"""The extras that modules need."""
+_PACKAGES = {
+    "serve": ("httpx2",),
+    "torch": (
+        *("torch", "torchvision", "timm", "safetensors", "huggingface_hub", "yaml", "pyarrow"),
+        *("onnx", "scipy", "matplotlib", "jinja2"),
+    ),
+}
+"""What these modules import of each extra: PyTorch alone, as many have it, does not do."""
 
 __all__ = [
     "AsyncClient",
@@ -83,11 +91,22 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
-        return getattr(import_module(_MODULES[name]), name)
+        try:
+            return getattr(import_module(_MODULES[name]), name)
+        except ModuleNotFoundError as error:
+            extra = _EXTRAS.get(_MODULES[name])
+            if extra is None or (error.name or "shvit").partition(".")[0] == "shvit":
+                raise
+            from shvit.errors import MissingDependencyError
+            from shvit.install import install_command
+
+            raise MissingDependencyError(
+                f"shvit.{name} needs {error.name}, which is not installed; install it with: {install_command(extra)}"
+            ) from error
     raise AttributeError(f"module 'shvit' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
     """What can be had here: ``help`` and ``inspect.getmembers`` get each of these, and end at the first that cannot."""
-    missing = {module for module, package in _EXTRAS.items() if find_spec(package) is None}
-    return [name for name in __all__ if _MODULES.get(name) not in missing]
+    incomplete = {extra for extra, packages in _PACKAGES.items() if any(find_spec(each) is None for each in packages)}
+    return [name for name in __all__ if _EXTRAS.get(_MODULES.get(name, "")) not in incomplete]
