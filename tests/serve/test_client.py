@@ -252,3 +252,45 @@ def test_patience_ends(busy):
     with pytest.raises(ServerError, match="503: full"):
         in_a_loop(ask())
     assert len(asked) == 2
+
+
+TAKEN = {"label": "red", "class_id": 0, "wnid": None, "score": 1.0}
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"[" * 100_000,
+        b'{"results": null}',
+        b'{"results": [{"error": "one"}]}',
+        b'{"results": [{}, {}]}',
+        b'{"results": [null, null]}',
+        b'{"results": [{"predictions": [{}]}, {"predictions": 5}]}',
+    ],
+)
+def test_an_answer_that_is_not_as_ours_is_the_server_s_error(kind, answer):
+    with recorded(lambda *asked: (200, answer, {})) as url, pytest.raises(ServerError, match=f"{url}: 200"):
+        asked_by(kind, url, [b"one", b"two"])
+
+
+@BOTH
+def test_what_a_newer_server_says_besides_is_passed_over(kind):
+    answer = json.dumps({"results": [{"predictions": [{**TAKEN, "more": 1}], "more": 2}], "more": 3}).encode()
+    with recorded(lambda *asked: (200, answer, {})) as url:
+        assert asked_by(kind, url, [b"one"]) == [shvit.Result("<3 bytes>", (shvit.Prediction(**TAKEN),))]
+
+
+@BOTH
+@pytest.mark.parametrize("after", ["nan", "-1", "Wed, 21 Oct 2015 07:28:00 GMT"])
+def test_whatever_a_busy_server_says_of_when_is_no_error(kind, after):
+    asked = []
+
+    def answer(method: str, path: str, body: bytes) -> tuple[int, bytes, dict[str, str]]:
+        asked.append(method)
+        if asked.count("POST") == 1:
+            return 503, b'{"error": "full"}', {"Retry-After": after}
+        return 200, json.dumps({"results": [{"predictions": [TAKEN]}]}).encode(), {}
+
+    with recorded(answer) as url:
+        assert asked_by(kind, url, [b"one"])[0].predictions

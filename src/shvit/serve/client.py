@@ -105,7 +105,7 @@ class _Base:
         try:
             stated = response.json()["limits"]
             images, size = stated["images"], stated["bytes"]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             pass
         else:
             if all(type(each) is int and each > 0 for each in (images, size)):
@@ -126,9 +126,10 @@ class _Base:
         if response.status_code != 503 or attempt >= self.retries:
             return None
         try:
-            return min(max(float(response.headers.get("Retry-After", "1")), 0.0), LONGEST_WAIT)
+            seconds = float(response.headers.get("Retry-After", "1"))
         except ValueError:  # a date
             return 1.0
+        return min(seconds, LONGEST_WAIT) if seconds >= 0 else 0.0  # it may be no number
 
     def _results(self, part: _Part, response: httpx2.Response) -> list[Result]:
         """Raises: ServerError: the server refused, or is not one of ours."""
@@ -138,11 +139,13 @@ class _Base:
         answer = self._json(response)
         if "results" not in answer:
             raise ServerError(f"{self.url}: {response.status_code}: {answer.get('error', response.reason_phrase)}")
-        results = []
-        for name, each in zip(part.names, answer["results"], strict=True):
-            predictions = tuple(Prediction(**prediction) for prediction in each.get("predictions", ()))
-            results.append(Result(name, predictions, each.get("error")))
-        return results
+        try:
+            return [_result(*each) for each in zip(part.names, answer["results"], strict=True)]
+        except (AttributeError, KeyError, TypeError, ValueError):
+            raise ServerError(
+                f"{self.url}: {response.status_code}, and not a result for each of {len(part.names)} images as "
+                "shvit serve gives them"
+            ) from None
 
     def _models(self, response: httpx2.Response) -> list[dict[str, Any]]:
         answer = self._json(response)
@@ -153,7 +156,7 @@ class _Base:
     def _json(self, response: httpx2.Response) -> dict[str, Any]:
         try:
             answer = response.json()
-        except ValueError:
+        except (ValueError, RecursionError):
             answer = None
         if not isinstance(answer, dict):
             raise ServerError(f"{self.url}: {response.status_code} {response.reason_phrase}, and not JSON")
@@ -323,6 +326,23 @@ def _split(images: Iterable[ImageSource], limits: _Limits, failed: dict[int, Res
         part.add(place, name, body)
     if part.places:
         yield part
+
+
+def _result(name: str, answer: dict[str, Any]) -> Result:
+    """What a server says of an image; what a newer one says besides is passed over.
+
+    Raises:
+        AttributeError, KeyError, TypeError, ValueError: it is none of ours.
+    """
+    if (error := answer.get("error")) is not None:
+        return Result(name, error=str(error))
+    return Result(
+        name,
+        tuple(
+            Prediction(str(each["label"]), int(each["class_id"]), each["wnid"], float(each["score"]))
+            for each in answer["predictions"]
+        ),
+    )
 
 
 def _too_large(body: bytes, than: str) -> str:
