@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,8 +21,8 @@ from shvit import Classifier
 from shvit.errors import VideoError
 from shvit.video import complete
 from shvit.video.classify import Classified
-from shvit.video.complete import CompleteRun, Options
-from shvit.video.events import EventSettings
+from shvit.video.complete import CompleteRun, Options, VideoSummary
+from shvit.video.events import EventSettings, EventTracker
 from shvit.video.frames import Damage, Position
 from shvit.video.output import FrameRows, Journal, journal_files
 
@@ -155,6 +156,37 @@ def test_a_journal_that_cannot_be_is_refused_by_name(tmp_path, damage):
     path.write_text(json.dumps({**json.loads(path.read_text()), **damage}))
     with pytest.raises(VideoError, match=r"frames\.jsonl\.journal: cannot be read .*begin anew without --resume"):
         Journal(beside, {"model": "a"}, resume=True)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda state: state["current"].pop("fingerprint"),
+        lambda state: state["current"]["tracker"].clear(),
+        lambda state: state["current"]["position"].update(pts="first"),
+        lambda state: state["current"]["position"].update(of_another_version=1),
+        lambda state: state["current"]["summary"].pop("events"),
+        lambda state: state.update(current=[]),
+    ],
+)
+def test_notes_of_another_version_are_refused_by_name(tmp_path, colour_model, damage):
+    classifier, output = Classifier(colour_model, threads=1), tmp_path / "frames.jsonl"
+    tracker = EventTracker(EventSettings(), len(classifier.classes))
+    with closing(Journal(output, {}, resume=False)) as journal:
+        journal.finished(VideoSummary("first").to_json())
+        state = {"summary": VideoSummary("film").to_json(), "tracker": tracker.state(), "fingerprint": 1}
+        journal.write(0, {**state, "position": asdict(Position(0, 0, 0, 0.0)), "rows_start": 0})
+    with closing(Journal(output, {}, resume=True)) as journal:
+        CompleteRun(classifier, Options(), journal=journal)
+    path, _ = journal_files(output)
+    noted = json.loads(path.read_text())
+    damage(noted)
+    path.write_text(json.dumps(noted))
+    with (
+        closing(Journal(output, {}, resume=True)) as journal,
+        pytest.raises(VideoError, match=r"frames\.jsonl\.journal: cannot be read .*; begin anew without --resume"),
+    ):
+        CompleteRun(classifier, Options(), journal=journal)
 
 
 def test_rows_of_an_earlier_run_that_are_gone_are_told(tmp_path):

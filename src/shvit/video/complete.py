@@ -128,19 +128,25 @@ class CompleteRun:
         self._prepare = frame_preparation(classifier.card.preprocessing, options.fast)
         self._rows, self._journal, self._save_video, self._advance = rows, journal, save_video, advance
         self._earlier = (journal.earlier if journal is not None else None) or {}
+        self._finished: dict[str, VideoSummary] = {}
+        """What became of videos in the earlier run."""
+        if journal is not None and self._earlier:
+            with journal.understanding():
+                self._finished = {each["source"]: VideoSummary.from_json(each) for each in self._earlier["finished"]}
+                if self._earlier["current"] is not None:
+                    self._where_it_stood(self._earlier["current"])
         self._noted = time.monotonic()
         self._in_journal = (0, 0)
         """Of the current video's events and stretches of damage, how many the journal has."""
 
     def run(self, sources: Iterable[str | SourceError]) -> Iterator[VideoSummary]:
         """One summary for each source, in order; those that an earlier run had finished are given as they were."""
-        finished = {each["source"]: each for each in self._earlier.get("finished", [])}
         for source in sources:
             if isinstance(source, SourceError):
                 yield VideoSummary(source.source, error=source.reason)
                 continue
-            if source in finished:
-                yield VideoSummary.from_json(finished[source])
+            if source in self._finished:
+                yield self._finished[source]
                 continue
             summary = self._analyse(source)
             if self._journal is not None:
@@ -179,23 +185,41 @@ class CompleteRun:
             _ChangedError: the frame that it stood at is not there, or not the same.
         """
         began, found = time.perf_counter(), self._earlier["found"]
-        values = current["summary"]
-        summary = VideoSummary.from_json({**values, **{name: each + values[name] for name, each in found.items()}})
+        summary, position, tracker = self._where_it_stood(current)
         self._in_journal = (len(found.get("events", ())), len(found.get("damage", ())))
-        position = Position(**current["position"])
         try:
             with self._open(summary.source, position, seek) as video:
                 items = iter(video)
                 first = next(items, None)
                 if not isinstance(first, Frame) or _fingerprint(first, self._prepare) != current["fingerprint"]:
                     raise _ChangedError
-                tracker = EventTracker(self._options.events, len(self._classifier.classes))
-                tracker.restore(current["tracker"])
                 self._follow(video, items, summary, tracker, current["rows_start"])
         except VideoError as error:
             raise _ChangedError from error
         summary.elapsed = time.perf_counter() - began
         return summary
+
+    def _where_it_stood(self, current: dict[str, Any]) -> tuple[VideoSummary, Position, EventTracker]:
+        """What the earlier run had of the video that it was at.
+
+        Raises:
+            ValueError, KeyError, TypeError, AttributeError, IndexError: its notes are not as this version writes them.
+        """
+        values, found = current["summary"], self._earlier["found"]
+        summary = VideoSummary.from_json({**values, **{name: each + values[name] for name, each in found.items()}})
+        position = Position(**current["position"])
+        tracker = EventTracker(self._options.events, len(self._classifier.classes))
+        tracker.restore(current["tracker"])
+        numbers = (
+            position.index,
+            position.pts or 0,
+            position.origin or 0,
+            current["rows_start"],
+            current["fingerprint"],
+        )
+        if not all(isinstance(each, int) for each in numbers):
+            raise TypeError(f"no whole numbers: {numbers}")
+        return summary, position, tracker
 
     def _open(self, source: str, start: Position | None = None, seek: bool = True) -> Video:
         options = self._options

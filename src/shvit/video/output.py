@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
@@ -183,8 +183,8 @@ class Journal:
             state["current"]  # that it is there
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise VideoError(f"{self._path}: cannot be read ({error}); begin anew without --resume") from None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise self._damaged(error) from None
         for name, value in self._settings.items():
             if settings.get(name) != value:
                 raise VideoError(
@@ -192,6 +192,21 @@ class Journal:
                     "as it was, or begin anew without --resume"
                 )
         return state
+
+    @contextmanager
+    def understanding(self) -> Iterator[None]:
+        """What goes wrong inside is the earlier run's notes' fault: another version's are not as this one's.
+
+        Raises:
+            VideoError: as said.
+        """
+        try:
+            yield
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+            raise self._damaged(error) from None
+
+    def _damaged(self, error: Exception) -> VideoError:
+        return VideoError(f"{self._path}: cannot be read ({error}); begin anew without --resume")
 
     def found(self, values: dict[str, list[Any]]) -> None:
         """Notes more of what a video that is not finished has, once ``write`` is called after it.
