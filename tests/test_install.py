@@ -82,7 +82,7 @@ def test_a_source_tree_that_was_never_installed_is_named_by_its_path(monkeypatch
 
 
 def test_an_environment_without_pip_is_uvs(monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.machinery.PathFinder.find_spec", lambda name: None)
     assert shlex.split(pip_install("av>=15")) == ["uv", "pip", "install", "--python", sys.executable, "av>=15"]
 
 

@@ -40,10 +40,11 @@ def pip_install(*arguments: str) -> str:
     """The command that has this very interpreter's pip install something, quoted for the shell."""
     import shlex
     import subprocess
-    from importlib.util import find_spec
+    from importlib.machinery import PathFinder
 
     words = [sys.executable, "-m", "pip", "install"]
-    if find_spec("pip") is None:  # as in environments that uv makes
+    # Not importlib.util.find_spec: setuptools takes it for the start of pip, and PyTorch cannot compile afterwards.
+    if PathFinder.find_spec("pip") is None:  # as in environments that uv makes
         words = ["uv", "pip", "install", "--python", sys.executable]
     words += arguments
     return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)

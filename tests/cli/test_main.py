@@ -24,6 +24,7 @@ CAUGHT_WHERE_RAISED = {
     "runs/run_folder.py",
     "training/checkpoint.py",
     "training/distillation.py",
+    "video/complete.py",
     "video/output.py",
 }
 """Modules that raise a ``ValueError`` to themselves or to their callers, who make an error for users of it."""

@@ -77,7 +77,7 @@ def test_the_command_says_what_was_decided(tmp_path, network, capsys, monkeypatc
         cards.append(card)
         raise ExportError("nothing is written in this test")
 
-    monkeypatch.setattr("shvit.exporting.export_model", export_model)
+    monkeypatch.setattr("shvit.exporting.formats.export_model", export_model)
     save_checkpoint(network, tmp_path / "mine.safetensors")
     save_checkpoint(network, tmp_path / "shvit_s1.pth", names="reference")
 

@@ -162,8 +162,8 @@ def test_no_worker_is_forked_beside_the_threads_of_jax(tmp_path, monkeypatch):
         workers.append(options["workers"])
         return whole_evaluate(*arguments, **options)
 
-    whole_evaluate = int8.evaluate
-    monkeypatch.setattr(int8, "evaluate", evaluate)
+    whole_evaluate = int8.evaluate_classifier
+    monkeypatch.setattr(int8, "evaluate_classifier", evaluate)
     monkeypatch.setitem(sys.modules, "jax", ModuleType("jax"))
     export(tmp_path, "none", "0.5", validation=5, shift=1)
     assert set(workers) == {0}

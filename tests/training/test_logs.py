@@ -20,6 +20,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from shvit.errors import DataError, MissingDependencyError
+from shvit.install import install_command
 from shvit.runs.logs import RunLog, git_revision
 from shvit.runs.metrics import MetricsFile, read_metrics
 from shvit.runs.progress import Progress
@@ -230,7 +231,10 @@ def test_the_revision_of_a_checkout_and_whether_it_was_changed(tmp_path):
 
 def test_weights_and_biases_is_asked_for_and_not_installed(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(MissingDependencyError, match="needs wandb, which is not installed; install it with: pip"):
+    with pytest.raises(
+        MissingDependencyError,
+        match=re.escape(f"needs wandb, which is not installed; install it with: {install_command('wandb')}"),
+    ):
         RunLog(job(tmp_path), wandb=True)
     assert list(tmp_path.iterdir()) == []
 

@@ -150,7 +150,9 @@ def _read_pickle(path: Path) -> Any:
             if zipfile.is_zipfile(path):
                 check_archive(file)
             elif not file.read(2).startswith((b"\x80", b"PK")):  # pickles since protocol 2, and archives cut short
-                raise ValueError("not a whole PyTorch checkpoint: it is neither an archive nor a pickle")
+                raise CheckpointError(f"{path}: not a whole PyTorch checkpoint: it is neither an archive nor a pickle")
+    except CheckpointError:
+        raise
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from None
     try:
