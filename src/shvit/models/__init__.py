@@ -14,7 +14,7 @@ from shvit.models.checkpoints import load_checkpoint, load_model, read_checkpoin
 from shvit.models.create import create_model, list_models
 from shvit.models.reparam import reparameterize
 from shvit.models.shvit import SHViT, SHViTFeatures
-from shvit.models.variants import VARIANTS, SHViTConfig
+from shvit.network.variants import VARIANTS, SHViTConfig
 
 __all__ = [
     "VARIANTS",

@@ -26,9 +26,9 @@ from shvit.models.containers import Weights, choose_network
 from shvit.models.integrity import content_digest
 from shvit.models.reparam import reparameterize
 from shvit.models.shvit import SHViT
-from shvit.models.tensor_names import RENAME, Names
-from shvit.models.variants import VARIANTS, SHViTConfig
 from shvit.models.weight_files import DIGEST_KEY, check_finite, check_tensors, read_weight_file
+from shvit.network.tensor_names import RENAME, Names
+from shvit.network.variants import VARIANTS, SHViTConfig
 from shvit.shipped import why_no_weights
 
 CONFIG_KEY = "shvit.config"

@@ -15,8 +15,8 @@ from typing import Any, Literal
 from torch import Tensor
 
 from shvit.errors import CheckpointError
-from shvit.models.tensor_names import RENAME, Names
 from shvit.models.weight_files import check_tensors
+from shvit.network.tensor_names import RENAME, Names
 
 Weights = Literal["auto", "model", "ema"]
 

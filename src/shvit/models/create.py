@@ -11,7 +11,7 @@ from typing import Literal, overload
 from shvit.errors import ArgumentError, CheckpointError
 from shvit.models.checkpoints import load_checkpoint
 from shvit.models.shvit import SHViT, SHViTFeatures
-from shvit.models.variants import VARIANTS
+from shvit.network.variants import VARIANTS
 from shvit.shipped import nearest_network
 
 HUB_REPOSITORY = "timm/{name}.in1k"

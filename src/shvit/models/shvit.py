@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from shvit.errors import ArgumentError
 from shvit.models.hub import HubModel
-from shvit.models.variants import SHViTConfig
+from shvit.network.variants import SHViTConfig
 
 
 class ConvNorm(nn.Module):
