@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from shvit.errors import ArgumentError
 from shvit.models.hub import HubModel
+from shvit.network.shapes import squeezed_width, stem_widths
 from shvit.network.variants import SHViTConfig
 
 
@@ -123,7 +124,7 @@ class SqueezeExcite(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        hidden = max(8, (dim // 4 + 4) // 8 * 8)  # a multiple of 8, as in the published weights
+        hidden = squeezed_width(dim)
         self.reduce = nn.Conv2d(dim, hidden, 1)
         self.expand = nn.Conv2d(hidden, dim, 1)
 
@@ -246,11 +247,8 @@ class SHViT(
         super().__init__()
         self.config = config
         self.folded = False  # set by reparameterize
-        width = config.widths[0]
-        steps = config.stem_stride.bit_length() - 1
-        dims = [config.in_chans] + [width >> shift for shift in reversed(range(steps))]
         stem: list[nn.Module] = []
-        for in_dim, out_dim in pairwise(dims):
+        for in_dim, out_dim in pairwise(stem_widths(config)):
             stem += [ConvNorm(in_dim, out_dim, 3, stride=2), nn.ReLU()]
         self.stem = nn.Sequential(*stem[:-1])  # no ReLU after the last
         blocks = sum(config.depths)
