@@ -24,10 +24,11 @@ from shvit import Classifier, Explainer
 from shvit.data.datasets import open_dataset
 from shvit.engines.onnx_graph import read_nodes
 from shvit.engines.onnxruntime import ONNXRuntimeEngine
-from shvit.exporting.onnx import set_card, to_proto
-from shvit.exporting.verify import Source
 from shvit.images.preprocess import decode
+from shvit.modelfile.onnx import set_card, to_proto
+from shvit.modelfile.source import Source
 from shvit.models.checkpoints import load_model
+from shvit.models.reparam import folded_network
 
 WEIGHTS = Path(__file__).parent.parent / "weights/shvit_s1_tiny_imagenet.safetensors"
 BACKGROUNDS = {"white": "white", "grey": (128, 128, 128), "black": "black"}
@@ -95,7 +96,7 @@ def cells(classifier: Classifier, photographs: list[tuple[bytes, int]]) -> dict[
 def rounding(explainer: Explainer, photographs: list[tuple[bytes, int]]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "float32.onnx"
-        proto = to_proto(Source(load_model(WEIGHTS)[0], path, explainer.card, "fp32"))
+        proto = to_proto(Source(folded_network(load_model(WEIGHTS)[0]), path, explainer.card, "fp32"))
         set_card(proto, explainer.card)
         path.write_bytes(proto.SerializeToString())
         exact = Explainer(path, threads=1)

@@ -48,7 +48,7 @@ def main() -> None:
     from shvit.exporting.card import card_for
     from shvit.exporting.executorch import load_program
     from shvit.exporting.torch_export import load_exported
-    from shvit.exporting.verify import photograph_crops
+    from shvit.modelfile.verify import photograph_crops
     from shvit.models.checkpoints import load_model
 
     torch.set_num_threads(1)

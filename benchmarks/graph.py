@@ -17,11 +17,12 @@ from common import record, summary
 from shvit.bench.networks import ModelFile, calibration_crops, deployed, open_network
 from shvit.bench.speed import Conditions, Timed, time_files
 from shvit.card import Card, ClassInfo, Preprocessing
-from shvit.exporting.graph import deployment_graph
-from shvit.exporting.onnx import set_card
-from shvit.exporting.quantize import quantize_graph
 from shvit.exporting.trace import Deployed, trace_to_onnx
+from shvit.modelfile.onnx import set_card
+from shvit.modelfile.quantize import quantize_graph
 from shvit.models import SHViT
+from shvit.models.reparam import folded_network
+from shvit.network.graph import deployment_graph
 
 ENGINES = ("onnxruntime", "openvino")
 CALIBRATION = 32
@@ -32,7 +33,7 @@ def write_files(variant: str, folder: Path) -> list[ModelFile]:
     folded = deployed(network)
     assert isinstance(folded, SHViT)
     card = Card(variant, variant, tuple(ClassInfo(i, str(i)) for i in range(1000)), Preprocessing(network.image_size))
-    written = deployment_graph(folded, network.image_size)
+    written = deployment_graph(folded_network(folded), network.image_size)
     traced = trace_to_onnx(Deployed(folded), network.image_size)
     files = []
     for graph, proto in (("traced", traced), ("written", written)):

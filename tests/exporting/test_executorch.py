@@ -10,8 +10,10 @@ from shvit.card import Card
 from shvit.errors import MissingDependencyError
 from shvit.exporting import FileOptions, export_model
 from shvit.exporting.executorch import load_program
-from shvit.exporting.verify import Source, photograph_crops
 from shvit.install import install_command
+from shvit.modelfile.source import Source
+from shvit.modelfile.verify import photograph_crops
+from shvit.models.reparam import folded_network
 
 
 def test_the_file_runs_as_the_network_does(tmp_path, tiny, tiny_card):
@@ -23,7 +25,7 @@ def test_the_file_runs_as_the_network_does(tmp_path, tiny, tiny_card):
     assert sorted(each.name for each in tmp_path.iterdir()) == ["tiny.card.json", "tiny.pte"]
     assert Card.from_json((tmp_path / "tiny.card.json").read_text()) == report.card
     images = photograph_crops(tiny_card.preprocessing)[:3]
-    expected = Source(tiny, file, tiny_card, "fp32").logits(images)
+    expected = Source(folded_network(tiny), file, tiny_card, "fp32").logits(images)
     np.testing.assert_allclose(load_program(file, batch_size=2)(images), expected, rtol=1e-3, atol=1e-4)
 
 

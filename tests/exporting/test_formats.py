@@ -14,8 +14,9 @@ from shvit.card import Card, ClassInfo, Preprocessing, Verification
 from shvit.cli.main import main
 from shvit.errors import DataError, ExportError
 from shvit.evaluation.samples import calibration_images, verification_pixels
-from shvit.exporting import FORMATS, FileOptions, export_model, verify
+from shvit.exporting import FORMATS, FileOptions, export_model
 from shvit.exporting.options import check_combination
+from shvit.modelfile import verify
 from shvit.models import save_checkpoint
 
 from ..conftest import AS_ANYBODY, PATIENCE

@@ -13,8 +13,10 @@ from shvit.cli.main import main
 from shvit.engines import load_engine
 from shvit.errors import MissingDependencyError, ModelFileError
 from shvit.exporting import ExportReport, FileOptions, export_model
-from shvit.exporting.verify import TOLERANCE, Source, photograph_crops
 from shvit.install import install_command
+from shvit.modelfile.source import Source
+from shvit.modelfile.verify import TOLERANCE, photograph_crops
+from shvit.models.reparam import folded_network
 from shvit.predicting.outputs import softmax
 
 from ..conftest import SAMPLES
@@ -49,7 +51,7 @@ def test_the_file_runs_as_the_network_does(reports, tiny, tiny_card, precision):
     assert classifier.engine == "litert"
     assert classifier.card == report.card
     images = photograph_crops(tiny_card.preprocessing)[5:12]  # seven, which is not a multiple of three
-    expected = softmax(Source(tiny, report.path, tiny_card, "fp32").logits(images))
+    expected = softmax(Source(folded_network(tiny), report.path, tiny_card, "fp32").logits(images))
     np.testing.assert_allclose(classifier.predict_batch(images), expected, atol=2 * TOLERANCE[precision])
 
 

@@ -8,8 +8,8 @@ import timm
 import torch
 from timm.models import adapt_input_conv
 
-from shvit.exporting.card import count_macs
 from shvit.models import VARIANTS, SHViTFeatures, create_model, reparameterize, save_checkpoint
+from shvit.models.reparam import folded_network
 
 from .conftest import golden_input
 
@@ -77,7 +77,7 @@ def test_parameter_counts(variant, golden_model):
 
 def test_macs(variant):
     config = VARIANTS[variant]
-    macs = count_macs(reparameterize(create_model(variant)), (config.image_size, config.image_size))
+    macs = folded_network(create_model(variant)).macs((config.image_size, config.image_size))
     assert round(macs / 1e6, 1) == FOLDED_MACS_M[variant]
 
 

@@ -20,11 +20,13 @@ from PIL import Image
 from shvit import Classifier, Explainer
 from shvit.card import IMAGENET_MEAN, IMAGENET_STD, Card, ClassInfo, Preprocessing
 from shvit.errors import ImageError, ImageTypeError, ModelFileError
-from shvit.exporting.onnx import set_card, to_proto
-from shvit.exporting.verify import Source, photograph_crops
 from shvit.images.preprocess import decode, kept_region, preprocess
+from shvit.modelfile.onnx import set_card, to_proto
+from shvit.modelfile.source import Source
+from shvit.modelfile.verify import photograph_crops
 from shvit.models import SHViT, SHViTConfig, reparameterize
 from shvit.models.checkpoints import load_model
+from shvit.models.reparam import folded_network
 from shvit.shipped import verification_images
 
 from ..conftest import PATIENCE, ROOT, SAMPLES
@@ -38,7 +40,7 @@ def write_model(network: SHViT, path: Path, size: tuple[int, int], precision: st
     classes = tuple(ClassInfo(i, f"class {i}") for i in range(network.num_classes))
     card = Card("small", "shvit", classes, Preprocessing(size))
     calibration = photograph_crops(card.preprocessing)[:32] if precision == "int8" else None
-    proto = to_proto(Source(network, path, card, precision, calibration=calibration))
+    proto = to_proto(Source(folded_network(network), path, card, precision, calibration=calibration))
     set_card(proto, card)
     onnx.save(proto, path)
     return path

@@ -19,17 +19,18 @@ from shvit.cli.main import main
 from shvit.cli.train import parse_recipe
 from shvit.data import open_dataset
 from shvit.data.loader import normalize
-from shvit.exporting.graph import deployment_graph
-from shvit.exporting.quantize import _integer_input, quantize_graph
+from shvit.modelfile.quantize import _integer_input, quantize_graph
 from shvit.models import SHViT, load_model, reparameterize, save_checkpoint
+from shvit.models.reparam import folded_network
 from shvit.models.shvit import ConvNorm
+from shvit.network.graph import deployment_graph
 from shvit.training import Execution, Recipe, fit, resume, setup
 from shvit.training.quantization import Range, round_weights, set_ranges, simulate_int8, without_ranges
 
 from ..conftest import ROOT
-from ..exporting.test_graph import SMALL
-from ..exporting.test_quantize import crops, logits
+from ..modelfile.test_quantize import crops, logits
 from ..models.test_reparam import randomized
+from ..network.test_graph import SMALL
 from .driver import small_shvit
 from .test_resume import same_weights
 
@@ -62,7 +63,7 @@ def simulated_logits(simulation: SHViT, images: np.ndarray) -> np.ndarray:
 
 
 def quantized(network: SHViT, images: np.ndarray) -> onnx.ModelProto:
-    return quantize_graph(deployment_graph(network, images.shape[1:3]), images)
+    return quantize_graph(deployment_graph(folded_network(network), images.shape[1:3]), images)
 
 
 def run_graph(proto: onnx.ModelProto, outputs: list[str] | None, images: np.ndarray) -> list[np.ndarray]:
@@ -125,7 +126,7 @@ def test_it_is_the_folded_network_when_nothing_is_rounded(network, images):
             module.rounds = False
     simulated.eval()
     # Its first convolution's border is grey instead of the mean colour, as in the graph that is quantised.
-    graph = _integer_input(deployment_graph(reparameterize(network), (64, 64)))
+    graph = _integer_input(deployment_graph(folded_network(network), (64, 64)))
     (expected,) = run_graph(graph, None, images)
     np.testing.assert_allclose(simulated_logits(simulated, images), expected, atol=1e-4 * np.abs(expected).max())
 

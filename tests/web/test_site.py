@@ -12,7 +12,7 @@ from shvit import Classifier
 from shvit.cli.main import main
 from shvit.errors import ExportError, MissingDependencyError
 from shvit.exporting import FileOptions, export_model
-from shvit.exporting.verify import photograph_crops
+from shvit.modelfile.verify import photograph_crops
 from shvit.shipped import DEFAULT_MODEL, SHIPPED_MODELS
 from shvit.web import PAGE, SAMPLES, onnxruntime_web
 from shvit.web.site import write_site

@@ -81,7 +81,7 @@ class Cost:
 
     @property
     def macs(self) -> int:
-        """As ``shvit.exporting.card.count_macs`` counts."""
+        """As ``shvit.network.network.FoldedNetwork.macs`` counts."""
         return sum(layer.macs for layer in self.layers)
 
     @property

@@ -210,23 +210,24 @@ def write_model_file(network: Network, precision: str, path: Path) -> None:
     """
     import onnx
 
-    from shvit.exporting.card import architecture_name
-    from shvit.exporting.onnx import export_onnx, set_card
+    from shvit.exporting import export_onnx
     from shvit.exporting.options import Precision
+    from shvit.modelfile.onnx import set_card
     from shvit.models import SHViT
+    from shvit.models.reparam import folded_network
 
     calibration = calibration_crops(network.image_size, CALIBRATION) if precision == "int8" else None
     module = network.module
-    architecture = architecture_name(module) if isinstance(module, SHViT) else network.model
     assert isinstance(module.num_classes, int)
     classes = tuple(ClassInfo(each, str(each)) for each in range(module.num_classes))
+    architecture = folded_network(module).architecture if isinstance(module, SHViT) else network.model
     card = Card(network.model, architecture, classes, Preprocessing(network.image_size))
     if isinstance(module, SHViT):
         export_onnx(module, path, card, cast(Precision, precision), calibration=calibration)
         return
     proto = _traced(network)
     if calibration is not None:
-        from shvit.exporting.quantize import quantize_graph
+        from shvit.modelfile.quantize import quantize_graph
 
         proto = quantize_graph(proto, calibration)
     set_card(proto, card)

@@ -15,7 +15,7 @@ from shvit.atomic import check_folder, check_outputs
 from shvit.display import say
 from shvit.errors import ArgumentError
 from shvit.exporting.options import FORMATS, FileOptions, Format, Precision, check_combination
-from shvit.exporting.report import ExportReport
+from shvit.modelfile.report import ExportReport
 from shvit.reading import read_text
 from shvit.shipped import SHIPPED_MODELS
 

@@ -22,7 +22,7 @@ from shvit.evaluation.labels import LabelledImages, dataset_labels, evenly_space
 from shvit.evaluation.metrics import Predictions
 from shvit.evaluation.samples import BATCH, calibration_images
 from shvit.exporting import FORMATS, ExportReport, FileOptions, Int8Accuracy, export_model, export_onnx
-from shvit.exporting.quantize import rank_layers
+from shvit.modelfile.quantize import rank_layers
 from shvit.models import SHViT
 from shvit.predicting.classifier import Classifier
 

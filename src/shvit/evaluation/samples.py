@@ -11,7 +11,7 @@ from shvit.data.protocol import ImageDataset
 from shvit.data.splits import Subset
 from shvit.errors import DataError
 from shvit.evaluation.labels import evenly_spaced, match_classes
-from shvit.exporting.verify import ENOUGH_IMAGES
+from shvit.modelfile.verify import ENOUGH_IMAGES
 
 CALIBRATION_IMAGES = 512
 """Training images that ranges are taken from."""

@@ -9,11 +9,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from shvit.exporting.options import FORMATS, FileOptions, Format, Precision
-from shvit.exporting.report import ExportReport, Int8Accuracy
+from shvit.modelfile.report import ExportReport, Int8Accuracy
 
 if TYPE_CHECKING:
-    from shvit.exporting.formats import export_model
-    from shvit.exporting.onnx import export_onnx
+    from shvit.exporting.formats import export_model, export_onnx
 
 __all__ = [
     "FORMATS",
@@ -26,7 +25,7 @@ __all__ = [
     "export_onnx",
 ]
 
-_LAB = {"export_model": "formats", "export_onnx": "onnx"}
+_LAB = {"export_model": "formats", "export_onnx": "formats"}
 
 
 def __getattr__(name: str) -> Any:

@@ -12,7 +12,8 @@ import torch
 from shvit.card import METADATA_KEY, Card
 from shvit.errors import MissingDependencyError
 from shvit.exporting.torch_export import export_program
-from shvit.exporting.verify import Infer, Source, Written, quiet, with_version
+from shvit.modelfile.source import Infer, Source
+from shvit.modelfile.verify import Written, quiet, with_version
 
 
 def convert(source: Source, path: Path) -> Written:

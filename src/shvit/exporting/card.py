@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import datetime
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Literal
-
-import torch
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from shvit._version import __version__
 from shvit.card import Card, ClassInfo, Metric, Preprocessing, TrainingSplit
 from shvit.display import as_text
 from shvit.errors import CheckpointError, ModelFileError
-from shvit.models import VARIANTS, SHViT
+from shvit.models import SHViT
 from shvit.models.checkpoints import Checkpoint
 from shvit.models.class_names import imagenet_classes, known_classes
-from shvit.models.reparam import inference_form
+from shvit.models.reparam import folded_network
 from shvit.models.training_metadata import stored_preprocessing
 
 
@@ -51,14 +47,14 @@ def card_for(
     if not isinstance(metrics, dict):
         metrics = {}
     dataset = metadata.get("dataset", "validation")
-    folded = inference_form(model)
+    network = folded_network(model)
     card = Card(
         name=as_text(name),
-        architecture=architecture_name(model),
+        architecture=network.architecture,
         classes=classes,
         preprocessing=preprocessing,
-        parameters=sum(p.numel() for p in folded.parameters()),
-        macs=count_macs(folded, preprocessing.image_size),
+        parameters=network.parameters,
+        macs=network.macs(preprocessing.image_size),
         training_data=metadata.get("training_data"),
         training_split=_training_split(checkpoint),
         licence=metadata.get("licence"),
@@ -112,37 +108,3 @@ def _training_split(checkpoint: Checkpoint) -> TrainingSplit | None:
         raise CheckpointError(
             f"{checkpoint.path}: the training_split in its metadata cannot be read: {error}"
         ) from None
-
-
-def architecture_name(model: SHViT) -> str:
-    """The variant's name, or ``shvit`` for a configuration of one's own."""
-    shape = ("widths", "depths", "partial_dims", "attention", "num_heads", "qk_dim", "stem_stride", "mlp_ratio")
-    own = asdict(model.config)
-    for name, variant in VARIANTS.items():
-        if all(asdict(variant)[key] == own[key] for key in shape):
-            return name
-    return "shvit"
-
-
-@torch.inference_mode()
-def count_macs(model: SHViT, image_size: tuple[int, int]) -> int:
-    """Multiply-accumulates for one image.
-
-    Convolutions and matrix products, five for each element that a GroupNorm sees and one for each element
-    that is pooled, as fvcore counts and most papers report.
-    """
-    norms: list[int] = []
-    hooks = [
-        module.register_forward_hook(lambda _module, _inputs, output: norms.append(5 * output.numel()))
-        for module in model.modules()
-        if isinstance(module, nn.GroupNorm)
-    ]
-    image = torch.zeros(1, model.config.in_chans, *image_size)
-    try:
-        with FlopCounterMode(display=False) as counter:
-            features = model.forward_features(image)
-            model.forward_head(features)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return counter.get_total_flops() // 2 + sum(norms) + features.numel()

@@ -15,8 +15,10 @@ from torch import Tensor, nn
 
 from shvit.card import METADATA_KEY, Card
 from shvit.errors import ExportError, MissingDependencyError
-from shvit.exporting.verify import Source, Written, quiet
+from shvit.exporting.trace import deployed
 from shvit.install import install_command
+from shvit.modelfile.source import Source
+from shvit.modelfile.verify import Written, quiet
 
 INPUT, PROBABILITIES, LABEL = "image", "probabilities", "classLabel"
 SPECIFICATION = 6
@@ -60,7 +62,7 @@ def convert(source: Source, path: Path) -> Written:
 def _convert(ct: Any, source: Source) -> Any:
     height, width = source.card.preprocessing.image_size
     example = torch.zeros(1, 3, height, width)
-    program = torch.export.export(_FromImage(source.deployed()).eval(), (example,)).run_decompositions({})
+    program = torch.export.export(_FromImage(deployed(source)).eval(), (example,)).run_decompositions({})
     return ct.convert(
         program,
         inputs=[ct.ImageType(INPUT, shape=tuple(example.shape), color_layout=ct.colorlayout.RGB)],
@@ -108,7 +110,7 @@ def _check(spec: Any, source: Source) -> str:
         "last operation": (classify.type, "classify"),
         "shapes before it": (shapes[-1], [1, classes]),
         "elements": (of_float, {ELEMENTS[source.precision]}),
-        "convolutions": (kinds["conv"], sum(isinstance(each, nn.Conv2d) for each in source.network.modules())),
+        "convolutions": (kinds["conv"], sum(each.ndim == 4 for each in source.network.arrays.values())),
         "transpositions": (kinds["transpose"], 0),
     }
     for what, (got, wanted) in expected.items():

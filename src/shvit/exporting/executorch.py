@@ -12,8 +12,10 @@ import numpy as np
 import torch
 
 from shvit.errors import MissingDependencyError
-from shvit.exporting.verify import Infer, Source, Written, in_batches_of, quiet, with_version, write_beside
+from shvit.exporting.trace import deployed
 from shvit.install import install_command
+from shvit.modelfile.source import Infer, Source
+from shvit.modelfile.verify import Written, in_batches_of, quiet, with_version, write_beside
 
 
 def _missing() -> MissingDependencyError:
@@ -28,7 +30,7 @@ def convert(source: Source, path: Path) -> Written:
             from executorch.exir import to_edge_transform_and_lower
 
             example = torch.zeros(source.batch_size, *source.card.preprocessing.image_size, 3, dtype=torch.uint8)
-            program = torch.export.export(source.deployed(), (example,))
+            program = torch.export.export(deployed(source), (example,))
             lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()
     except ImportError as error:
         raise _missing() from error

@@ -5,18 +5,23 @@ from __future__ import annotations
 from collections.abc import Collection
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from shvit.card import Card
 from shvit.exporting.options import FORMATS, FileOptions, check_combination
-from shvit.exporting.report import ExportReport
-from shvit.exporting.verify import Assess, Convert, Source, write_verified
-from shvit.models import SHViT
+from shvit.modelfile.report import ExportReport
+from shvit.modelfile.source import Infer, Precision, Source
+from shvit.modelfile.verify import Assess, Convert, write_verified
+from shvit.network.network import FoldedNetwork
+
+if TYPE_CHECKING:
+    from shvit.models import SHViT
 
 
 def export_model(
-    model: SHViT,
+    model: SHViT | FoldedNetwork,
     path: str | Path,
     card: Card,
     options: FileOptions | None = None,
@@ -31,7 +36,8 @@ def export_model(
     ``shvit.export`` does it from a checkpoint's file.
 
     Args:
-        model: a network in training form or folded; it is not changed.
+        model: a network in training form or folded, or its arrays; it is not changed. Formats that are converted from
+            PyTorch take arrays too, where it is installed.
         path: where to write, with the format's suffix; an existing file is replaced.
         card: what the file says of itself; its class count must be the network's.
         options: what kind of file; ONNX in fp16 when not given.
@@ -48,6 +54,34 @@ def export_model(
     path, options = Path(path), options or FileOptions()
     precision = check_combination(options, path)
     batch_size, dynamic_size = options.batch_size or 1, options.dynamic_size
-    source = Source(model, path, card, precision, batch_size, calibration, keep_float, dynamic_size)
-    convert: Convert = import_module(f"shvit.exporting.{FORMATS[options.format].module}").convert
+    network, reference = _arrays_of(model)
+    source = Source(network, path, card, precision, batch_size, calibration, keep_float, dynamic_size, reference)
+    convert: Convert = import_module(f"shvit.{FORMATS[options.format].module}").convert
     return write_verified(source, path, options.format, convert, images, assess)
+
+
+def export_onnx(
+    model: SHViT | FoldedNetwork,
+    path: str | Path,
+    card: Card,
+    precision: Precision = "fp16",
+    images: np.ndarray | None = None,
+    calibration: np.ndarray | None = None,
+) -> ExportReport:
+    """Writes a model file; ``export_model`` in ONNX.
+
+    Args:
+        precision: how weights are stored. ``fp16`` halves the file; engines compute in float32 all the same.
+            ``int8`` has what lies between convolutions computed in 8 bits too.
+    """
+    return export_model(model, path, card, FileOptions(precision=precision), images=images, calibration=calibration)
+
+
+def _arrays_of(model: SHViT | FoldedNetwork) -> tuple[FoldedNetwork, Infer | None]:
+    """What is written, and what the file is compared with: a PyTorch network itself, else what NumPy computes."""
+    if isinstance(model, FoldedNetwork):
+        return model, None
+    from shvit.exporting.trace import logits_function
+    from shvit.models.reparam import folded_network
+
+    return folded_network(model), logits_function(model)

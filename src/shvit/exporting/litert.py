@@ -11,8 +11,10 @@ import torch
 from shvit.card import CARD_FILE, Card
 from shvit.engines import available_threads, load_engine
 from shvit.errors import MissingDependencyError
-from shvit.exporting.verify import Source, Written, quiet, with_version
+from shvit.exporting.trace import deployed
 from shvit.install import install_command
+from shvit.modelfile.source import Source
+from shvit.modelfile.verify import Written, quiet, with_version
 
 LABELS_FILE = "labels.txt"
 
@@ -36,7 +38,7 @@ def convert(source: Source, path: Path) -> Written:
     height, width = source.card.preprocessing.image_size
     example = torch.zeros(source.batch_size, height, width, 3, dtype=torch.uint8)
     with quiet():
-        litert_torch.convert(source.deployed(), (example,)).export(str(path))
+        litert_torch.convert(deployed(source), (example,)).export(str(path))
         graph = path.read_bytes()
         if source.precision != "fp32":
             graph = _quantize(graph, source)

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Literal
 
 from shvit.errors import ExportError
+from shvit.modelfile.source import Precision
 from shvit.web import MODEL
 
 Format = Literal["onnx", "openvino", "coreml", "litert", "executorch", "torch", "aotinductor", "tensorrt", "web"]
-Precision = Literal["fp32", "fp16", "int8"]
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class FormatInfo:
     suffix: str
     """Empty for a folder, which may have any name."""
     module: str
-    """Of ``shvit.exporting``; its ``convert`` writes a file."""
+    """Below ``shvit``; its ``convert`` writes a file."""
     precisions: tuple[Precision, ...]
     """Supported; the first is the default."""
     fixed_batch: bool = False
@@ -37,21 +37,21 @@ class FormatInfo:
 
 
 FORMATS: dict[str, FormatInfo] = {
-    "onnx": FormatInfo("ONNX", ".onnx", "onnx", ("fp16", "fp32", "int8"), dynamic_size=True),
+    "onnx": FormatInfo("ONNX", ".onnx", "modelfile.onnx", ("fp16", "fp32", "int8"), dynamic_size=True),
     "openvino": FormatInfo(
-        "OpenVINO IR", ".xml", "openvino", ("fp16", "fp32", "int8"), dynamic_size=True, companions=(".bin",)
+        "OpenVINO IR", ".xml", "modelfile.openvino", ("fp16", "fp32", "int8"), dynamic_size=True, companions=(".bin",)
     ),
-    "coreml": FormatInfo("Core ML", ".mlpackage", "coreml", ("fp16", "fp32"), is_folder=True),
-    "litert": FormatInfo("LiteRT", ".tflite", "litert", ("fp32", "fp16", "int8"), fixed_batch=True),
+    "coreml": FormatInfo("Core ML", ".mlpackage", "exporting.coreml", ("fp16", "fp32"), is_folder=True),
+    "litert": FormatInfo("LiteRT", ".tflite", "exporting.litert", ("fp32", "fp16", "int8"), fixed_batch=True),
     "executorch": FormatInfo(
-        "ExecuTorch", ".pte", "executorch", ("fp32",), fixed_batch=True, companions=(".card.json",)
+        "ExecuTorch", ".pte", "exporting.executorch", ("fp32",), fixed_batch=True, companions=(".card.json",)
     ),
-    "torch": FormatInfo("torch.export", ".pt2", "torch_export", ("fp32",)),
-    "aotinductor": FormatInfo("AOTInductor", ".pt2", "aotinductor", ("fp32",)),
+    "torch": FormatInfo("torch.export", ".pt2", "exporting.torch_export", ("fp32",)),
+    "aotinductor": FormatInfo("AOTInductor", ".pt2", "exporting.aotinductor", ("fp32",)),
     "tensorrt": FormatInfo(
-        "TensorRT", ".engine", "tensorrt", ("fp16", "fp32"), fixed_batch=True, companions=(".card.json",)
+        "TensorRT", ".engine", "exporting.tensorrt", ("fp16", "fp32"), fixed_batch=True, companions=(".card.json",)
     ),
-    "web": FormatInfo("web", "", "web", ("fp16", "fp32", "int8"), inside=MODEL, is_folder=True),
+    "web": FormatInfo("web", "", "exporting.web", ("fp16", "fp32", "int8"), inside=MODEL, is_folder=True),
 }
 
 

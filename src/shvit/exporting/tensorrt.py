@@ -13,9 +13,10 @@ import numpy as np
 import torch
 
 from shvit.errors import ExportError, MissingDependencyError
-from shvit.exporting.onnx import to_proto
-from shvit.exporting.verify import Infer, Source, Written, in_batches_of, with_version, write_beside
 from shvit.install import pip_install
+from shvit.modelfile.onnx import to_proto
+from shvit.modelfile.source import Infer, Source
+from shvit.modelfile.verify import Written, in_batches_of, with_version, write_beside
 
 
 def convert(source: Source, path: Path) -> Written:

@@ -10,7 +10,9 @@ import torch
 from torch.export import Dim, ExportedProgram
 
 from shvit.card import METADATA_KEY, Card
-from shvit.exporting.verify import Infer, Source, Written, with_version
+from shvit.exporting.trace import deployed
+from shvit.modelfile.source import Infer, Source
+from shvit.modelfile.verify import Written, with_version
 
 LARGEST_BATCH = 4096
 
@@ -33,7 +35,7 @@ def export_program(source: Source) -> ExportedProgram:
     example = torch.zeros(2, *source.card.preprocessing.image_size, 3, dtype=torch.uint8)
     with torch.no_grad():
         return torch.export.export(
-            source.deployed(), (example,), dynamic_shapes=({0: Dim("batch", min=1, max=LARGEST_BATCH)},)
+            deployed(source), (example,), dynamic_shapes=({0: Dim("batch", min=1, max=LARGEST_BATCH)},)
         )
 
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 
+import numpy as np
 import onnx
 import torch
 from torch import Tensor, nn
 
 from shvit.card import IMAGENET_MEAN, IMAGENET_STD
-from shvit.exporting.graph import OPSET
+from shvit.modelfile.source import Infer, Source
+from shvit.models import SHViT
+from shvit.models.reparam import inference_form, module_of
+from shvit.network.graph import OPSET
 
 
 class Deployed(nn.Module):
@@ -40,6 +44,23 @@ class Deployed(nn.Module):
         assert isinstance(self.mean, Tensor)
         pixels = images.permute(0, 3, 1, 2).float()
         return self.network(pixels - self.mean if self.centred else pixels)
+
+
+def deployed(source: Source) -> Deployed:
+    """A source's network behind the input that a file takes, for what traces it."""
+    return Deployed(module_of(source.network)).eval()
+
+
+def logits_function(model: SHViT) -> Infer:
+    """What a network computes in PyTorch, of images as a file takes them."""
+    network = inference_form(model).float().cpu()
+    mean, std = (torch.tensor(value) * 255 for value in (IMAGENET_MEAN, IMAGENET_STD))
+
+    @torch.inference_mode()
+    def run(images: np.ndarray) -> np.ndarray:
+        return network(((torch.from_numpy(images) - mean) / std).permute(0, 3, 1, 2)).numpy()
+
+    return run
 
 
 def trace_to_onnx(deployed: nn.Module, image_size: tuple[int, int]) -> onnx.ModelProto:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from shvit.card import Card
-from shvit.exporting import onnx
-from shvit.exporting.verify import Source, Written
+from shvit.modelfile import onnx
+from shvit.modelfile.source import Source
+from shvit.modelfile.verify import Written
 from shvit.web import MODEL
 from shvit.web.site import complete_site
 

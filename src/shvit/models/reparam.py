@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from shvit.errors import ArgumentError
 from shvit.models.shvit import ConvNorm, DepthwiseConv, Head, SHViT, SingleHeadAttention
 from shvit.network.folding import fold
+from shvit.network.network import FoldedNetwork
 
 
 @torch.no_grad()
@@ -54,6 +55,21 @@ def reparameterize(model: SHViT) -> SHViT:
 def inference_form(model: SHViT) -> SHViT:
     """A folded copy in evaluation mode, of a network in either form."""
     return copy.deepcopy(model).eval() if model.folded else reparameterize(model)
+
+
+def folded_network(model: SHViT) -> FoldedNetwork:
+    """What model files are written from, of a network in either form."""
+    arrays = {name: as_array(tensor) for name, tensor in model.state_dict().items()}
+    return FoldedNetwork.of(model.config, arrays, model.folded)
+
+
+def module_of(network: FoldedNetwork) -> SHViT:
+    """A folded network of these arrays, in float32, in evaluation mode."""
+    with torch.device("meta"):
+        module = reparameterize(SHViT(network.config))
+    tensors = {name: torch.from_numpy(values) for name, values in network.arrays.items()}
+    module.load_state_dict(tensors, assign=True)
+    return module.requires_grad_(False)
 
 
 def as_array(tensor: Tensor) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Fine-tuning for 8 bits: the folded network computes with the rounding that an int8 export will do.
 
-What is rounded, where and how is what ``exporting/quantize.py`` leaves in the graph; the rounding and its gradients
+What is rounded, where and how is what ``modelfile/quantize.py`` leaves in the graph; the rounding and its gradients
 (straight through, zero outside the range) are PyTorch's. See docs/decisions/0011-quantization-aware.md.
 """
 

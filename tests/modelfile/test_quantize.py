@@ -20,14 +20,15 @@ from shvit.cli.main import main
 from shvit.evaluation import int8
 from shvit.evaluation.evaluate import Evaluation
 from shvit.evaluation.int8 import paired_loss
-from shvit.exporting.graph import deployment_graph
-from shvit.exporting.quantize import quantize_graph, rank_layers
+from shvit.modelfile.quantize import quantize_graph, rank_layers
 from shvit.models import SHViT, reparameterize, save_checkpoint
+from shvit.models.reparam import folded_network
 from shvit.models.shvit import FeedForward
+from shvit.network.graph import deployment_graph
 
 from ..conftest import SAMPLES
 from ..models.test_reparam import randomized
-from .test_graph import SMALL
+from ..network.test_graph import SMALL
 
 SIZE = (64, 64)
 
@@ -66,13 +67,13 @@ def network(images: np.ndarray, sensitive: str) -> SHViT:
 
 def test_the_layer_that_costs_most_is_found():
     images = crops(32)
-    graph = deployment_graph(reparameterize(network(images, "stages.2.blocks.1")), SIZE)
+    graph = deployment_graph(folded_network(network(images, "stages.2.blocks.1")), SIZE)
     assert rank_layers(graph, images)[0] == "stages.2.blocks.1"
 
 
 def test_a_layer_that_is_kept_has_no_quantisation():
     images = crops(16)
-    graph = deployment_graph(reparameterize(randomized(SMALL).float()), SIZE)
+    graph = deployment_graph(folded_network(randomized(SMALL)), SIZE)
     result = quantize_graph(graph, images, keep_float=["stages.1.blocks.0", "stem"]).graph
     producers = {name: node.op_type for node in result.node for name in node.output}
     in_float = {
@@ -90,7 +91,7 @@ def test_a_layer_that_is_kept_has_no_quantisation():
 def test_images_enter_as_they_are_with_the_mean_in_the_bias():
     images = crops(16)
     model = reparameterize(randomized(SMALL).float())
-    graph = deployment_graph(model, SIZE)
+    graph = deployment_graph(folded_network(model), SIZE)
     quantized = quantize_graph(graph, images)
     (first,) = (node for node in quantized.graph.node if "images" in node.input)
     assert first.op_type == "Transpose"

@@ -10,30 +10,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from shvit.card import METADATA_KEY, Card
 from shvit.engines import load_engine
-from shvit.exporting.graph import deployment_graph
-from shvit.exporting.options import Precision
-from shvit.exporting.report import ExportReport
-from shvit.exporting.verify import Source, Written, with_version, write_verified
-from shvit.models import SHViT
-
-
-def export_onnx(
-    model: SHViT,
-    path: str | Path,
-    card: Card,
-    precision: Precision = "fp16",
-    images: np.ndarray | None = None,
-    calibration: np.ndarray | None = None,
-) -> ExportReport:
-    """Writes a model file; ``export_model`` in ONNX.
-
-    Args:
-        precision: how weights are stored. ``fp16`` halves the file; engines compute in float32 all the same.
-            ``int8`` has what lies between convolutions computed in 8 bits too.
-    """
-    path = Path(path)
-    source = Source(model, path, card, precision, calibration=calibration)
-    return write_verified(source, path, "onnx", convert, images)
+from shvit.modelfile.source import Source
+from shvit.modelfile.verify import Written, with_version
+from shvit.network.graph import deployment_graph
 
 
 def convert(source: Source, path: Path) -> Written:
@@ -51,7 +30,7 @@ def to_proto(source: Source) -> onnx.ModelProto:
     """The graph at the source's precision, without a card."""
     proto = deployment_graph(source.network, source.card.preprocessing.image_size, source.dynamic_size)
     if source.precision == "int8":
-        from shvit.exporting.quantize import quantize_graph  # here, because it takes a second to import
+        from shvit.modelfile.quantize import quantize_graph  # here, because it takes a second to import
 
         assert source.calibration is not None
         proto = quantize_graph(proto, source.calibration, source.keep_float)

@@ -13,7 +13,7 @@ from onnx import helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from shvit.exporting.verify import quiet
+from shvit.modelfile.verify import quiet
 
 BATCH = 16
 

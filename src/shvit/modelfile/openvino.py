@@ -7,9 +7,10 @@ from pathlib import Path
 from shvit.card import METADATA_KEY, Card
 from shvit.engines import load_engine
 from shvit.errors import MissingDependencyError
-from shvit.exporting.onnx import to_proto
-from shvit.exporting.verify import Source, Written, with_version
 from shvit.install import install_command
+from shvit.modelfile.onnx import to_proto
+from shvit.modelfile.source import Source
+from shvit.modelfile.verify import Written, with_version
 
 
 def convert(source: Source, path: Path) -> Written:
@@ -17,7 +18,7 @@ def convert(source: Source, path: Path) -> Written:
     try:
         import openvino as ov
     except ImportError as error:
-        raise MissingDependencyError(f"OpenVINO is not installed: {install_command('torch', 'openvino')}") from error
+        raise MissingDependencyError(f"OpenVINO is not installed: {install_command('openvino')}") from error
     proto = to_proto(source)
     model = ov.Core().read_model(proto.SerializeToString())
 

@@ -10,7 +10,9 @@ from shvit.cli.main import main
 from shvit.engines import load_engine
 from shvit.errors import ModelFileError
 from shvit.exporting import ExportReport, FileOptions, export_model
-from shvit.exporting.verify import TOLERANCE, Source, photograph_crops
+from shvit.modelfile.source import Source
+from shvit.modelfile.verify import TOLERANCE, photograph_crops
+from shvit.models.reparam import folded_network
 from shvit.predicting.outputs import softmax
 
 from ..conftest import SAMPLES
@@ -21,7 +23,7 @@ pytest.importorskip("openvino", reason="needs pip install 'shvit[openvino]'")
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory, tiny, tiny_card) -> dict[str, ExportReport]:
     folder = tmp_path_factory.mktemp("openvino")
-    calibration = photograph_crops(tiny_card.preprocessing)[::4]
+    calibration = photograph_crops(tiny_card.preprocessing)[:64]
     return {
         precision: export_model(
             tiny, folder / f"{precision}.xml", tiny_card, FileOptions("openvino", precision), calibration=calibration
@@ -42,7 +44,7 @@ def test_the_file_runs_as_the_network_does(reports, tiny, tiny_card, precision):
     assert classifier.card == report.card
     assert classifier.card.verification.precision == precision
     images = photograph_crops(tiny_card.preprocessing)[5:12]
-    expected = softmax(Source(tiny, report.path, tiny_card, "fp32").logits(images))
+    expected = softmax(Source(folded_network(tiny), report.path, tiny_card, "fp32").logits(images))
     np.testing.assert_allclose(classifier.predict_batch(images), expected, atol=2 * TOLERANCE[precision])
 
 

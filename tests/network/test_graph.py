@@ -13,8 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shvit.card import IMAGENET_MEAN, IMAGENET_STD
-from shvit.exporting.graph import deployment_graph
 from shvit.models import SHViT, SHViTConfig, reparameterize
+from shvit.models.reparam import folded_network
+from shvit.network.forward import logits_of
+from shvit.network.graph import deployment_graph
 
 from ..models.test_reparam import randomized
 
@@ -31,13 +33,14 @@ def session_of(proto: onnx.ModelProto) -> onnxruntime.InferenceSession:
 
 
 def assert_same(network: SHViT, size: tuple[int, int], session: onnxruntime.InferenceSession | None = None) -> None:
-    session = session or session_of(deployment_graph(network, size))
+    session = session or session_of(deployment_graph(folded_network(network), size))
     images = np.random.default_rng(0).integers(0, 256, (3, *size, 3), dtype=np.uint8)
     mean, std = (torch.tensor(value) * 255 for value in (IMAGENET_MEAN, IMAGENET_STD))
     with torch.no_grad():
         expected = network(((torch.from_numpy(images) - mean) / std).permute(0, 3, 1, 2)).numpy()
     (found,) = session.run(None, {"images": images})
     assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+    assert np.abs(logits_of(folded_network(network), images) - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
 @pytest.mark.parametrize(
@@ -54,7 +57,7 @@ def assert_same(network: SHViT, size: tuple[int, int], session: onnxruntime.Infe
 def test_it_is_the_network_in_every_configuration(changes):
     network = folded(replace(SMALL, **changes))
     assert_same(network, (96, 64))
-    dynamic = session_of(deployment_graph(network, (96, 64), dynamic_size=True))
+    dynamic = session_of(deployment_graph(folded_network(network), (96, 64), dynamic_size=True))
     for size in ((96, 64), (65, 130)):
         assert_same(network, size, dynamic)
 
@@ -72,7 +75,7 @@ def test_it_is_the_network_at_any_size(small, height, width):
 
 @pytest.fixture(scope="module")
 def dynamic(small) -> onnxruntime.InferenceSession:
-    return session_of(deployment_graph(small, (64, 64), dynamic_size=True))
+    return session_of(deployment_graph(folded_network(small), (64, 64), dynamic_size=True))
 
 
 @settings(max_examples=15)
@@ -82,7 +85,7 @@ def test_one_graph_is_the_network_at_any_size(small, dynamic, height, width):
 
 
 def test_it_has_what_engines_run_fast_and_no_shapes_computed_at_run_time(small):
-    proto = deployment_graph(small, (64, 64))
+    proto = deployment_graph(folded_network(small), (64, 64))
     kinds = {node.op_type for node in proto.graph.node}
     assert not kinds & {"Shape", "Gather", "Split", "BatchNormalization", "GroupNormalization"}
     names = {node.name for node in proto.graph.node}

@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import math
 import os
 import sys
 import warnings
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 
 from shvit.atomic import atomic_folder
-from shvit.card import IMAGENET_MEAN, IMAGENET_STD, Card, Metric, Preprocessing, Verification
+from shvit.card import Card, Metric, Preprocessing, Verification
 from shvit.errors import ExportError, ShvitError
-from shvit.exporting.options import Precision
-from shvit.exporting.report import ExportReport
-from shvit.exporting.trace import Deployed
 from shvit.images.preprocess import decode, preprocess
-from shvit.models import SHViT
-from shvit.models.reparam import inference_form
+from shvit.modelfile.report import ExportReport
+from shvit.modelfile.source import BATCH, Infer, Source, batches_of
 from shvit.shipped import verification_images
 
 TOLERANCE = {"fp32": 1e-4, "fp16": 1e-2, "int8": 0.3}
@@ -35,69 +30,6 @@ better measured on labelled images; here it is only told from a graph that is wr
 
 ENOUGH_IMAGES = 200
 """Images that a file is verified on, at least."""
-
-BATCH = 32
-
-Infer = Callable[[np.ndarray], np.ndarray]
-"""``uint8 (N, H, W, 3)`` to outputs ``float32 (N, classes)``."""
-
-
-class Source:
-    """A network on its way into a file.
-
-    Args:
-        model: in training form or folded; it is not changed.
-        path: of the file, for messages.
-        card: what the file is to say of itself; its class count must be the network's.
-        batch_size: images that the file takes at once, in a format that fixes them.
-        calibration: for int8: images like those to be classified, preprocessed, ``uint8 (N, H, W, 3)``.
-        keep_float: for int8: modules to leave in float32, by name ("stages.1.blocks.0"), where the format can.
-        dynamic_size: the file takes images of any height and width, where the format can.
-
-    Raises:
-        ExportError: the card does not fit the network, or int8 has no calibration images.
-    """
-
-    network: SHViT
-    """Folded, float32, on the CPU. Converters take a copy."""
-
-    def __init__(
-        self,
-        model: SHViT,
-        path: Path,
-        card: Card,
-        precision: Precision,
-        batch_size: int = 1,
-        calibration: np.ndarray | None = None,
-        keep_float: Collection[str] = (),
-        dynamic_size: bool = False,
-    ) -> None:
-        if model.config.in_chans != 3:
-            raise ExportError(
-                f"{path}: a model file takes RGB images, the network has in_chans={model.config.in_chans}"
-            )
-        if len(card.classes) != model.num_classes:
-            raise ExportError(
-                f"{path}: the card names {len(card.classes)} classes, the network has {model.num_classes}"
-            )
-        if card.output != "logits":
-            raise ExportError(f"{path}: export writes logits, the card says {card.output}")
-        if precision == "int8" and calibration is None:
-            raise ExportError(f"{path}: int8 needs calibration images")
-        self.network = inference_form(model).float().cpu()
-        self.card, self.precision, self.batch_size = card, precision, batch_size
-        self.calibration, self.keep_float, self.dynamic_size = calibration, keep_float, dynamic_size
-
-    def deployed(self) -> Deployed:
-        """The network behind the input that a file takes, for exporters that trace it."""
-        return Deployed(copy.deepcopy(self.network)).eval()
-
-    @torch.inference_mode()
-    def logits(self, images: np.ndarray) -> np.ndarray:
-        """What the network itself makes of ``uint8 (N, H, W, 3)``: ``float32 (N, classes)``."""
-        mean, std = (torch.tensor(value) * 255 for value in (IMAGENET_MEAN, IMAGENET_STD))
-        batches = torch.from_numpy(images).split(BATCH)
-        return torch.cat([self.network(((each - mean) / std).permute(0, 3, 1, 2)) for each in batches]).numpy()
 
 
 @dataclass(frozen=True)
@@ -186,7 +118,7 @@ def _verify(source: Source, written: Written, format: str, images: np.ndarray, t
 def _compare(source: Source, infer: Infer, images: np.ndarray, tolerance: float) -> tuple[float, float]:
     """The largest difference of a logit, and the share of the images with the same first label."""
     # The first image alone: where batches may be of any size, two sizes are tried.
-    outputs = np.concatenate([infer(each) for each in (images[:1], *_batches(images[1:]))])
+    outputs = np.concatenate([infer(each) for each in (images[:1], *batches_of(images[1:]))])
     expected = source.logits(images)
     if outputs.shape != expected.shape:
         raise ExportError(f"the exported graph gives outputs {outputs.shape}, the network {expected.shape}")
@@ -207,11 +139,6 @@ def _other_sizes(height: int, width: int) -> tuple[tuple[int, int], ...]:
 
 def _resized(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.stack([np.asarray(Image.fromarray(each).resize(size[::-1])) for each in images])
-
-
-def _batches(images: np.ndarray) -> Iterator[np.ndarray]:
-    for start in range(0, len(images), BATCH):
-        yield images[start : start + BATCH]
 
 
 def in_batches_of(size: int, infer: Infer) -> Infer:

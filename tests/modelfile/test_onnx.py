@@ -14,12 +14,15 @@ from shvit.card import Card, ClassInfo, Preprocessing
 from shvit.cli.main import main
 from shvit.engines import load_engine
 from shvit.errors import ExportError
-from shvit.exporting import FileOptions, export_model, export_onnx, verify
+from shvit.exporting import FileOptions, export_model, export_onnx
 from shvit.exporting.card import card_for
-from shvit.exporting.onnx import to_proto
-from shvit.exporting.verify import Source, photograph_crops
+from shvit.modelfile import verify
+from shvit.modelfile.onnx import to_proto
+from shvit.modelfile.source import Source
+from shvit.modelfile.verify import photograph_crops
 from shvit.models import SHViT, SHViTConfig, create_model, save_checkpoint
 from shvit.models.checkpoints import load_model
+from shvit.models.reparam import folded_network
 
 from ..conftest import SAMPLES
 from ..models.test_reparam import randomized
@@ -64,10 +67,10 @@ def test_int8_changes_little_in_either_engine(model, tmp_path, engine):
     # Not export_onnx: a network with random weights has outliers that 8 bits cut off.
     path, card = tmp_path / "small.onnx", small_card()
     images = photograph_crops(card.preprocessing)
-    source = Source(model, path, card, "int8", calibration=images)
+    source = Source(folded_network(model), path, card, "int8", calibration=images)
     proto = to_proto(source)
     onnx.save(proto, path)
-    assert path.stat().st_size < 0.6 * sum(p.numel() * 4 for p in source.network.parameters())
+    assert path.stat().st_size < 0.6 * 4 * source.network.parameters
     producers = {name: node.op_type for node in proto.graph.node for name in node.output}
     convolutions = [node for node in proto.graph.node if node.op_type == "Conv"]
     assert len(convolutions) > 20
@@ -90,7 +93,9 @@ def test_a_file_of_any_size_is_used_at_the_one_that_is_asked_for(model, tmp_path
     classifier = Classifier(path, engine=engine, image_size=128)
     batch = np.stack([classifier.preprocess(each) for each in photographs()])
     assert batch.shape[1:] == (128, 128, 3)
-    expected = torch.from_numpy(Source(model, path, small_card(), "fp32").logits(batch)).softmax(-1).numpy()
+    expected = (
+        torch.from_numpy(Source(folded_network(model), path, small_card(), "fp32").logits(batch)).softmax(-1).numpy()
+    )
     np.testing.assert_allclose(classifier.predict_batch(batch), expected, atol=1e-4)
 
 
@@ -98,7 +103,7 @@ def test_a_file_of_any_size_is_used_at_the_one_that_is_asked_for(model, tmp_path
 def test_a_file_of_any_size_in_int8(model, tmp_path, engine):
     path, card = tmp_path / "small.onnx", small_card()
     images = photograph_crops(card.preprocessing)
-    source = Source(model, path, card, "int8", calibration=images, dynamic_size=True)
+    source = Source(folded_network(model), path, card, "int8", calibration=images, dynamic_size=True)
     onnx.save(to_proto(source), path)
     for pixels in (images, photograph_crops(Preprocessing((130, 65)))):
         found, expected = load_engine(engine, path).infer(pixels), source.logits(pixels)

@@ -1,0 +1,73 @@
+"""A network on its way into a file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from shvit.card import Card
+from shvit.errors import ExportError
+from shvit.network.forward import logits_of
+from shvit.network.network import FoldedNetwork
+
+Precision = Literal["fp32", "fp16", "int8"]
+
+BATCH = 32
+
+Infer = Callable[[np.ndarray], np.ndarray]
+"""``uint8 (N, H, W, 3)`` to outputs ``float32 (N, classes)``."""
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """What is written, and how.
+
+    Raises:
+        ExportError: the card does not fit the network, or int8 has no calibration images.
+    """
+
+    network: FoldedNetwork
+    path: Path
+    """Of the file, for messages."""
+    card: Card
+    """What the file is to say of itself; its class count must be the network's."""
+    precision: Precision
+    batch_size: int = 1
+    """Images that the file takes at once, in a format that fixes them."""
+    calibration: np.ndarray | None = None
+    """For int8: images like those to be classified, preprocessed, ``uint8 (N, H, W, 3)``."""
+    keep_float: Collection[str] = ()
+    """For int8: layers to leave in float32, by name ("stages.1.blocks.0"), where the format can."""
+    dynamic_size: bool = False
+    """The file takes images of any height and width, where the format can."""
+    reference: Infer | None = None
+    """The network in another implementation, which is compared with; NumPy's when not given."""
+
+    def __post_init__(self) -> None:
+        channels, classes = self.network.config.in_chans, self.network.config.num_classes
+        if channels != 3:
+            raise ExportError(f"{self.path}: a model file takes RGB images, the network has in_chans={channels}")
+        if len(self.card.classes) != classes:
+            raise ExportError(
+                f"{self.path}: the card names {len(self.card.classes)} classes, the network has {classes}"
+            )
+        if self.card.output != "logits":
+            raise ExportError(f"{self.path}: export writes logits, the card says {self.card.output}")
+        if self.precision == "int8" and self.calibration is None:
+            raise ExportError(f"{self.path}: int8 needs calibration images")
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        """What the network itself makes of ``uint8 (N, H, W, 3)``: ``float32 (N, classes)``."""
+        if self.reference is not None:
+            return np.concatenate([self.reference(each) for each in batches_of(images)])
+        # One at a time: feature maps of many large images would not fit into a processor's cache.
+        return np.concatenate([logits_of(self.network, each) for each in batches_of(images, 1)])
+
+
+def batches_of(images: np.ndarray, size: int = BATCH) -> Iterator[np.ndarray]:
+    for start in range(0, len(images), size):
+        yield images[start : start + size]

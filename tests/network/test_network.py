@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from shvit.models import SHViT
+from shvit.models.reparam import folded_network, module_of
+from shvit.network.forward import forward
+from shvit.network.network import FoldedNetwork
+
+from ..models.conftest import golden_input
+from ..models.test_reparam import randomized
+from .test_shapes import CONFIGS
+
+
+@torch.inference_mode()
+def counted_macs(network: FoldedNetwork, size: tuple[int, int]) -> int:
+    """By PyTorch's counter, and five for each element that a GroupNorm sees."""
+    module, norms = module_of(network), []
+    for each in module.modules():
+        if isinstance(each, nn.GroupNorm):
+            each.register_forward_hook(lambda _module, _inputs, output: norms.append(5 * output.numel()))
+    with FlopCounterMode(display=False) as counter:
+        features = module.forward_features(torch.zeros(1, network.config.in_chans, *size))
+        module.forward_head(features)
+    return counter.get_total_flops() // 2 + sum(norms) + features.numel()
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("size", [(224, 224), (97, 200)])
+def test_macs_are_those_that_pytorch_counts(name, size):
+    network = folded_network(SHViT(CONFIGS[name]))
+    assert network.macs(size) == counted_macs(network, size)
+    assert network.parameters == sum(each.numel() for each in module_of(network).parameters())
+
+
+@pytest.mark.parametrize("name", ["multi-head", "stem stride 4, four stages", "two heads", "no head"])
+def test_numpy_computes_what_the_unfolded_pytorch_network_does(name):
+    model = randomized(CONFIGS[name]).eval()
+    images = torch.randn(2, model.config.in_chans, 97, 130, dtype=torch.float64)
+    with torch.inference_mode():
+        expected = model(images).numpy()
+    found = forward(folded_network(model), images.numpy())
+    assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+    assert (found.argmax(1) == expected.argmax(1)).all()
