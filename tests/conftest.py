@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,6 +19,8 @@ from hypothesis import HealthCheck, settings
 from onnx import TensorProto, helper, numpy_helper
 
 from shvit.card import METADATA_KEY, Card, ClassInfo, Preprocessing
+
+from .hub_server import HubServer, write_timm_repository
 
 ROOT = Path(__file__).parent.parent
 SAMPLES = ROOT / "samples"
@@ -155,3 +157,24 @@ def write_colour_model(path: Path, card_json: str | None) -> Path:
 @pytest.fixture(scope="session")
 def colour_model(tmp_path_factory) -> Path:
     return write_colour_model(tmp_path_factory.mktemp("model") / "colours.onnx", colour_card().to_json())
+
+
+@pytest.fixture
+def hub() -> Iterator[HubServer]:
+    """A model hub on loopback that holds nothing yet; ``tests/hub_server.py`` says how it is used."""
+    server = HubServer()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def timm_repository(tmp_path_factory) -> Callable[[str], Path]:
+    """The folder that timm writes of a variant, made once; tests must not change it."""
+    made: dict[str, Path] = {}
+
+    def write(name: str = "shvit_s1") -> Path:
+        if name not in made:
+            made[name] = write_timm_repository(tmp_path_factory.mktemp("timm") / name, name)
+        return made[name]
+
+    return write
