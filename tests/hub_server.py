@@ -50,7 +50,7 @@ class Fault:
     cut_after: int | None = None
     """Bytes of the body, then the connection is closed."""
     silent: bool = False
-    """Never answered."""
+    """Never answered, or with ``cut_after`` not to its end."""
     times: int | None = None
     """How often; ``None``: always."""
 
@@ -65,6 +65,8 @@ class HubServer:
         self.gated: set[str] = set()
         """Repositories that are listed, and whose files nobody may have."""
         self.faults: list[Fault] = []
+        self.pages: dict[str, bytes] = {}
+        """Answers, by path, in place of what was published."""
         self._revisions: dict[str, dict[str, str]] = {}
         self._commits: dict[tuple[str, str], dict[str, bytes]] = {}
         self._blobs: dict[str, bytes] = {}
@@ -143,15 +145,20 @@ class HubServer:
             fault = next((each for each in self.faults if each.times != 0 and re.search(each.where, line)), None)
             if fault is not None and fault.times is not None:
                 fault.times -= 1
-        if fault is not None and fault.silent:
+        if fault is None:
+            self._send(request, *self._found(request, path))
+            return
+        if fault.status is not None:
+            self._send(request, fault.status, fault.headers)
+        elif fault.cut_after is not None or not fault.silent:
+            self._send(request, *self._found(request, path), cut_after=fault.cut_after)
+        if fault.silent:
             self._stopped.wait()
             request.close_connection = True
-        elif fault is not None and fault.status is not None:
-            self._send(request, fault.status, fault.headers)
-        else:
-            self._send(request, *self._found(request, path), cut_after=fault.cut_after if fault else None)
 
     def _found(self, request: BaseHTTPRequestHandler, path: str) -> tuple[int, dict[str, str], bytes]:
+        if path in self.pages:
+            return 200, {}, self.pages[path]
         if stored := re.fullmatch("/lfs/([0-9a-f]{64})", path):
             data = self._blobs[stored[1]]
             if request.headers.get("Authorization"):
