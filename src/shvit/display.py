@@ -240,6 +240,21 @@ def progress_bar(
         yield lambda count: bar.advance(task, count)
 
 
+@contextmanager
+def download_bar(
+    description: str, total: int | None, done: int = 0, wanted: bool = True
+) -> Iterator[Callable[[int], None]]:
+    """The same for bytes, with how many come in a second."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    name = TextColumn("{task.description}", markup=False)
+    columns = (name, BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    disable = not (wanted and sys.stderr.isatty())
+    with Progress(*columns, console=terminal(stderr=True), transient=True, disable=disable) as bar:
+        task = bar.add_task(printable(description), total=total, completed=done)
+        yield lambda count: bar.advance(task, count)
+
+
 class CSVWriter:
     """Rows of a table; cells keep their bytes, but where they are shown on a terminal.
 

@@ -41,6 +41,13 @@ class CheckpointError(ShvitError, ValueError):
     """Weights cannot be read, or are not this network's; the message names the file and the tensor."""
 
 
+class HubError(CheckpointError):
+    """A published network cannot be fetched, or what came is not what was promised; the message names the repository.
+
+    What to do is said too.
+    """
+
+
 class DataError(ShvitError, ValueError):
     """A dataset cannot be used; the message names it and says what was expected."""
 

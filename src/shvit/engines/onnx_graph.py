@@ -18,7 +18,8 @@ MAX_BYTES = 2**31 - 1
 """Of an ONNX file: protobuf reads no longer message."""
 
 # Field numbers of onnx.proto.
-MODEL_GRAPH = 7
+MODEL_GRAPH, MODEL_METADATA = 7, 14
+METADATA_KEY = 1
 GRAPH_NODE, GRAPH_OUTPUT = 1, 12
 NODE_INPUT, NODE_OUTPUT, NODE_KIND = 1, 2, 4
 VALUE_NAME, VALUE_TYPE = 1, 2
@@ -105,6 +106,26 @@ def _has_external_data(message: memoryview, kind: str, depth: int) -> bool:
     held = _HOLDERS[kind]
     return any(
         number in held and _has_external_data(value, held[number], depth + 1) for number, value in _fields(message)
+    )
+
+
+def has_metadata(path: Path, key: str) -> bool:
+    """Whether a file is ONNX and has metadata of that key; its weights are not read."""
+    try:
+        with (
+            path.open("rb") as file,
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
+            memoryview(content) as view,
+        ):
+            return _has_metadata(view, key.encode())
+    except (ValueError, OSError, BufferError):  # empty, or no protobuf message, which the error still holds
+        return False
+
+
+def _has_metadata(model: memoryview, key: bytes) -> bool:
+    return any(
+        number == MODEL_METADATA and any(inner == METADATA_KEY and value == key for inner, value in _fields(entry))
+        for number, entry in _fields(model)
     )
 
 
