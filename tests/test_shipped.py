@@ -7,8 +7,8 @@ import shutil
 import pytest
 
 from shvit import shipped
-from shvit.cli.models import VARIANTS
 from shvit.errors import ModelFileError
+from shvit.hub.names import PUBLISHED
 from shvit.shipped import DEFAULT_MODEL, NETWORKS, SHIPPED_MODELS, nearest_network, resolve_model, why_no_weights
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
@@ -111,4 +111,4 @@ def test_an_address_is_no_file():
 
 
 def test_the_networks_are_those_that_there_are():
-    assert tuple(each["name"] for each in VARIANTS) == shipped.NETWORKS == NETWORKS
+    assert tuple(PUBLISHED) == shipped.NETWORKS == NETWORKS

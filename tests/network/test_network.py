@@ -11,7 +11,6 @@ from shvit.models.reparam import folded_network, module_of
 from shvit.network.forward import forward
 from shvit.network.network import FoldedNetwork
 
-from ..models.conftest import golden_input
 from ..models.test_reparam import randomized
 from .test_shapes import CONFIGS
 

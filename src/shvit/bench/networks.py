@@ -13,6 +13,8 @@ import numpy as np
 
 from shvit.card import IMAGENET_MEAN, IMAGENET_STD, Card, ClassInfo, Preprocessing
 from shvit.errors import ArgumentError, ShvitError
+from shvit.hub.cached import find_cached
+from shvit.hub.names import PUBLISHED, Reference
 from shvit.images.preprocess import decode, preprocess
 from shvit.shipped import SHIPPED_MODELS, resolve_model, verification_images
 
@@ -194,12 +196,8 @@ def random_network(
 
 def cached_weights(variant: str) -> Path | None:
     """A variant's published weights, if the hub's cache has them; nothing is fetched."""
-    from huggingface_hub import try_to_load_from_cache
-
-    from shvit.models.create import HUB_FILE, HUB_REPOSITORY
-
-    found = try_to_load_from_cache(HUB_REPOSITORY.format(name=variant), HUB_FILE)
-    return Path(found) if isinstance(found, str) else None
+    found = find_cached(Reference(variant, PUBLISHED[variant].repository))
+    return None if found is None else found.file
 
 
 def write_model_file(network: Network, precision: str, path: Path) -> None:

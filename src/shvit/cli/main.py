@@ -17,7 +17,7 @@ COMMANDS = {
     "batch": "classify whole collections to Parquet, on all cores or a Ray cluster",
     "serve": "answer predictions over HTTP, with a page to try them on",
     "explain": "show where a model looks: attention and class activation over the pictures",
-    "models": "list the variants and the shipped models",
+    "models": "list the networks that have a name, and what of them is here",
     "info": "print the card of a model file",
     "export": "write a verified model file from a checkpoint",
     "train": "train or fine-tune on a dataset of your own",
