@@ -137,10 +137,10 @@ def export(
 
 def _load(model: str | Path, weights: Weights) -> tuple[SHViT, Checkpoint]:
     """Raises: MissingDependencyError: PyTorch is not installed."""
-    from shvit.models import VARIANTS, load_model
-    from shvit.models.create import fetch_pretrained
+    from shvit.models import load_model
+    from shvit.models.create import weights_file
 
-    return load_model(fetch_pretrained(str(model)) if str(model) in VARIANTS else model, weights)
+    return load_model(weights_file(model), weights)
 
 
 def _export_int8(

@@ -8,14 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal, overload
 
-from shvit.errors import ArgumentError, CheckpointError
+from shvit.errors import ArgumentError
+from shvit.hub.fetch import fetch
+from shvit.hub.names import parse_reference
 from shvit.models.checkpoints import load_checkpoint
 from shvit.models.shvit import SHViT, SHViTFeatures
 from shvit.network.variants import VARIANTS
 from shvit.shipped import nearest_network
-
-HUB_REPOSITORY = "timm/{name}.in1k"
-HUB_FILE = "model.safetensors"
 
 
 def list_models() -> list[str]:
@@ -69,8 +68,9 @@ def create_model(
 
     Args:
         name: ``shvit_s1`` to ``shvit_s4``.
-        pretrained: ``True`` fetches ImageNet-1k weights from the Hugging Face Hub (``timm/shvit_s1.in1k``), a
-            path loads a checkpoint of any known format.
+        pretrained: ``True`` fetches ImageNet-1k weights from the Hugging Face Hub (``timm/shvit_s1.in1k``), a name
+            such as ``shvit_s1@revision`` or ``hf://user/repository`` those of a repository; a path loads a checkpoint
+            of any known format.
         num_classes: outputs; 0 gives pooled features. 1000 when not given.
         in_chans: input channels.
         distillation: a second head, for training with a teacher.
@@ -96,31 +96,17 @@ def create_model(
         drop_path=drop_path,
     )
     model = SHViT(config)
-    if pretrained is True:
-        load_checkpoint(model, fetch_pretrained(name))
-    elif pretrained:
-        load_checkpoint(model, pretrained)
+    if pretrained:
+        load_checkpoint(model, weights_file(name if pretrained is True else pretrained))
     return SHViTFeatures(model, out_indices) if features_only else model
 
 
-def fetch_pretrained(name: str) -> Path:
-    """The file of a variant's ImageNet-1k weights, from the hub or its cache.
+def weights_file(weights: str | Path) -> Path:
+    """The file behind a name on the hub (``shvit_s4``, ``hf://user/repository``), fetched if it is not here; or a path.
 
     Raises:
+        ArgumentError: it looks like a name and is none.
         CheckpointError: the hub cannot be reached and the cache does not have it.
     """
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    repository = HUB_REPOSITORY.format(name=name)
-    try:
-        return Path(hf_hub_download(repository, HUB_FILE))
-    except LocalEntryNotFoundError:
-        reason = "the hub cannot be reached, and the file is not in the cache"
-    except Exception as error:  # the client's, its HTTP library's (which changes), or the disk's
-        reason = " ".join(str(error).split())[:200]
-    raise CheckpointError(
-        f"{repository}: weights cannot be fetched: {reason}; "
-        "give a file instead (pretrained=PATH), set HF_ENDPOINT to a mirror or HF_HUB_CACHE to a cache that has it, "
-        "or use the model that comes with shvit (shvit.Classifier())"
-    )
+    reference = parse_reference(str(weights))
+    return Path(weights) if reference is None else fetch(reference, wanted="weights").file

@@ -27,7 +27,7 @@ from shvit.data.transforms import Augmentation
 from shvit.errors import CheckpointError, DataError
 from shvit.models import VARIANTS, load_model
 from shvit.models.class_names import imagenet_classes, known_classes
-from shvit.models.create import fetch_pretrained
+from shvit.models.create import weights_file
 from shvit.models.integrity import check_archive
 from shvit.models.reparam import inference_form
 from shvit.models.training_metadata import stored_preprocessing
@@ -266,7 +266,7 @@ def load_teacher(
     if Path(name).is_file() or name in VARIANTS:
         if weights is not None:
             raise CheckpointError(f"teacher {name}: takes no weights file; give a SHViT checkpoint itself as teacher")
-        parts = _open_shvit(Path(name) if Path(name).is_file() else fetch_pretrained(name), size)
+        parts = _open_shvit(Path(name) if Path(name).is_file() else weights_file(name), size)
         name = short_path(name)
     else:
         parts = _open_timm(name, weights, size)

@@ -94,7 +94,8 @@ class Recipe:
     model: str = "shvit_s1"
     """Variant: shvit_s1 to shvit_s4."""
     pretrained: str | None = None
-    """Start from a checkpoint file, or from ``hub`` for the variant's ImageNet weights."""
+    """Start from a checkpoint file, from a repository (``hf://user/name``), or from ``hub`` for the variant's ImageNet
+    weights."""
     image_size: int = 224
     """Side of the training and evaluation images, in pixels."""
     image_size_start: int | None = None
