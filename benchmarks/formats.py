@@ -45,15 +45,16 @@ def main() -> None:
     from shvit.evaluation.samples import calibration_images
     from shvit.exporting import FORMATS, FileOptions, export_model
     from shvit.exporting.aotinductor import load_package
-    from shvit.exporting.card import card_for
     from shvit.exporting.executorch import load_program
     from shvit.exporting.torch_export import load_exported
+    from shvit.modelfile.card import card_for
     from shvit.modelfile.verify import photograph_crops
     from shvit.models.checkpoints import load_model
+    from shvit.models.reparam import folded_network
 
     torch.set_num_threads(1)
     model, checkpoint = load_model(ROOT / "weights/shvit_s1_tiny_imagenet.safetensors")
-    card = card_for(model, checkpoint, "s1")
+    card = card_for(folded_network(model), checkpoint, "s1")
     calibration, _ = calibration_images(open_dataset(args.data, "train"), card)
     image = photograph_crops(card.preprocessing)[:1]
     own = {"executorch": load_program, "torch": load_exported, "aotinductor": load_package}

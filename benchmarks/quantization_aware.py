@@ -22,9 +22,11 @@ from common import record
 from shvit.data import open_dataset
 from shvit.data.protocol import ImageDataset
 from shvit.data.splits import Subset
-from shvit.evaluation.int8 import export_int8
-from shvit.exporting.card import card_for
+from shvit.evaluation.int8 import AccuracyJudge, export_int8
+from shvit.modelfile.card import card_for
+from shvit.modelfile.report import Int8Accuracy
 from shvit.models import SHViT, load_model, save_checkpoint
+from shvit.models.reparam import folded_network
 from shvit.models.shvit import ConvNorm
 from shvit.training import Execution, fit, setup
 from shvit.training.defaults import default_recipe
@@ -46,10 +48,10 @@ def with_outliers(model: SHViT, factor: float) -> None:
 def top1(checkpoint: Path, train: ImageDataset, val: ImageDataset) -> dict[str, float]:
     model, stored = load_model(checkpoint)
     with tempfile.TemporaryDirectory() as folder:
-        card = card_for(model, stored, "network")
-        measured = export_int8(model, Path(folder) / "network.onnx", card, train, val, max_loss=100)
-    accuracy = measured.int8
-    assert accuracy is not None
+        card = card_for(folded_network(model), stored, "network")
+        judge = AccuracyJudge(card, train, val, 100, "network.onnx")
+        accuracy = export_int8(model, Path(folder) / "network.onnx", card, judge).int8
+    assert isinstance(accuracy, Int8Accuracy)
     return {"float32": round(accuracy.float32_top1, 4), "int8": round(accuracy.top1, 4)}
 
 

@@ -89,7 +89,7 @@ def test_a_folder_is_one_and_that_of_a_run_says_where_its_weights_are(tmp_path):
 @pytest.mark.parametrize("name", ["s4", "S4", "shvit_s4", "SHViT-S4", "shvits4"])
 def test_a_network_is_no_file(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert "shvit_s4 is a network, to be trained or exported: shvit export --model shvit_s4" in refused(name)
+    assert "shvit_s4 is a published network's name: give it as a text, not as a path" in refused(name)
     assert "shvit_s4 is a network's name" in why_no_weights(name)
 
 

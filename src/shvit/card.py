@@ -176,6 +176,22 @@ class TrainingSplit:
 
 
 @dataclass(frozen=True)
+class Weights:
+    """Published weights that a file was made from, or that its training began with."""
+
+    repository: str
+    """On the Hugging Face Hub, such as ``timm/shvit_s4.in1k``."""
+    commit: str
+    """Of the repository, in 40 hexadecimal digits."""
+    file: str
+    sha256: str
+    """Of the file, in hexadecimal."""
+
+    def __post_init__(self) -> None:
+        _check_fields(self)
+
+
+@dataclass(frozen=True)
 class Card:
     """What a model file says of itself. Written as JSON; unknown keys of the same schema are ignored.
 
@@ -200,6 +216,10 @@ class Card:
     licence: str | None = None
     source: str | None = None
     """Where the weights come from."""
+    weights: Weights | None = None
+    """Those on the hub that the file was made from."""
+    trained_from: Weights | None = None
+    """Those on the hub that its training began with."""
     metrics: tuple[Metric, ...] = ()
     verification: Verification | None = None
     """Of the file that holds the card."""

@@ -103,10 +103,7 @@ def _what_instead(given: str, wanted: str) -> str:
             f"no such {wanted}; {network} is a network's name, as in: shvit export --model {network}, or in "
             f"shvit train DATA --model {network} --pretrained"
         )
-    return (
-        f"no such {wanted}; {network} is a network, to be trained or exported: shvit export --model {network} --output "
-        f"{network}.onnx; shipped as a file: {', '.join(SHIPPED_MODELS)}"
-    )
+    return f"no such {wanted}; {network} is a published network's name: give it as a text, not as a path"
 
 
 def _did_you_mean(given: str, weights: bool) -> str:

@@ -20,7 +20,7 @@ CAUGHT_WHERE_RAISED = {
     "card.py",
     "engines/auto.py",
     "engines/onnx_graph.py",
-    "models/integrity.py",
+    "network/integrity.py",
     "runs/run_folder.py",
     "training/checkpoint.py",
     "training/distillation.py",

@@ -15,8 +15,8 @@ from shvit.cli.main import main
 from shvit.engines import load_engine
 from shvit.errors import ExportError
 from shvit.exporting import FileOptions, export_model, export_onnx
-from shvit.exporting.card import card_for
 from shvit.modelfile import verify
+from shvit.modelfile.card import card_for
 from shvit.modelfile.onnx import to_proto
 from shvit.modelfile.source import Source
 from shvit.modelfile.verify import photograph_crops
@@ -217,7 +217,7 @@ def test_export_from_the_command_line(tmp_path, capsys):
 def test_the_card_of_imagenet_weights_names_the_classes(tmp_path):
     save_checkpoint(create_model("shvit_s4"), tmp_path / "shvit_s4.in1k.safetensors", names="timm")
     model, checkpoint = load_model(tmp_path / "shvit_s4.in1k.safetensors")
-    card = card_for(model, checkpoint, "s4")
+    card = card_for(folded_network(model), checkpoint, "s4")
     assert card.classes[281].wnid == "n02123045"
     assert "tabby" in card.classes[281].label
     assert card.preprocessing.image_size == (256, 256)

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from shvit.card import ClassInfo, Preprocessing
 from shvit.errors import CheckpointError
-from shvit.exporting.card import card_for
+from shvit.modelfile.card import card_for
 from shvit.models import (
     VARIANTS,
     SHViT,
@@ -31,6 +31,7 @@ from shvit.models import (
     save_checkpoint,
 )
 from shvit.models.checkpoints import load_model
+from shvit.network.loading import load_folded
 from shvit.training.defaults import default_recipe
 from shvit.training.distillation import load_teacher
 
@@ -342,7 +343,7 @@ def test_a_configuration_of_any_numbers_is_refused(tmp_path, changes):
 def test_damaged_metadata_are_refused_or_left_out(tmp_path, key, text):
     file = safetensors_file(tmp_path / "lie.safetensors", {key: text})
     try:
-        card_for(*load_model(file), name="lie")
+        card_for(*load_folded(file), name="lie")
     except CheckpointError as error:
         assert str(error).startswith(f"{file}: ")
     else:
@@ -368,7 +369,7 @@ def test_damaged_preprocessing_is_refused_wherever_it_is_read(tmp_path, changes)
     stored = {**asdict(Preprocessing((64, 64))), **changes}
     file = safetensors_file(tmp_path / "lie.safetensors", {"preprocessing": json.dumps(stored)})
     readers = (
-        lambda: card_for(*load_model(file), name="lie"),
+        lambda: card_for(*load_folded(file), name="lie"),
         lambda: default_recipe("shvit_s1", 100, str(file)),
         lambda: load_teacher(str(file), None, (ClassInfo(0, "class 0"),)),
     )

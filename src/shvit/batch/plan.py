@@ -21,9 +21,10 @@ from shvit.batch.listing import Item, Kind, Unit, cut, list_items
 from shvit.batch.stores import Output, open_binary, settled
 from shvit.engines import BATCH_SIZE
 from shvit.errors import BatchError, check_positive
+from shvit.hub.resolve import resolve_model
 from shvit.images.decoding import Decoding
 from shvit.predicting.classifier import Classifier
-from shvit.shipped import DEFAULT_MODEL, resolve_model
+from shvit.shipped import DEFAULT_MODEL
 
 PLAN = "_shvit/plan.json"
 LISTING = "_shvit/listing.parquet"

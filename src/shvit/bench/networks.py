@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from shvit.card import IMAGENET_MEAN, IMAGENET_STD, Card, ClassInfo, Preprocessing
-from shvit.errors import ArgumentError, ShvitError
+from shvit.errors import ArgumentError, MissingDependencyError, ShvitError
 from shvit.hub.cached import find_cached
 from shvit.hub.names import PUBLISHED, Reference
+from shvit.hub.resolve import INT8, reference_of, resolve_model
 from shvit.images.preprocess import decode, preprocess
-from shvit.shipped import SHIPPED_MODELS, resolve_model, verification_images
+from shvit.shipped import SHIPPED_MODELS, verification_images
 
 if TYPE_CHECKING:
     import onnx
@@ -92,7 +93,7 @@ def model_files(
     """
     files = []
     for model in models:
-        if model in SHIPPED_MODELS or Path(model).suffix == ".onnx":
+        if _is_file(model):
             path = resolve_model(model)
             files.append(ModelFile(model, precision_of(path), path, "in the file"))
             session.advance(len(precisions))
@@ -100,6 +101,20 @@ def model_files(
         network = open_network(model, image_size)
         files += export_all(network, precisions, session)
     return files
+
+
+def _is_file(model: str) -> bool:
+    """Whether it is measured as the file that it gives; of a variant one is made in each precision, with PyTorch."""
+    reference = reference_of(model)
+    if reference is None:
+        return model in SHIPPED_MODELS or Path(model).suffix == ".onnx"
+    if reference.published is None or model.endswith(INT8):
+        return True
+    try:
+        import shvit.models  # noqa: F401
+    except MissingDependencyError:
+        return True
+    return False
 
 
 def export_all(network: Network, precisions: Sequence[str], session: Session) -> list[ModelFile]:
@@ -139,7 +154,7 @@ def open_network(model: str, image_size: int | None = None) -> Network:
 
     from shvit.models import create_model, list_models
     from shvit.models.checkpoints import load_model
-    from shvit.models.weight_files import CHECKPOINT_SUFFIXES
+    from shvit.network.weight_files import CHECKPOINT_SUFFIXES
 
     weights = cached_weights(model) if model in list_models() else Path(model)
     if model not in list_models() and weights is not None and weights.suffix not in CHECKPOINT_SUFFIXES:

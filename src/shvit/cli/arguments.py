@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from shvit.errors import ArgumentError
+from shvit.shipped import DEFAULT_MODEL
 
 FILE_SUFFIXES = frozenset(
     (".csv", ".htm", ".html", ".jpeg", ".jpg", ".json", ".jsonl", ".mp4", ".onnx", ".parquet", ".pdf", ".png", ".zip")
@@ -26,6 +27,14 @@ def seconds(text: str) -> float:
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"expected a positive number of seconds, got {text}")
     return value
+
+
+MODELS = "a model file, or a name: shvit_s1 to shvit_s4, hf://user/repository, a shipped one (shvit models lists them)"
+"""What is taken for a model, in help texts."""
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", default=DEFAULT_MODEL, help=f"{MODELS} (default: %(default)s)")
 
 
 def add_csv_safe(parser: argparse.ArgumentParser) -> None:

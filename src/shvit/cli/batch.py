@@ -7,13 +7,12 @@ import sys
 from collections.abc import Callable
 from contextlib import ExitStack, redirect_stdout
 
-from shvit.cli.arguments import check_folder_name, positive
+from shvit.cli.arguments import add_model, check_folder_name, positive
 from shvit.display import notice, progress_bar, say
 from shvit.engines import BATCH_SIZE, ENGINES
 from shvit.errors import MissingDependencyError
 from shvit.images.sources import COMPANION_EXTENSIONS, describe_left_out
 from shvit.install import install_command
-from shvit.shipped import DEFAULT_MODEL
 
 KINDS = ("images", "tar", "parquet", "video")
 
@@ -40,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", required=True, metavar="DIR", help="folder or object store (s3://) for the parts, made if missing"
     )
-    parser.add_argument("--model", default=DEFAULT_MODEL, help="shipped model or model file (default: %(default)s)")
+    add_model(parser)
     parser.add_argument("--top-k", type=positive, default=5, metavar="K", help="labels for each input (default: 5)")
     parser.add_argument(
         "--workers", type=positive, metavar="N", help="of one thread each (default: one a processor, here or there)"

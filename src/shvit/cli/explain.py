@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shvit.atomic import atomic_path, free_name
-from shvit.cli.arguments import check_folder_name, check_not_read, positive
+from shvit.cli.arguments import add_model, check_folder_name, check_not_read, positive
 from shvit.display import json_text, notice, say
 from shvit.errors import ArgumentError, ImageError, ModelOutputError
 from shvit.images.sources import SourceError, expand_sources
-from shvit.shipped import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -53,7 +52,7 @@ def share(text: str) -> float:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("sources", nargs="+", metavar="IMAGE", help="file, folder, glob, or - for paths on stdin")
-    parser.add_argument("--model", default=DEFAULT_MODEL, help="shipped model or model file (default: %(default)s)")
+    add_model(parser)
     parser.add_argument("--output", type=Path, default=Path("explained"), metavar="DIR", help="default: %(default)s")
     parser.add_argument(
         "--kind",

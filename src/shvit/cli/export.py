@@ -1,4 +1,4 @@
-"""Write a network to a file for elsewhere: folded, verified on real images, with its card. Needs the lab."""
+"""Write a network to a file for elsewhere: folded, verified on real images, with its card."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from shvit.cli.arguments import check_folder_name, positive
 from shvit.cli.data import IMAGE_KEY_HELP
 from shvit.display import say
 from shvit.evaluation.export import ExportOptions, export
-from shvit.exporting import FORMATS, ExportReport
+from shvit.exporting import FORMATS, ExportReport, Int8Agreement
+from shvit.hub.resolve import INT8
 
 EPILOG = """\
 examples:
   shvit export --model runs/mine/best.safetensors --output mine.onnx
-  shvit export --model shvit_s4 --output shvit_s4.onnx          ImageNet-1k weights from the hub
+  shvit export --model shvit_s4 --output s4.onnx                ImageNet-1k weights, by name
+  shvit export --model shvit_s4 --precision int8 --calibration photos/ --output s4.onnx    200 photographs, no labels
   shvit export --model shvit_s1.pth --output s1.onnx            a checkpoint of the reference repository
   shvit export --model mine.safetensors --precision int8 --calibration data/ --output mine.onnx      smaller and faster
   shvit export --model mine.safetensors --dynamic-size --output mine.onnx    for shvit predict --image-size N
@@ -31,14 +33,21 @@ formats and precisions, the default first:
   aotinductor  .pt2        fp32               batches of any size; for this machine's processor
   tensorrt     .engine     fp16, fp32         up to --batch-size images; for this machine's GPU
   web          a folder    fp16, fp32, int8   a page that classifies in the browser; --model may be an ONNX file
+
+onnx, openvino and web need no PyTorch; the others need the lab.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--model", required=True, metavar="NAME|CHECKPOINT", help="variant (weights from the hub) or file"
+        "--model",
+        required=True,
+        metavar="NAME|CHECKPOINT",
+        help="a name (shvit_s4, hf://user/repository) or a file of weights",
     )
-    parser.add_argument("--output", required=True, type=Path, metavar="FILE|DIR", help="where to write")
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE|DIR", help="where to write; without it a name in int8 is kept (NAME:int8)"
+    )
     parser.add_argument("--format", choices=tuple(FORMATS), default="onnx", help="default: onnx")
     parser.add_argument(
         "--ema",
@@ -64,8 +73,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--calibration",
         metavar="DATA",
-        help="for int8: labelled images, as for shvit train; the training split is calibrated on, the validation split "
-        "measured",
+        help="for int8: labelled images, as for shvit train (the training split is calibrated on, the validation split "
+        "measured), or a folder of 200 photographs or more without labels (one half is calibrated on; of the other it "
+        "is measured how often the first label is float32's)",
     )
     parser.add_argument("--image-key", metavar="EXTENSION", help=f"of these data: {IMAGE_KEY_HELP}")
     parser.add_argument(
@@ -73,8 +83,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.5,
         metavar="POINTS",
-        help="for int8: top-1 that may be lost on the validation split; layers stay in float32 where need be, and no "
-        "file is written if that is not enough (default: 0.5)",
+        help="for int8 on labelled images: top-1 that may be lost on the validation split; layers stay in float32 "
+        "where need be, and no file is written if that is not enough (default: 0.5)",
     )
     parser.add_argument(
         "--image-size",
@@ -96,7 +106,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.format == "web":
+    if args.format == "web" and args.output is not None:
         check_folder_name("--output", args.output)
     options = ExportOptions(
         format=args.format,
@@ -111,23 +121,30 @@ def run(args: argparse.Namespace) -> int:
         verify=args.verify,
         image_key=args.image_key,
     )
-    print_report(export(args.model, args.output, options, progress=True), options)
+    report = export(args.model, args.output, options, progress=True)
+    print_report(report, options, f"{args.model}{INT8}" if args.output is None else str(report.path))
     return 0
 
 
-def print_report(report: ExportReport, options: ExportOptions) -> None:
+def print_report(report: ExportReport, options: ExportOptions, model: str) -> None:
+    """Args: model: what other commands take the file by."""
     size = f"{report.path}: {report.size_bytes / 1e6:.1f} MB"
     if options.format == "web" and report.images == 0:
         say(f"{size}, {report.card.name} with {len(report.card.classes)} classes, for the browser")
         _print_how_to_open(report.path)
         return
-    if (found := report.int8) is not None:
+    if isinstance(found := report.int8, Int8Agreement):
+        say(
+            f"same first label in int8 as in float32 on {found.agreement:.1%} of {found.images:,} photographs that it "
+            f"was not calibrated on; its score moves by {found.score_shift:.1%} in the mean"
+        )
+    elif found is not None:
         say(
             f"top-1 {found.top1:.2%} in int8, {found.float32_top1:.2%} in float32, on {found.images:,} validation "
             "images"
         )
-        if found.kept_float:
-            say(f"left in float32: {', '.join(found.kept_float)}")
+    if found is not None and found.kept_float:
+        say(f"left in float32: {', '.join(found.kept_float)}")
     verification = report.card.verification
     assert verification is not None
     say(f"{size}, {options.format} in {verification.precision}")
@@ -143,7 +160,7 @@ def print_report(report: ExportReport, options: ExportOptions) -> None:
     if options.format == "web":
         _print_how_to_open(report.path)
     if report.path.suffix in (".onnx", ".xml", ".tflite"):
-        say(f"try it: shvit predict IMAGE --model {report.path}")
+        say(f"try it: shvit predict IMAGE --model {model}")
 
 
 def _print_how_to_open(folder: Path) -> None:

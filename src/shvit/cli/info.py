@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import argparse
 
-from shvit.card import Verification
+from shvit.card import Verification, Weights
+from shvit.cli.arguments import MODELS
 from shvit.display import json_escaped, say
 from shvit.predicting.classifier import Classifier
 
 EPILOG = """\
 examples:
   shvit info shvit_s1_tiny_imagenet
+  shvit info shvit_s4                 published weights by name: what they are, how good, whose
   shvit info mine.onnx --format json
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="FILE", help="model file, or a shipped model's name")
+    parser.add_argument("model", metavar="MODEL", help=MODELS)
     parser.add_argument("--format", choices=("text", "json"), default="text", help="default: text")
 
 
@@ -41,6 +43,8 @@ def run(args: argparse.Namespace) -> int:
         "training data": card.training_data,
         "licence": card.licence,
         "source": card.source,
+        "weights": describe_weights(card.weights),
+        "trained from": describe_weights(card.trained_from),
         "notes": card.notes,
         "created": card.created,
         "made by": f"shvit {card.shvit_version}" if card.shvit_version else None,
@@ -55,6 +59,10 @@ def run(args: argparse.Namespace) -> int:
         if metric.command:
             say(f"{'':>14}  measured by: {metric.command}")
     return 0
+
+
+def describe_weights(weights: Weights | None) -> str | None:
+    return None if weights is None else f"{weights.repository}, {weights.file}, SHA-256 {weights.sha256}"
 
 
 def describe(verification: Verification) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 from shvit.display import json_text, print_table, say
 from shvit.errors import ArgumentError
 from shvit.hub.cached import find_cached, known_addresses
+from shvit.hub.convert import converted_folder
 from shvit.hub.names import MEASURED_BY, PUBLISHED, Reference, parse_reference
 from shvit.predicting.classifier import Classifier
 from shvit.shipped import SHIPPED_MODELS
@@ -158,6 +159,6 @@ def _update(reference: Reference) -> int:
 def _remove(reference: Reference) -> int:
     from shvit.hub.removal import remove
 
-    freed = remove(reference)
+    freed = remove(reference, further=[converted_folder(reference)])
     say(f"{reference.name}: removed, {_megabytes(freed)} are free" if freed else f"{reference.name}: nothing was here")
     return 0

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from shvit.atomic import STDOUT, atomic_text, check_outputs, free_name, write_encoded
-from shvit.cli.arguments import add_csv_safe, check_folder_name, check_format_of, check_not_read, positive
+from shvit.cli.arguments import add_csv_safe, add_model, check_folder_name, check_format_of, check_not_read, positive
 from shvit.display import CSVWriter, columns, folded, json_text, notice, printable, say, terminal
 from shvit.engines import BATCH_SIZE, ENGINES
 from shvit.errors import ArgumentError
@@ -20,7 +20,7 @@ from shvit.images.decoding import Decoding
 from shvit.images.sources import SourceError, expand_sources
 from shvit.predicting.classifier import Classifier
 from shvit.predicting.results import Result
-from shvit.shipped import DEFAULT_MODEL, SHIPPED_MODELS
+from shvit.shipped import SHIPPED_MODELS
 
 CALIBRATED_FROM = 4000
 """From so many images on, the second or two that measuring the engines takes is worth while."""
@@ -40,7 +40,7 @@ exit status: 0 all fine, 1 some inputs failed (the others are done), 2 wrong usa
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("sources", nargs="+", metavar="SOURCE", help="file, folder, glob, or - for paths on stdin")
-    parser.add_argument("--model", default=DEFAULT_MODEL, help="shipped model or model file (default: %(default)s)")
+    add_model(parser)
     parser.add_argument("--top-k", type=positive, default=5, metavar="K", help="labels for each image (default: 5)")
     parser.add_argument(
         "--engine",

@@ -6,7 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
-from shvit.cli.arguments import positive, seconds
+from shvit.cli.arguments import MODELS, positive, seconds
 from shvit.engines import ENGINES
 from shvit.errors import ArgumentError
 from shvit.reading import read_text
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model",
         action="append",
         metavar="[NAME=]MODEL",
-        help=f"shipped model or model file; again for more (default: {DEFAULT_MODEL})",
+        help=f"{MODELS}; again for more (default: {DEFAULT_MODEL})",
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=port, default=8000, help="0 for a free one (default: %(default)s)")

@@ -17,13 +17,21 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from shvit.atomic import STDOUT, atomic_text, check_outputs, find_target, free_name
-from shvit.cli.arguments import check_folder_name, check_format_of, check_not_read, check_written_as, positive
+from shvit.cli.arguments import (
+    add_model,
+    check_folder_name,
+    check_format_of,
+    check_not_read,
+    check_written_as,
+    positive,
+)
 from shvit.display import json_text, notice, printable, say, terminal
 from shvit.engines import BATCH_SIZE, ENGINES
 from shvit.errors import ArgumentError
+from shvit.hub.resolve import resolve_model
 from shvit.images.sources import SourceError, expand_sources
 from shvit.predicting.classifier import Classifier
-from shvit.shipped import DEFAULT_MODEL, SHIPPED_MODELS, resolve_model
+from shvit.shipped import SHIPPED_MODELS
 from shvit.video.events import Event, EventSettings, clock
 
 if TYPE_CHECKING:
@@ -60,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SOURCE",
         help="file, folder, glob, - for paths on stdin; or one stream (rtsp://, http://, ...) or camera (/dev/video0)",
     )
-    parser.add_argument("--model", default=DEFAULT_MODEL, help="shipped model or model file (default: %(default)s)")
+    add_model(parser)
     parser.add_argument("--engine", choices=ENGINES, default="auto", help="as in shvit predict (default: auto)")
     parser.add_argument(
         "--threads", type=positive, metavar="N", help="of the engine, of decoding, of resizing (default: all)"

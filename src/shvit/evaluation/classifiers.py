@@ -12,10 +12,10 @@ import torch
 from shvit.card import Card
 from shvit.data.loader import normalize
 from shvit.errors import ArgumentError, CheckpointError
-from shvit.exporting.card import card_for
+from shvit.modelfile.card import card_for
 from shvit.models.checkpoints import load_model
-from shvit.models.reparam import inference_form
-from shvit.models.weight_files import CHECKPOINT_SUFFIXES
+from shvit.models.reparam import folded_network, inference_form
+from shvit.network.weight_files import CHECKPOINT_SUFFIXES
 from shvit.predicting.classifier import Classifier
 
 
@@ -53,7 +53,7 @@ class CheckpointClassifier:
             raise CheckpointError(f"{path}: takes {model.config.in_chans} channels; only RGB images can be evaluated")
         if threads is not None:
             torch.set_num_threads(threads)
-        self.card = card_for(model, checkpoint, Path(path).stem, image_size)
+        self.card = card_for(folded_network(model), checkpoint, Path(path).stem, image_size)
         self._network = inference_form(model)
 
     @torch.inference_mode()

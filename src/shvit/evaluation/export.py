@@ -1,11 +1,13 @@
 """From a checkpoint's file to a verified file for elsewhere, in one call; what ``shvit export`` does.
 
-Not in ``exporting``, since an int8 file is evaluated before it takes its name. Packing for browsers needs no PyTorch.
+Not in ``exporting``, since an int8 file is evaluated before it takes its name. ONNX, OpenVINO and the folder for
+browsers need no PyTorch.
 """
 
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +17,9 @@ from shvit.atomic import check_folder, check_outputs
 from shvit.display import say
 from shvit.errors import ArgumentError
 from shvit.exporting.options import FORMATS, FileOptions, Format, Precision, check_combination
+from shvit.hub.resolve import INT8, reference_of
 from shvit.modelfile.report import ExportReport
+from shvit.network.imagenet import IMAGENET
 from shvit.reading import read_text
 from shvit.shipped import SHIPPED_MODELS
 
@@ -23,13 +27,15 @@ if TYPE_CHECKING:
     import numpy as np
 
     from shvit.card import Card
-    from shvit.models import SHViT
-    from shvit.models.checkpoints import Checkpoint
+    from shvit.network.checkpoint import Checkpoint
+    from shvit.network.network import FoldedNetwork
 
 Weights = Literal["auto", "model", "ema"]
 
-IMAGENET = "imagenet-1k"
-"""What ``classes`` takes beside names and a file."""
+NEEDS_CALIBRATION = (
+    "--precision int8: give --calibration DATA, images to calibrate and to measure on: labelled ones, or a folder of "
+    "photographs"
+)
 
 
 @dataclass(frozen=True)
@@ -45,10 +51,11 @@ class ExportOptions(FileOptions):
     checkpoint's; ImageNet-1k's for the published weights; else numbers."""
     calibration: str | Path | None = None
     """For int8: labelled images, as ``shvit.train`` takes; the training split is calibrated on, the validation split
-    measured."""
+    measured. Or a folder of photographs without labels, 200 or more: one half is calibrated on, of the other it is
+    measured how often the first label is float32's."""
     max_loss: float = 0.5
-    """For int8: points of top-1, of 100, that may be lost on the validation split; layers stay in float32 where need
-    be, and no file is written if that is not enough. At 100 nothing is judged."""
+    """For int8 on labelled images: points of top-1, of 100, that may be lost on the validation split; layers stay in
+    float32 where need be, and no file is written if that is not enough. At 100 nothing is judged."""
     verify: str | Path | None = None
     """Images to compare the file with its network on, as ``shvit.train`` takes, at least 200; crops of the package's
     photographs when not given."""
@@ -62,7 +69,7 @@ class ExportOptions(FileOptions):
 
 def export(
     model: str | Path,
-    output: str | Path,
+    output: str | Path | None = None,
     options: ExportOptions | None = None,
     *,
     format: Format | None = None,
@@ -80,13 +87,15 @@ def export(
         shvit.export("mine.onnx", "site", format="web")  # a finished model file, for the browser; needs no PyTorch
 
     Args:
-        model: a checkpoint's file, or a variant's name for its ImageNet weights from the hub; with ``format="web"``
-            also an ONNX model file or a shipped model's name, which is packed as it is.
-        output: where to write, with the format's suffix; a file that is there is replaced.
+        model: a checkpoint's file, or a name on the hub (``shvit_s4``, ``hf://user/repository``); with
+            ``format="web"`` also an ONNX model file or a shipped model's name, which is packed as it is.
+        output: where to write, with the format's suffix; a file that is there is replaced. Without one, the int8 file
+            of a name is kept for ``shvit_s4:int8``.
         options: what else there is to say; the keywords below override its values.
         format: onnx, openvino, coreml, litert, executorch, torch, aotinductor, tensorrt or web; onnx when not given.
         precision: fp32, fp16 or int8; the format's first in ``shvit.exporting.FORMATS`` when not given.
-        calibration: labelled images, for int8, which is measured on them too; as ``shvit.train`` takes them.
+        calibration: images for int8, which is measured on them too: labelled ones as ``shvit.train`` takes them, or a
+            folder of photographs.
         image_size: side of the input, in pixels; what the checkpoint was evaluated at when not given.
         progress: tell on stderr where class names come from, and how the search for layers goes that int8 would cost
             too much.
@@ -98,7 +107,8 @@ def export(
         ExportError: the file differs from its network, loses too much in int8, or cannot be written. None is left.
         CheckpointError, ModelFileError: ``model`` cannot be used.
         DataError: images cannot be used.
-        MissingDependencyError: a converter or PyTorch is not installed; the message says which command installs it.
+        MissingDependencyError: a converter, or PyTorch for one that needs it, is not installed; the message says which
+            command installs it.
         ArgumentError: a value that cannot be.
         ValueError: an output that is one of the inputs.
     """
@@ -110,21 +120,16 @@ def export(
     }
     given = {name: each for name, each in given.items() if each is not None}
     options = replace(options or ExportOptions(), **given)
-    output = Path(output)
+    output, name = _kept(model, options, progress) if output is None else (Path(output), Path(output).stem)
     _check_output(model, output, options)
     if options.format == "web" and (model in SHIPPED_MODELS or str(model).lower().endswith(".onnx")):
         return _pack(model, output, options)
     chosen = check_combination(options, output)
     if chosen == "int8" and options.calibration is None:
-        raise ArgumentError("--precision int8: give --calibration DATA, labelled images to calibrate and to measure on")
-    network, checkpoint = _load(model, options.weights)
-    from shvit.exporting.card import card_for
+        raise ArgumentError(NEEDS_CALIBRATION)
+    network, card = _open(model, name, options, progress)
     from shvit.exporting.formats import export_model
 
-    names = _class_names(options.classes)
-    card = card_for(network, checkpoint, output.stem, options.image_size, names)
-    if progress and names is None and (told := _where_names_come_from(checkpoint, network.num_classes)):
-        say(told, sys.stderr)
     images = None
     if options.verify is not None:
         from shvit.evaluation.samples import verification_pixels
@@ -135,27 +140,85 @@ def export(
     return export_model(network, output, card, options, images=images)
 
 
-def _load(model: str | Path, weights: Weights) -> tuple[SHViT, Checkpoint]:
-    """Raises: MissingDependencyError: PyTorch is not installed."""
-    from shvit.models import load_model
-    from shvit.models.create import weights_file
+def _kept(model: str | Path, options: ExportOptions, progress: bool) -> tuple[Path, str]:
+    """Where the int8 file of a name is kept, and what it is called.
 
-    return load_model(weights_file(model), weights)
+    Raises:
+        ArgumentError: it is no such file that is to be written.
+    """
+    from shvit.hub.convert import converted_file
+    from shvit.hub.fetch import fetch
+
+    reference = reference_of(model)
+    own = ("image_size", "classes", "batch_size")
+    if (
+        reference is None
+        or (options.format, options.precision) != ("onnx", "int8")
+        or options.dynamic_size
+        or any(getattr(options, each) is not None for each in own)
+    ):
+        raise ArgumentError(
+            "--output: missing; it can be left out for a name in 8 bits only, which is kept for later: "
+            "shvit export --model shvit_s4 --precision int8 --calibration photos/"
+        )
+    if options.calibration is None:
+        raise ArgumentError(NEEDS_CALIBRATION)
+    return converted_file(fetch(reference, wanted="weights", progress=progress), "int8"), f"{reference.name}{INT8}"
+
+
+def _open(model: str | Path, name: str, options: ExportOptions, progress: bool) -> tuple[FoldedNetwork, Card]:
+    """The network of a checkpoint or of a name on the hub, and its card."""
+    names = _class_names(options.classes)
+    reference = reference_of(model)
+    if reference is not None:
+        from shvit.hub.convert import open_published
+        from shvit.hub.fetch import fetch
+
+        fetched = fetch(reference, wanted="weights", progress=progress)
+        network, card, notes = open_published(fetched, name, options.image_size, names, options.weights)
+    else:
+        from shvit.modelfile.card import card_for
+        from shvit.network.loading import load_folded
+
+        network, checkpoint = load_folded(model, options.weights)
+        card = card_for(network, checkpoint, name, options.image_size, names)
+        notes = list(checkpoint.notes)
+        if progress and names is None and (told := _where_names_come_from(checkpoint, network.config.num_classes)):
+            say(told, sys.stderr)
+    for note in notes:
+        if progress:
+            say(f"{model}: {note}", sys.stderr)
+        else:
+            warnings.warn(f"{model}: {note}", stacklevel=3)
+    return network, card
 
 
 def _export_int8(
-    network: SHViT, output: Path, card: Card, options: ExportOptions, images: np.ndarray | None, progress: bool
+    network: FoldedNetwork,
+    output: Path,
+    card: Card,
+    options: ExportOptions,
+    images: np.ndarray | None,
+    progress: bool,
 ) -> ExportReport:
     from shvit.data.trained_on import open_as_trained
-    from shvit.evaluation.int8 import export_int8
+    from shvit.evaluation.int8 import MAX_DISAGREEMENT, AccuracyJudge, AgreementJudge, Judge, export_int8
+    from shvit.evaluation.samples import are_unlabelled, photographs
 
     def tell(sentence: str) -> None:
         if progress:
             say(sentence, sys.stderr)
 
-    assert options.calibration is not None
-    train, val, _ = open_as_trained(options.calibration, card.training_split, options.image_key)
-    return export_int8(network, output, card, train, val, options.max_loss, options, verify_on=images, on_search=tell)
+    data = options.calibration
+    assert data is not None
+    judge: Judge
+    if are_unlabelled(data):
+        limit = 100 if options.max_loss >= 100 else MAX_DISAGREEMENT
+        judge = AgreementJudge(photographs(data, card.preprocessing, tell), str(data), limit)
+    else:
+        train, val, _ = open_as_trained(data, card.training_split, options.image_key)
+        judge = AccuracyJudge(card, train, val, options.max_loss, output.name)
+    return export_int8(network, output, card, judge, options, verify_on=images, on_search=tell)
 
 
 def _check_output(model: str | Path, output: Path, options: ExportOptions) -> None:
@@ -174,7 +237,7 @@ def _check_output(model: str | Path, output: Path, options: ExportOptions) -> No
 
 def _where_names_come_from(checkpoint: Checkpoint, outputs: int) -> str | None:
     """What to say of the classes' names where the checkpoint has none."""
-    from shvit.models.class_names import known_classes
+    from shvit.network.class_names import known_classes
 
     known = known_classes(checkpoint, outputs)
     if known is None:

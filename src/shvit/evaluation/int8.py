@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import sys
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import onnx
@@ -20,11 +21,15 @@ from shvit.errors import DataError, ExportError, ShvitError
 from shvit.evaluation.evaluate import evaluate_classifier
 from shvit.evaluation.labels import LabelledImages, dataset_labels, evenly_spaced, match_classes
 from shvit.evaluation.metrics import Predictions
-from shvit.evaluation.samples import BATCH, calibration_images
-from shvit.exporting import FORMATS, ExportReport, FileOptions, Int8Accuracy, export_model, export_onnx
+from shvit.evaluation.samples import BATCH, FEWEST_CALIBRATION_IMAGES, calibration_images
+from shvit.exporting import FORMATS, ExportReport, FileOptions, Int8Accuracy, Int8Agreement, export_model, export_onnx
 from shvit.modelfile.quantize import rank_layers
-from shvit.models import SHViT
+from shvit.modelfile.source import batches_of
+from shvit.network.network import FoldedNetwork
 from shvit.predicting.classifier import Classifier
+
+if TYPE_CHECKING:
+    from shvit.models import SHViT
 
 RANKING_IMAGES = 64
 """Calibration images that layers are compared on."""
@@ -34,6 +39,13 @@ ENOUGH_TO_JUDGE = 1000
 
 SIGNIFICANCE = 0.05
 """Probability below which a difference between two classifiers is no accident."""
+
+ENOUGH_UNLABELLED = 100
+"""Photographs, of those without labels, to calibrate on and to measure on, each."""
+
+MAX_DISAGREEMENT = 10.0
+"""Points, of 100, of other first labels than float32's that are accepted where there are no labels. Most are of
+photographs that float32 is not sure of either."""
 
 LAYERS_CAN_BE_KEPT = ("onnx", "openvino", "web")
 
@@ -88,50 +100,161 @@ def candidates(rank: Callable[[], list[str]]) -> Iterator[Candidate]:
         yield Candidate(tuple(ranked[:kept]), len(ranked))
 
 
-class _Judge(NamedTuple):
+class Judge(ABC):
     """What an 8-bit file is measured on."""
 
-    val: LabelledImages
     calibration: np.ndarray
-    """``uint8 (N, H, W, 3)``."""
-    calibration_labels: np.ndarray
+    """The images that ranges are taken from, ``uint8 (N, H, W, 3)``."""
 
-    def measure(self, file: Path) -> tuple[Predictions, np.ndarray]:
+    @abstractmethod
+    def observe(self, float32: Path, tell: Callable[[str], None]) -> None:
+        """Measures the float32 file, which the others are compared with; tells where there is little to judge by."""
+
+    @abstractmethod
+    def judge(self, written: Path, command: str) -> Judgement:
+        """Measures an 8-bit file, which ``command`` measures again."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """How an 8-bit file compares with float32."""
+
+    loss: PairedLoss
+    limit: float
+    """Points, of 100, that may be lost."""
+    metrics: tuple[Metric, ...]
+    """For its card."""
+    found: Int8Accuracy | Int8Agreement
+    summary: str
+    """Both files' figures, for a message."""
+
+
+class AccuracyJudge(Judge):
+    """By labelled images: how often a file is right.
+
+    Args:
+        card: of the network; the images' classes are found among its.
+        train: images that the ranges are taken from.
+        val: images that a file is measured on.
+        max_loss: points of top-1 that it may lose to float32, of 100; at 100 nothing is judged.
+        name: of the file, for messages.
+    """
+
+    def __init__(self, card: Card, train: ImageDataset, val: ImageDataset, max_loss: float, name: str) -> None:
+        self.calibration, self._calibration_labels = calibration_images(train, card)
+        labels = dataset_labels(val, match_classes(val, card.classes, name)[0])
+        self._val = LabelledImages(val, labels, evenly_spaced(list(labels), None))
+        self._max_loss, self._classes = max_loss, len(card.classes)
+
+    def observe(self, float32: Path, tell: Callable[[str], None]) -> None:
+        self._whole, self._right = self._measure(float32)
+        if self._max_loss < 100:
+            _check_above_chance(self._whole, self._classes, self._val.name, tell)
+        if len(self._whole) < ENOUGH_TO_JUDGE:
+            tell(
+                f"{len(self._whole):,} validation images do not tell a loss of {self._max_loss:g} points; the "
+                f"{len(self.calibration):,} images calibrated on are judged by too; give at least {ENOUGH_TO_JUDGE:,} "
+                "validation images to measure it"
+            )
+
+    def judge(self, written: Path, command: str) -> Judgement:
+        found, answers = self._measure(written)
+        on = f"{short_path(self._val.name)} ({len(found):,} images)"
+        top1 = round(found.top1, 4)
+        return Judgement(
+            paired_loss(self._right, answers),
+            self._max_loss,
+            (Metric("top1", top1, on, command), Metric("top5", round(found.top5, 4), on, command)),
+            Int8Accuracy(top1, self._whole.top1, len(self._whole)),
+            f"on the {len(found):,} validation images it is right for {found.top1:.2%}, float32 for "
+            f"{self._whole.top1:.2%}",
+        )
+
+    def _measure(self, file: Path) -> tuple[Predictions, np.ndarray]:
         """On the validation images; and which images a file is right about, of all that are judged by."""
         classifier = Classifier(file)
         workers = 0 if "jax" in sys.modules else 1  # litert-torch starts its threads, of which a fork may hang
-        predictions = evaluate_classifier(classifier, self.val, BATCH, workers=workers).predictions
+        predictions = evaluate_classifier(classifier, self._val, BATCH, workers=workers).predictions
         if len(predictions) >= ENOUGH_TO_JUDGE:
             return predictions, predictions.correct
-        pixels = self.calibration
-        parts = [pixels[start : start + BATCH] for start in range(0, len(pixels), BATCH)]
-        answers = np.concatenate([classifier.predict_batch(part).argmax(axis=1) for part in parts])
-        return predictions, np.concatenate([predictions.correct, answers == self.calibration_labels])
+        answers = probabilities_of(classifier, self.calibration).argmax(axis=1)
+        return predictions, np.concatenate([predictions.correct, answers == self._calibration_labels])
+
+
+class AgreementJudge(Judge):
+    """By photographs without labels: how often a file's first label is float32's, and how far its score moves.
+
+    Half of them are calibrated on, the other half measured.
+
+    Args:
+        pixels: the photographs, preprocessed, ``uint8 (N, H, W, 3)``.
+        name: of where they are from.
+        max_disagreement: points, of 100, of other first labels that are accepted; at 100 nothing is judged.
+
+    Raises:
+        DataError: there are too few.
+    """
+
+    def __init__(self, pixels: np.ndarray, name: str, max_disagreement: float) -> None:
+        if len(pixels) < 2 * FEWEST_CALIBRATION_IMAGES:
+            raise DataError(
+                f"{name}: {len(pixels)} photographs are too few to calibrate int8 on one half and measure it on the "
+                f"other; give at least {2 * FEWEST_CALIBRATION_IMAGES}, better {2 * ENOUGH_UNLABELLED}"
+            )
+        self.calibration, self._held_out = pixels[::2], pixels[1::2]
+        self._name, self._limit = name, max_disagreement
+
+    def observe(self, float32: Path, tell: Callable[[str], None]) -> None:
+        self._expected = probabilities_of(Classifier(float32), self._held_out)
+        if len(self.calibration) < ENOUGH_UNLABELLED:
+            tell(
+                f"{self._name}: int8 is calibrated on {len(self.calibration)} photographs and measured on "
+                f"{len(self._held_out)}, which is little; better give {2 * ENOUGH_UNLABELLED} or more"
+            )
+        if len(np.unique(self._expected.argmax(axis=1))) == 1:
+            tell(f"{self._name}: float32 gives all photographs the same first label, so that agreement says little")
+
+    def judge(self, written: Path, command: str) -> Judgement:
+        found = probabilities_of(Classifier(written), self._held_out)
+        first = self._expected.argmax(axis=1)
+        same = found.argmax(axis=1) == first
+        rows = np.arange(len(first))
+        shift = float(np.abs(found[rows, first] - self._expected[rows, first]).mean())
+        agreement, count = float(same.mean()), len(same)
+        on = f"{count:,} photographs without labels, not calibrated on ({self._name})"
+        return Judgement(
+            PairedLoss(count, int((~same).sum()), 0),
+            self._limit,
+            (Metric("float32_agreement", round(agreement, 4), on), Metric("score_shift", round(shift, 4), on)),
+            Int8Agreement(agreement, shift, count, len(self.calibration)),
+            f"its first label is float32's on {agreement:.2%} of {count:,} photographs",
+        )
+
+
+def probabilities_of(classifier: Classifier, pixels: np.ndarray) -> np.ndarray:
+    """Of prepared images ``uint8 (N, H, W, 3)``: ``float32 (N, classes)``."""
+    return np.concatenate([classifier.predict_batch(part) for part in batches_of(pixels, BATCH)])
 
 
 def export_int8(
-    model: SHViT,
+    network: SHViT | FoldedNetwork,
     path: str | Path,
     card: Card,
-    train: ImageDataset,
-    val: ImageDataset,
-    max_loss: float,
+    judge: Judge,
     options: FileOptions | None = None,
     *,
     verify_on: np.ndarray | None = None,
     on_search: Callable[[str], None] = lambda message: None,
 ) -> ExportReport:
-    """Writes an 8-bit model file whose card says how often it is right.
+    """Writes an 8-bit model file whose card says what 8 bits cost.
 
     If it loses too much with everything in 8 bits, in ONNX and OpenVINO the layers that cost most stay in float32: one,
-    two, four and so on, up to half of them. Too much is more than ``max_loss`` and more than an accident could be; with
-    fewer than ``ENOUGH_TO_JUDGE`` validation images, those calibrated on are counted too.
+    two, four and so on, up to half of them. Too much is more than the judge's limit and more than an accident could be;
+    with fewer than ``ENOUGH_TO_JUDGE`` labelled validation images, those calibrated on are counted too.
 
     Args:
         card: what the file says of itself; its metrics, which are of other weights, are replaced.
-        train: images that the ranges are taken from.
-        val: images that it is measured on; their classes are found among the card's.
-        max_loss: points of top-1 that it may lose to float32, of 100; at 100 nothing is judged.
+        judge: has the images that ranges are taken from, and those that the file is measured on.
         options: what kind of file, of a format that has int8 and an engine: onnx (when not given), openvino, litert or
             web. With ``dynamic_size`` it is calibrated and measured at the card's size.
         verify_on: as ``images`` of ``export_model``.
@@ -139,8 +262,7 @@ def export_int8(
 
     Raises:
         ExportError: it loses more all the same, or as for ``export_model``. No file is left.
-        DataError: the classes do not match, float32 is right less often than by chance, the images to calibrate on
-            do not do, or no image can be read.
+        DataError: float32 is right less often than by chance, or no image can be read.
     """
     path, options = Path(path), replace(options or FileOptions(), precision="int8")
     notes: list[str] = []
@@ -149,68 +271,49 @@ def export_int8(
         notes.append(note)
         on_search(note)
 
-    calibration, calibration_labels = calibration_images(train, card)
-    labels = dataset_labels(val, match_classes(val, card.classes, path.name)[0])
-    judge = _Judge(LabelledImages(val, labels, evenly_spaced(list(labels), None)), calibration, calibration_labels)
     with tempfile.TemporaryDirectory() as folder:
         float32 = Path(folder) / "float32.onnx"
-        export_onnx(model, float32, card, "fp32")
-        whole, right = judge.measure(float32)
+        export_onnx(network, float32, card, "fp32")
+        judge.observe(float32, tell)
         graph = onnx.load(float32)
-    if max_loss < 100:
-        _check_above_chance(whole, len(card.classes), val.name, tell)
-    if len(whole) < ENOUGH_TO_JUDGE:
-        tell(
-            f"{len(whole):,} validation images do not tell a loss of {max_loss:g} points; the {len(calibration):,} "
-            f"images calibrated on are judged by too; give at least {ENOUGH_TO_JUDGE:,} validation images to measure it"
-        )
+    inside = FORMATS[options.format].inside
+    command = f"shvit eval --model {Path(path.name) / inside} --data DATA"
+    judged: list[Judgement] = []
 
     def assess(written: Path) -> tuple[Metric, ...]:
-        inside = FORMATS[options.format].inside
-        found, answers = judge.measure(written / inside)
-        loss = paired_loss(right, answers)
-        if loss.exceeds(max_loss):
-            raise _TooMuchLostError(loss, found)
-        measured_on = f"{short_path(val.name)} ({len(found):,} images)"
-        command = f"shvit eval --model {Path(path.name) / inside} --data DATA"
-        return (
-            Metric("top1", round(found.top1, 4), measured_on, command),
-            Metric("top5", round(found.top5, 4), measured_on, command),
-        )
+        judged.append(judge.judge(written / inside, command))
+        if judged[-1].loss.exceeds(judged[-1].limit):
+            raise _TooMuchLostError
+        return judged[-1].metrics
 
     def rank() -> list[str]:
         if options.format not in LAYERS_CAN_BE_KEPT:
             return []
         tell("comparing layers")
-        return rank_layers(graph, calibration[:RANKING_IMAGES])
+        return rank_layers(graph, judge.calibration[:RANKING_IMAGES])
 
     for kept, ranked in candidates(rank):
         try:
             report = export_model(
-                model,
+                network,
                 path,
                 card,
                 options,
                 images=verify_on,
-                calibration=calibration,
+                calibration=judge.calibration,
                 keep_float=kept,
                 assess=assess,
             )
-        except _TooMuchLostError as error:
-            loss, found = error.loss, error.found
+        except _TooMuchLostError:
             tried = f", with {len(kept)} of {ranked} layers in float32" if kept else ""
-            tell(
-                f"int8 loses {loss.points:.2f} points on {loss.images:,} images with {', '.join(kept) or 'nothing'} in "
-                "float32"
-            )
+            lost = f"{judged[-1].loss.points:.2f} points on {judged[-1].loss.images:,} images"
+            tell(f"int8 loses {lost} with {', '.join(kept) or 'nothing'} in float32")
             continue
-        top1 = report.card.metrics[0].value
-        return replace(report, int8=Int8Accuracy(top1, whole.top1, len(whole), kept, tuple(notes)))
+        return replace(report, int8=replace(judged[-1].found, kept_float=kept, notes=tuple(notes)))
     raise ExportError(
-        f"{path}: int8 loses {loss.points:.2f} points on {loss.images:,} images{tried} (on the {len(found):,} "
-        f"validation images it is right for {found.top1:.2%}, float32 for {whole.top1:.2%}); at most "
-        f"{max_loss:g} points may be lost (--max-loss); fine-tune it for 8 bits with: "
-        "shvit train DATA --pretrained CHECKPOINT --quantization-aware true"
+        f"{path}: int8 loses {lost}{tried} ({judged[-1].summary}); at most {judged[-1].limit:g} points may be lost "
+        "(--max-loss); fine-tune it for 8 bits with: shvit train DATA --pretrained CHECKPOINT "
+        "--quantization-aware true"
     )
 
 
@@ -236,7 +339,3 @@ def _check_above_chance(predictions: Predictions, classes: int, data: str, warn:
 
 class _TooMuchLostError(ShvitError):
     """An 8-bit file is less accurate than it may be; no name is given to it."""
-
-    def __init__(self, loss: PairedLoss, found: Predictions) -> None:
-        super().__init__(f"loses {loss.points:.2f} points")
-        self.loss, self.found = loss, found

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import chain
+from pathlib import Path
+
 import numpy as np
 
 from shvit.card import Card, Preprocessing
@@ -9,8 +13,10 @@ from shvit.data.datasets import open_dataset
 from shvit.data.loader import evaluation_loader
 from shvit.data.protocol import ImageDataset
 from shvit.data.splits import Subset
-from shvit.errors import DataError
+from shvit.errors import DataError, ImageError
 from shvit.evaluation.labels import evenly_spaced, match_classes
+from shvit.images.preprocess import decode, preprocess
+from shvit.images.sources import is_image
 from shvit.modelfile.verify import ENOUGH_IMAGES
 
 CALIBRATION_IMAGES = 512
@@ -75,3 +81,35 @@ def verification_pixels(path: str, preprocessing: Preprocessing, image_key: str 
             f"{images.name}: {len(pixels)} images are too few to verify an export on; give at least {ENOUGH_IMAGES}"
         )
     return pixels
+
+
+def are_unlabelled(data: str | Path) -> bool:
+    """Whether a folder has photographs in itself and no folders of photographs, which would be classes."""
+    folder = Path(data)
+    if not folder.is_dir() or not any(is_image(each.name) for each in folder.iterdir() if each.is_file()):
+        return False
+    inner = (each for each in folder.iterdir() if each.is_dir() and not each.name.startswith("."))
+    return not any(is_image(each.name) for each in chain.from_iterable(each.iterdir() for each in inner))
+
+
+def photographs(data: str | Path, preprocessing: Preprocessing, tell: Callable[[str], None]) -> np.ndarray:
+    """The photographs of a folder, at most ``2 * CALIBRATION_IMAGES`` evenly spaced: ``uint8 (N, H, W, 3)``.
+
+    Args:
+        tell: told of those that cannot be read, which are left out.
+
+    Raises:
+        DataError: none can be read.
+    """
+    files = sorted(each for each in Path(data).iterdir() if is_image(each.name))
+    pixels, broken = [], []
+    for place in evenly_spaced(range(len(files)), 2 * CALIBRATION_IMAGES):
+        try:
+            pixels.append(preprocess(decode(files[place]), preprocessing))
+        except ImageError as error:
+            broken.append(str(error))
+    if not pixels:
+        raise DataError(f"{data}: none of the {len(files)} photographs can be read: {broken[0]}")
+    if broken:
+        tell(f"{data}: {len(broken)} of {len(files)} photographs cannot be read and are left out, such as {broken[0]}")
+    return np.stack(pixels)

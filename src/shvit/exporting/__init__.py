@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from shvit.exporting.options import FORMATS, FileOptions, Format, Precision
-from shvit.modelfile.report import ExportReport, Int8Accuracy
+from shvit.modelfile.report import ExportReport, Int8Accuracy, Int8Agreement
 
 if TYPE_CHECKING:
     from shvit.exporting.formats import export_model, export_onnx
@@ -20,6 +20,7 @@ __all__ = [
     "FileOptions",
     "Format",
     "Int8Accuracy",
+    "Int8Agreement",
     "Precision",
     "export_model",
     "export_onnx",

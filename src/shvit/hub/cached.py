@@ -21,6 +21,7 @@ from urllib.parse import quote
 
 from shvit.atomic import NAME_BYTES, shorten, write_json
 from shvit.cache import cache_folder
+from shvit.card import Weights
 from shvit.errors import CacheError, HubError
 from shvit.hub.names import Reference, parse_reference
 from shvit.hub.repository_card import read_config, read_metadata
@@ -73,6 +74,11 @@ class Fetched:
     """The repository's ``config.json``; empty where there is none, or it is no JSON object of an accepted size."""
     metadata: dict[str, str | list[str]] = field(default_factory=dict)
     """What the README's head says by ``repository_card.KEYS``; empty where there is none."""
+
+    @property
+    def weights(self) -> Weights:
+        """What a card says of them."""
+        return Weights(self.reference.repository, self.commit, self.file.name, self.sha256)
 
     @property
     def licence(self) -> str | None:

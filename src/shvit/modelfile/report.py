@@ -16,8 +16,25 @@ class Int8Accuracy:
     float32_top1: float
     images: int
     """How many those are."""
-    kept_float: tuple[str, ...]
+    kept_float: tuple[str, ...] = ()
     """Layers that stayed in float32, since with them in 8 bits it would lose too much."""
+    notes: tuple[str, ...] = ()
+    """How these were found, and where there was little to judge by."""
+
+
+@dataclass(frozen=True)
+class Int8Agreement:
+    """What 8 bits change, on photographs without labels that were not calibrated on."""
+
+    agreement: float
+    """Share of them with the same first label as in float32, in [0, 1]."""
+    score_shift: float
+    """Mean change of the score of float32's first label, in [0, 1]."""
+    images: int
+    calibrated_on: int
+    """Photographs that the ranges are of."""
+    kept_float: tuple[str, ...] = ()
+    """Layers that stayed in float32, since with them in 8 bits too many labels would change."""
     notes: tuple[str, ...] = ()
     """How these were found, and where there was little to judge by."""
 
@@ -38,8 +55,8 @@ class ExportReport:
     """Largest difference of a logit, relative to the largest logit."""
     top1_agreement: float | None
     """Share of the images with the same first label, in [0, 1]."""
-    int8: Int8Accuracy | None = None
-    """Of a file in 8 bits that was measured on labelled images."""
+    int8: Int8Accuracy | Int8Agreement | None = None
+    """Of a file in 8 bits that was measured on images."""
 
     def __repr__(self) -> str:
         agreement = "not run here" if self.top1_agreement is None else f"top1_agreement={self.top1_agreement:.4f}"

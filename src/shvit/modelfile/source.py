@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from shvit.card import Card
 from shvit.errors import ExportError
+from shvit.machine import available_threads
 from shvit.network.forward import logits_of
 from shvit.network.network import FoldedNetwork
 
@@ -64,8 +68,10 @@ class Source:
         """What the network itself makes of ``uint8 (N, H, W, 3)``: ``float32 (N, classes)``."""
         if self.reference is not None:
             return np.concatenate([self.reference(each) for each in batches_of(images)])
-        # One at a time: feature maps of many large images would not fit into a processor's cache.
-        return np.concatenate([logits_of(self.network, each) for each in batches_of(images, 1)])
+        # An image a thread: feature maps of many would not fit into a processor's cache, and the linear algebra's own
+        # threads, which wait by spinning, take fifteen times as long beside another process that is as busy.
+        with threadpool_limits(1, "blas"), ThreadPoolExecutor(available_threads()) as threads:
+            return np.concatenate(list(threads.map(partial(logits_of, self.network), batches_of(images, 1))))
 
 
 def batches_of(images: np.ndarray, size: int = BATCH) -> Iterator[np.ndarray]:

@@ -155,18 +155,21 @@ def in_batches_of(size: int, infer: Infer) -> Infer:
     return run
 
 
-def photograph_crops(preprocessing: Preprocessing) -> np.ndarray:
-    """The package's photographs, 16 overlapping crops of half their size of each, and all these mirrored.
+def photograph_crops(preprocessing: Preprocessing, parts_of_each: int = 17) -> np.ndarray:
+    """The package's photographs, up to 16 overlapping crops of half their size of each, and all these mirrored.
+
+    Args:
+        parts_of_each: the whole photograph and its crops, 1 to 17.
 
     Returns:
-        ``uint8 (N, H, W, 3)``, N at least ``ENOUGH_IMAGES``.
+        ``uint8 (N, H, W, 3)``, with all parts N is at least ``ENOUGH_IMAGES``.
     """
     pixels = []
     for path in verification_images():
         image = decode(path)
         width, height = image.size
         parts = [image]
-        for place in range(16):
+        for place in range(parts_of_each - 1):
             left, top = (place % 4) * width // 6, (place // 4) * height // 6
             parts.append(image.crop((left, top, left + width // 2, top + height // 2)))
         for part in parts:

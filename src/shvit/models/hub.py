@@ -1,9 +1,10 @@
 """Our networks on the Hugging Face Hub."""
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from huggingface_hub import PyTorchModelHubMixin, constants, hf_hub_download
 
@@ -18,12 +19,14 @@ class HubModel(PyTorchModelHubMixin):
     ``config.json`` for the truth and skips tensors it does not know, which leaves random weights unnoticed.)
     """
 
-    def _save_pretrained(self, save_directory: Path) -> None:
-        from shvit.models.checkpoints import save_checkpoint
-        from shvit.models.shvit import SHViT
+    config: Any
+    _read: ClassVar[Callable[..., Any]]
+    """``load_model``, which ``checkpoints`` puts here: it needs the network, and the network is one of these."""
+    _write: ClassVar[Callable[..., None]]
+    """``save_checkpoint``."""
 
-        assert isinstance(self, SHViT)
-        save_checkpoint(self, save_directory / constants.SAFETENSORS_SINGLE_FILE)
+    def _save_pretrained(self, save_directory: Path) -> None:
+        self._write(self, save_directory / constants.SAFETENSORS_SINGLE_FILE)
         config = json.dumps(asdict(self.config), indent=2)
         write_text(config + "\n", save_directory / constants.CONFIG_NAME)
 
@@ -38,10 +41,8 @@ class HubModel(PyTorchModelHubMixin):
         **download: Any,
     ) -> Any:
         """``config`` and ``strict`` are what Hub users may pass; the file decides, and is always checked."""
-        from shvit.models.checkpoints import load_model
-
         file = Path(model_id) / constants.SAFETENSORS_SINGLE_FILE
         if not Path(model_id).is_dir():
             file = Path(hf_hub_download(model_id, constants.SAFETENSORS_SINGLE_FILE, **download))
-        model, _ = load_model(file)
+        model, _ = cls._read(file)
         return model.to(map_location)

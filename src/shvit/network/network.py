@@ -42,7 +42,7 @@ class FoldedNetwork:
     @property
     def architecture(self) -> str:
         """The variant's name, or ``shvit`` for a configuration of one's own."""
-        return next((name for name, each in VARIANTS.items() if _same_shape(each, self.config)), "shvit")
+        return next((name for name, each in VARIANTS.items() if _is_same_body(each, self.config)), "shvit")
 
     @property
     def parameters(self) -> int:
@@ -69,7 +69,7 @@ class FoldedNetwork:
         return total + config.widths[-1] * height * width
 
 
-def _same_shape(one: SHViTConfig, other: SHViTConfig) -> bool:
+def _is_same_body(one: SHViTConfig, other: SHViTConfig) -> bool:
     """Whether two configurations are of one body, whatever its head, its input channels and its training."""
     parts = ("widths", "depths", "partial_dims", "attention", "num_heads", "qk_dim", "stem_stride", "mlp_ratio")
     return all(getattr(one, part) == getattr(other, part) for part in parts)

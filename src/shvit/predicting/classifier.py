@@ -24,13 +24,14 @@ from shvit.engines import (
 from shvit.engines.base import FILE_ENGINES, as_model_file_error, as_model_output_error
 from shvit.engines.onnx_graph import check_file, pooled_features
 from shvit.errors import ArgumentError, ModelFileError, ModelOutputError, check_positive
+from shvit.hub.resolve import resolve_model
 from shvit.images.decoding import Decoding, preparation
 from shvit.images.preprocess import ImageSource, describe, image_sources
 from shvit.predicting.outputs import check_rows, probabilities
 from shvit.predicting.pickling import MadeOfFile
 from shvit.predicting.pipeline import decoded_batches
 from shvit.predicting.results import Prediction, Result
-from shvit.shipped import DEFAULT_MODEL, resolve_model
+from shvit.shipped import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from shvit.engines.onnxruntime import ONNXRuntimeEngine

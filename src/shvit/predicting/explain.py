@@ -15,13 +15,14 @@ from shvit.engines import available_threads, check_engine
 from shvit.engines.base import FILE_ENGINES, as_model_file_error, as_model_output_error
 from shvit.engines.onnx_graph import check_file, read_nodes
 from shvit.errors import ArgumentError, MissingDependencyError, ModelFileError, ModelOutputError
+from shvit.hub.resolve import resolve_model
 from shvit.images.preprocess import ImageSource, Region, decode, describe, kept_region, one_image, preprocess
 from shvit.install import pip_install
 from shvit.predicting.classifier import check_graph, read_card, top_predictions
 from shvit.predicting.outputs import check_rows, probabilities
 from shvit.predicting.pickling import MadeOfFile
 from shvit.predicting.results import Prediction
-from shvit.shipped import DEFAULT_MODEL, resolve_model
+from shvit.shipped import DEFAULT_MODEL
 
 _WEIGHTS = re.compile(r"stages\.(\d+)\.blocks\.(\d+)\.attention\.weights")
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from shvit.errors import ModelFileError
-from shvit.shipped import SHIPPED_MODELS, resolve_model
+from shvit.hub.resolve import resolve_model
+from shvit.shipped import SHIPPED_MODELS
 
 
 class MadeOfFile:

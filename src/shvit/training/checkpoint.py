@@ -17,7 +17,7 @@ import torch
 
 from shvit.atomic import atomic_path
 from shvit.errors import CheckpointError
-from shvit.models.integrity import check_archive, is_finite
+from shvit.network.integrity import check_archive
 from shvit.runs.progress import Progress
 from shvit.training.run import Run
 
@@ -26,6 +26,10 @@ DAMAGED = ".damaged"
 """Put behind the name of a checkpoint that could not be used."""
 
 _NAME = re.compile(r"step-(\d{8,})\.pt")
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_SMALL_FLOATS = tuple(
+    getattr(torch, f"float8_{kind}") for kind in ("e4m3fn", "e4m3fnuz", "e5m2", "e5m2fnuz", "e8m0fnu")
+)
 _PARTS = {"model", "ema", "optimizer", "precision", "progress", "recipe"}
 
 
@@ -102,9 +106,16 @@ def _read(path: Path) -> dict[str, Any]:
         tensors = state[part] or {}
         if not isinstance(tensors, dict) or not all(isinstance(each, torch.Tensor) for each in tensors.values()):
             raise ValueError("not a checkpoint of a training run")
-        if not is_finite(tensors):
+        if not all(map(_is_finite, tensors.values())):
             raise ValueError("its weights are not finite")
     return state
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    """Whether a tensor of floating-point numbers has no infinity and no NaN; PyTorch asks no 8-bit ones."""
+    if tensor.dtype in _SMALL_FLOATS:
+        tensor = tensor.float()
+    return tensor.dtype not in _FLOATS or bool(tensor.isfinite().all())
 
 
 def last_good(folder: Path) -> Path | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from shvit.data.transforms import Augmentation
 from shvit.models import VARIANTS, read_checkpoint
-from shvit.models.training_metadata import stored_preprocessing
+from shvit.network.training_metadata import stored_preprocessing
 from shvit.training.optimizer import scaled_lr
 from shvit.training.recipe import Optimizer, Recipe
 

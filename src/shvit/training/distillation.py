@@ -15,7 +15,7 @@ import numpy as np
 import timm
 import torch
 import torch.nn.functional as F
-from timm.data import resolve_data_config
+from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_data_config
 from timm.models import load_state_dict
 from torch import Tensor, nn
 
@@ -26,11 +26,11 @@ from shvit.data.protocol import ImageDataset
 from shvit.data.transforms import Augmentation
 from shvit.errors import CheckpointError, DataError
 from shvit.models import VARIANTS, load_model
-from shvit.models.class_names import imagenet_classes, known_classes
 from shvit.models.create import weights_file
-from shvit.models.integrity import check_archive
 from shvit.models.reparam import inference_form
-from shvit.models.training_metadata import stored_preprocessing
+from shvit.network.class_names import known_classes
+from shvit.network.integrity import check_archive
+from shvit.network.training_metadata import stored_preprocessing
 from shvit.reading import utf8_path
 
 HALF = np.dtype("<f2")
@@ -326,7 +326,7 @@ def _open_timm(name: str, weights: str | Path | None, size: int | None) -> _Part
     network = network.eval()
     config = resolve_data_config({}, model=network)
     size = size or config["input_size"][-1]
-    digest, classes, head = _digest(network), imagenet_classes(network.num_classes), network.get_classifier()
+    digest, classes, head = _digest(network), _imagenet_classes(network.num_classes), network.get_classifier()
     if not isinstance(head, nn.Linear):
         raise CheckpointError(f"teacher {name}: expected one linear layer at its end, got {type(head).__name__}")
     with torch.inference_mode():
@@ -339,6 +339,16 @@ def _open_timm(name: str, weights: str | Path | None, size: int | None) -> _Part
         if not torch.allclose(head(network(example)), whole, rtol=1e-3, atol=1e-3):
             raise CheckpointError(f"teacher {name}: its logits are not a linear layer of its pooled features")
     return _Parts(network, head, classes, size, tuple(config["mean"]), tuple(config["std"]), digest)
+
+
+def _imagenet_classes(count: int) -> tuple[ClassInfo, ...] | None:
+    """The classes of the part of ImageNet that has so many, with WordNet ids; ``None`` where none has."""
+    subset = infer_imagenet_subset({"num_classes": count})
+    if subset is None:
+        return None
+    info = ImageNetInfo(subset)
+    pairs = zip(info.label_descriptions(), info.label_names(), strict=True)
+    return tuple(ClassInfo(place, label, wnid) for place, (label, wnid) in enumerate(pairs))
 
 
 def _load(network: Any, file: Path) -> None:

@@ -370,6 +370,8 @@ def save_weights(run: Run, path: Path, result: ValidationResult) -> None:
         "training_split": asdict(run.training_split),
         "metrics": {"top1": result.top1, "top5": result.top5, "images": result.images},
     }
+    if run.trained_from is not None:
+        metadata["trained_from"] = asdict(run.trained_from)
     if run.recipe.quantization_aware:
         network = without_ranges(network)
         metadata["notes"] = "Fine-tuned for 8 bits; its accuracy is that of the simulation in 8 bits."

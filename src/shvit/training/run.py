@@ -12,12 +12,13 @@ from timm.scheduler import CosineLRScheduler
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from shvit.card import Preprocessing, TrainingSplit
+from shvit.card import Preprocessing, TrainingSplit, Weights
 from shvit.data.loader import BrokenImages
 from shvit.data.protocol import ImageDataset
 from shvit.data.trained_on import training_split
 from shvit.runs.progress import Progress
 from shvit.training.distillation import LiveTeacher, PrecomputedTeacher
+from shvit.training.origin import origin_of
 from shvit.training.recipe import Execution, Recipe
 
 
@@ -49,6 +50,11 @@ class Run:
     @cached_property
     def training_split(self) -> TrainingSplit:
         return training_split(self.train, self.val)
+
+    @cached_property
+    def trained_from(self) -> Weights | None:
+        """The published weights that it began with."""
+        return origin_of(self.recipe)
 
     @property
     def preprocessing(self) -> Preprocessing:

@@ -14,9 +14,9 @@ from shvit.card import Card
 from shvit.drawing import overlay
 from shvit.engines.onnx_graph import outputs_message
 from shvit.errors import ExportError, ModelFileError
+from shvit.hub.resolve import resolve_model
 from shvit.predicting.classifier import Classifier
 from shvit.predicting.explain import find_tensors
-from shvit.shipped import resolve_model
 from shvit.web import MODEL, PAGE, SAMPLES
 from shvit.web.onnxruntime_web import VERSION, write_runtime
 

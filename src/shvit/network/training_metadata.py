@@ -7,10 +7,10 @@ from typing import Any
 
 from shvit.card import SCHEMA_VERSION, Card, ClassInfo, Preprocessing
 from shvit.errors import CheckpointError, ModelFileError
-from shvit.models.checkpoints import MAX_IMAGE_SIDE, Checkpoint
+from shvit.network.checkpoint import MAX_IMAGE_SIDE, Checkpoint
 
 
-def stored_preprocessing(checkpoint: Checkpoint) -> Preprocessing | None:
+def stored_preprocessing(checkpoint: Checkpoint[Any]) -> Preprocessing | None:
     """How the network was evaluated when it was saved; ``None`` where the file does not say.
 
     Raises:
@@ -27,7 +27,7 @@ def stored_preprocessing(checkpoint: Checkpoint) -> Preprocessing | None:
     return preprocessing
 
 
-def stored_classes(checkpoint: Checkpoint) -> tuple[ClassInfo, ...] | None:
+def stored_classes(checkpoint: Checkpoint[Any]) -> tuple[ClassInfo, ...] | None:
     """The classes in the order of the outputs; ``None`` where the file does not say.
 
     Raises:
@@ -38,7 +38,7 @@ def stored_classes(checkpoint: Checkpoint) -> tuple[ClassInfo, ...] | None:
     return _card(checkpoint, classes=checkpoint.metadata["classes"]).classes
 
 
-def _card(checkpoint: Checkpoint, **parts: Any) -> Card:
+def _card(checkpoint: Checkpoint[Any], **parts: Any) -> Card:
     """A card of these parts and nothing else, read as one from a model file is."""
     least: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,

@@ -7,22 +7,26 @@ from dataclasses import replace
 from typing import Literal
 
 from shvit._version import __version__
-from shvit.card import Card, ClassInfo, Metric, Preprocessing, TrainingSplit
+from shvit.card import Card, ClassInfo, Metric, Preprocessing, TrainingSplit, Weights
 from shvit.display import as_text
 from shvit.errors import CheckpointError, ModelFileError
-from shvit.models import SHViT
-from shvit.models.checkpoints import Checkpoint
-from shvit.models.class_names import imagenet_classes, known_classes
-from shvit.models.reparam import folded_network
-from shvit.models.training_metadata import stored_preprocessing
+from shvit.network.checkpoint import Checkpoint
+from shvit.network.class_names import known_classes
+from shvit.network.imagenet import IMAGENET, imagenet_classes
+from shvit.network.network import FoldedNetwork
+from shvit.network.training_metadata import stored_preprocessing
+from shvit.network.variants import SHViTConfig
+
+ClassNames = list[str] | Literal["imagenet-1k"] | None
+"""One for each output in order, or ``imagenet-1k`` for its names."""
 
 
 def card_for(
-    model: SHViT,
+    network: FoldedNetwork,
     checkpoint: Checkpoint,
     name: str,
     image_size: int | None = None,
-    class_names: list[str] | Literal["imagenet-1k"] | None = None,
+    class_names: ClassNames = None,
 ) -> Card:
     """Fills a card from a checkpoint's metadata, from what is known of published weights, and from a variant's shape.
 
@@ -37,17 +41,16 @@ def card_for(
     """
     # Names of files and folders are among them, and a model file's texts are UTF-8.
     metadata = {key: as_text(each) if isinstance(each, str) else each for key, each in checkpoint.metadata.items()}
-    preprocessing = preprocessing_for(model, checkpoint, image_size)
-    classes = _classes(model, checkpoint, class_names)
-    if len(classes) != model.num_classes:
+    preprocessing = preprocessing_for(network.config, checkpoint, image_size)
+    classes = _classes(network.config.num_classes, checkpoint, class_names)
+    if len(classes) != network.config.num_classes:
         raise CheckpointError(
-            f"{checkpoint.path}: the network has {model.num_classes} classes, {len(classes)} names were given"
+            f"{checkpoint.path}: the network has {network.config.num_classes} classes, {len(classes)} names were given"
         )
     metrics = metadata.get("metrics")
     if not isinstance(metrics, dict):
         metrics = {}
     dataset = metadata.get("dataset", "validation")
-    network = folded_network(model)
     card = Card(
         name=as_text(name),
         architecture=network.architecture,
@@ -57,6 +60,7 @@ def card_for(
         macs=network.macs(preprocessing.image_size),
         training_data=metadata.get("training_data"),
         training_split=_training_split(checkpoint),
+        trained_from=_trained_from(checkpoint),
         licence=metadata.get("licence"),
         source=metadata.get("source", as_text(checkpoint.path.name)),
         metrics=tuple(
@@ -72,29 +76,36 @@ def card_for(
         raise CheckpointError(f"{checkpoint.path}: its metadata cannot be used: {error}") from None
 
 
-def preprocessing_for(model: SHViT, checkpoint: Checkpoint, image_size: int | None = None) -> Preprocessing:
+def preprocessing_for(config: SHViTConfig, checkpoint: Checkpoint, image_size: int | None = None) -> Preprocessing:
     """How the network was evaluated when it was saved, or ImageNet's evaluation at the variant's size.
 
     Args:
         image_size: another side, in pixels.
     """
-    size = image_size or model.config.image_size
+    size = image_size or config.image_size
     stored = stored_preprocessing(checkpoint)
     if stored is None:
         return Preprocessing((size, size))
     return stored if image_size is None else replace(stored, image_size=(size, size))
 
 
-def _classes(
-    model: SHViT, checkpoint: Checkpoint, names: list[str] | Literal["imagenet-1k"] | None
-) -> tuple[ClassInfo, ...]:
-    if names == "imagenet-1k":
-        return imagenet_classes() or ()
+def _classes(outputs: int, checkpoint: Checkpoint, names: ClassNames) -> tuple[ClassInfo, ...]:
+    if names == IMAGENET:
+        return imagenet_classes()
     if names is not None:
         return tuple(ClassInfo(place, name) for place, name in enumerate(names))
-    if (known := known_classes(checkpoint, model.num_classes)) is not None:
+    if (known := known_classes(checkpoint, outputs)) is not None:
         return known[0]
-    return tuple(ClassInfo(place, f"class {place}") for place in range(model.num_classes))
+    return tuple(ClassInfo(place, f"class {place}") for place in range(outputs))
+
+
+def _trained_from(checkpoint: Checkpoint) -> Weights | None:
+    """Raises: CheckpointError: it is not what a training writes."""
+    stored = checkpoint.metadata.get("trained_from")
+    try:
+        return None if stored is None else Weights(**stored)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{checkpoint.path}: the trained_from in its metadata cannot be read: {error}") from None
 
 
 def _training_split(checkpoint: Checkpoint) -> TrainingSplit | None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-
-from timm.data import ImageNetInfo, infer_imagenet_subset
+from typing import Any
 
 from shvit.card import ClassInfo
-from shvit.models.checkpoints import Checkpoint
-from shvit.models.training_metadata import stored_classes
+from shvit.network.checkpoint import Checkpoint
+from shvit.network.imagenet import imagenet_classes
+from shvit.network.training_metadata import stored_classes
 
-_OUTPUTS = 1000
 _PUBLISHED = {
     "reference": re.compile(r"shvit_s[1-4]\.pth"),
     "timm": re.compile(r"(?:models--timm--)?shvit_s[1-4]\.in1k(?:\.safetensors|\.pth)?"),
@@ -19,17 +18,7 @@ _PUBLISHED = {
 """How the published weights' file, or timm's repository around it, is called; by whose names its tensors have."""
 
 
-def imagenet_classes(count: int = _OUTPUTS) -> tuple[ClassInfo, ...] | None:
-    """The classes of the part of ImageNet that has so many, with WordNet ids; ``None`` where none has."""
-    subset = infer_imagenet_subset({"num_classes": count})
-    if subset is None:
-        return None
-    info = ImageNetInfo(subset)
-    pairs = zip(info.label_descriptions(), info.label_names(), strict=True)
-    return tuple(ClassInfo(place, label, wnid) for place, (label, wnid) in enumerate(pairs))
-
-
-def known_classes(checkpoint: Checkpoint, outputs: int) -> tuple[tuple[ClassInfo, ...], str | None] | None:
+def known_classes(checkpoint: Checkpoint[Any], outputs: int) -> tuple[tuple[ClassInfo, ...], str | None] | None:
     """A network's classes, and what they are concluded from if the file does not name them; ``None`` if nothing does.
 
     A thousand outputs alone say nothing. ImageNet-1k's names belong to the published weights, which are known by what
@@ -40,8 +29,8 @@ def known_classes(checkpoint: Checkpoint, outputs: int) -> tuple[tuple[ClassInfo
     """
     if (stored := stored_classes(checkpoint)) is not None:
         return stored, None
-    imagenet = imagenet_classes() if outputs == _OUTPUTS else None
-    if imagenet is None:
+    imagenet = imagenet_classes()
+    if outputs != len(imagenet):
         return None
     if checkpoint.dataset == "IMNET":
         return imagenet, "its training's arguments say data_set IMNET"

@@ -7,16 +7,17 @@ No list of their keys and prefixes is kept: a network is known by its own tensor
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from torch import Tensor
+import numpy as np
 
 from shvit.errors import CheckpointError
-from shvit.models.weight_files import check_tensors
+from shvit.network.dtypes import AnyTensor, OddTensor
 from shvit.network.tensor_names import RENAME, Names
+from shvit.network.weight_files import check_tensors
 
 Weights = Literal["auto", "model", "ema"]
 
@@ -49,7 +50,7 @@ class FoundNetwork:
     """Of the dictionaries that it lies in, outermost first."""
     prefix: str
     """What stands before its tensors' names there."""
-    state: dict[str, Tensor]
+    state: dict[str, AnyTensor]
     """Its tensors, without the prefix."""
     names: Names
     folded: bool
@@ -79,7 +80,7 @@ def choose_network(path: Path, raw: Any, weights: Weights) -> tuple[FoundNetwork
         CheckpointError: there is none, or not one alone; the message says what there is.
     """
     if not isinstance(raw, Mapping):
-        raise CheckpointError(f"{path}: expected a state dict, got {type(raw).__name__}")
+        raise CheckpointError(f"{path}: expected a state dict, got {_kind(raw)}")
     found = list(_networks(path, raw))
     if not found:
         raise CheckpointError(f"{path}: {_why_none(raw)}; it holds {_describe(raw)}")
@@ -145,16 +146,16 @@ def _dictionaries(raw: Mapping[Any, Any]) -> Iterator[tuple[tuple[str, ...], Map
         yield from level
         inner = []
         for keys, holder in level:
-            for key, each in _items(holder):
+            for key, each in holder.items():
                 if isinstance(key, str) and isinstance(each, Mapping) and id(each) not in seen:
                     seen.add(id(each))
                     inner.append(((*keys, key), each))
         level = inner
 
 
-def _tensors(path: Path, holder: Mapping[Any, Any]) -> dict[str, Tensor]:
+def _tensors(path: Path, holder: Mapping[Any, Any]) -> dict[str, AnyTensor]:
     """Those of one dictionary, without what wrappers put into their names."""
-    tensors: dict[str, Tensor] = {}
+    tensors: dict[str, AnyTensor] = {}
     for name, each in _named_tensors(holder).items():
         plain = _WRAPPERS.sub("", name)
         if plain in tensors:
@@ -172,18 +173,21 @@ def _only_one(path: Path, networks: list[FoundNetwork]) -> FoundNetwork:
     """The first of networks that are one and the same, under several names."""
     first, *others = networks
     for other in others:
-        for each in (first, other):
-            check_tensors(path, each.state, each.prefix)
-        same = first.state.keys() == other.state.keys() and all(
-            tensor.data_ptr() == other.state[name].data_ptr() for name, tensor in first.state.items()
-        )
-        if not same:
+        one, another = (check_tensors(path, each.state, each.prefix) for each in (first, other))
+        if {name: _address(tensor) for name, tensor in one.items()} != {
+            name: _address(tensor) for name, tensor in another.items()
+        }:
             places = ", ".join(each.place for each in networks)
             raise CheckpointError(
                 f"{path}: holds {len(networks)} networks and does not say which is meant: {places}; save the one that "
                 "you want in a file of its own"
             )
     return first
+
+
+def _address(tensor: np.ndarray) -> int:
+    """Where its values begin; of two tensors without any it is the same."""
+    return tensor.__array_interface__["data"][0] if tensor.size else 0
 
 
 def _why_none(raw: Mapping[Any, Any]) -> str:
@@ -193,16 +197,14 @@ def _why_none(raw: Mapping[Any, Any]) -> str:
     return f"not a SHViT: expected a tensor whose name ends in {' or '.join(known)}"
 
 
-def _named_tensors(holder: Mapping[Any, Any]) -> dict[str, Tensor]:
-    # A pickle may give a Parameter attributes such as ``numel``; what is detached of it has none.
-    return {
-        name: Tensor.detach(each) for name, each in _items(holder) if isinstance(name, str) and isinstance(each, Tensor)
-    }
+def _named_tensors(holder: Mapping[Any, Any]) -> dict[str, AnyTensor]:
+    tensors = (np.ndarray, OddTensor)
+    return {name: each for name, each in holder.items() if isinstance(name, str) and isinstance(each, tensors)}
 
 
-def _items(holder: Mapping[Any, Any]) -> Iterable[tuple[Any, Any]]:
-    """Its own: a pickle may give an OrderedDict an attribute ``items``."""
-    return dict.items(holder) if isinstance(holder, dict) else holder.items()
+def _kind(value: Any) -> str:
+    """What a value is called in messages."""
+    return "Tensor" if isinstance(value, (np.ndarray, OddTensor)) else type(value).__name__
 
 
 SHOWN = 5
@@ -214,21 +216,21 @@ def _describe(raw: Mapping[Any, Any]) -> str:
     parts = []
     if tensors := _named_tensors(raw):
         parts.append(_count(tensors))
-    others = [(key, each) for key, each in _items(raw) if key not in tensors]
+    others = [(key, each) for key, each in raw.items() if key not in tensors]
     for key, each in others[:SHOWN]:
         name = str(key)[:60]
         if isinstance(each, Mapping):
             inner = _named_tensors(each)
             parts.append(f"{name}: {_count(inner) if inner else f'a dict of {len(each)}'}")
         else:
-            parts.append(f"{name}: {type(each).__name__}")
+            parts.append(f"{name}: {_kind(each)}")
     if len(others) > SHOWN:
         parts.append(f"{len(others) - SHOWN} more keys")
     return "; ".join(parts) or "nothing"
 
 
-def _count(tensors: Mapping[str, Tensor]) -> str:
-    size = sum(each.numel() * each.element_size() for each in tensors.values()) / 1e6
+def _count(tensors: Mapping[str, AnyTensor]) -> str:
+    size = sum(each.nbytes for each in tensors.values()) / 1e6
     first = ", ".join(f"{name[:100]} {tuple(each.shape)}" for name, each in list(tensors.items())[:SHOWN])
     more = ", ..." if len(tensors) > SHOWN else ""
     many = "1 tensor" if len(tensors) == 1 else f"{len(tensors)} tensors"

@@ -6,19 +6,22 @@ import hashlib
 import json
 import zipfile
 from collections.abc import Mapping
-from itertools import chain
-from typing import BinaryIO
+from typing import IO
 
-import torch
-from torch import Tensor
+import numpy as np
+
+from shvit.network.dtypes import is_float, torch_name
 
 _BLOCK = 1 << 20
 
 
-def check_archive(file: BinaryIO) -> None:
+def check_archive(file: IO[bytes]) -> list[zipfile.ZipInfo]:
     """Reads every record of an archive of ``torch.save`` against its CRC, which PyTorch's own reader leaves out.
 
     An archive that was written without CRCs (``torch.serialization.set_crc32_options(False)``) has nothing to compare.
+
+    Returns:
+        The records, in the archive's order; what all have together is no more than the file's size.
 
     Raises:
         ValueError: it is no such archive, or a record is not what was written; the message names the record.
@@ -34,12 +37,11 @@ def check_archive(file: BinaryIO) -> None:
                 or sum(each.file_size for each in records) > size
             ):
                 raise ValueError("refused: an archive whose records overlap")
-            if not any(each.CRC for each in records):
-                return
-            for each in records:
+            for each in records if any(each.CRC for each in records) else ():
                 with archive.open(each) as record:
                     while record.read(_BLOCK):
                         pass
+            return records
     except ValueError:
         raise
     except zipfile.BadZipFile as error:
@@ -54,29 +56,17 @@ def check_archive(file: BinaryIO) -> None:
         raise ValueError(f"damaged: {error or type(error).__name__}") from None
 
 
-def content_digest(state: Mapping[str, Tensor], texts: Mapping[str, str]) -> str:
+def content_digest(state: Mapping[str, np.ndarray], texts: Mapping[str, str]) -> str:
     """SHA-256 of tensors, their names, types and shapes, and of the texts beside them, whatever their order."""
     digest = hashlib.sha256()
     for name in sorted(state):
         tensor = state[name]
-        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
-        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        digest.update(json.dumps([name, torch_name(tensor.dtype), list(tensor.shape)]).encode())
+        digest.update(np.ascontiguousarray(tensor).reshape(-1).view(np.uint8).data)
     digest.update(json.dumps(sorted(texts.items())).encode())
     return digest.hexdigest()
 
 
-def is_finite(state: Mapping[str, Tensor]) -> bool:
-    """Whether all floating-point tensors hold numbers alone: no infinity, no NaN."""
-    small = (tensor.float() for tensor in state.values() if tensor.dtype in _SMALL_FLOATS)
-    whole = (tensor for tensor in state.values() if tensor.dtype in _FLOATS)
-    return all(bool(tensor.isfinite().all()) for tensor in chain(whole, small))
-
-
-_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_SMALL_FLOATS = (
-    torch.float8_e4m3fn,
-    torch.float8_e4m3fnuz,
-    torch.float8_e5m2,
-    torch.float8_e5m2fnuz,
-    torch.float8_e8m0fnu,
-)
+def is_finite(tensor: np.ndarray) -> bool:
+    """Whether a tensor of floating-point numbers has no infinity and no NaN; one of others has none."""
+    return not is_float(tensor.dtype) or bool(np.isfinite(tensor).all())

@@ -12,8 +12,9 @@ import torch
 from shvit.card import Card, ClassInfo
 from shvit.cli.main import main
 from shvit.errors import CheckpointError, DataError, ExportError
-from shvit.exporting.card import card_for
-from shvit.models import VARIANTS, SHViT, load_model, save_checkpoint
+from shvit.modelfile.card import card_for
+from shvit.models import VARIANTS, SHViT, save_checkpoint
+from shvit.network.loading import load_folded
 from shvit.training.distillation import load_teacher
 
 TENCH = ClassInfo(0, "tench, Tinca tinca", "n01440764")
@@ -28,7 +29,7 @@ def network() -> SHViT:
 
 
 def card_of(file: Path) -> Card:
-    return card_for(*load_model(file), name="card")
+    return card_for(*load_folded(file), name="card")
 
 
 @pytest.mark.parametrize(
@@ -104,7 +105,7 @@ def test_imagenets_names_for_another_number_of_outputs_are_refused(tmp_path):
     model = SHViT(replace(VARIANTS["shvit_s1"], num_classes=10))
     save_checkpoint(model, tmp_path / "ten.safetensors")
     with pytest.raises(CheckpointError, match="the network has 10 classes, 1000 names were given"):
-        card_for(*load_model(tmp_path / "ten.safetensors"), name="ten", class_names="imagenet-1k")
+        card_for(*load_folded(tmp_path / "ten.safetensors"), name="ten", class_names="imagenet-1k")
 
 
 def test_a_teacher_without_names_is_not_taken_for_imagenets(tmp_path, network):

@@ -1,0 +1,27 @@
+"""From a file of weights to a folded network, without PyTorch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from shvit.network.checkpoint import Checkpoint
+from shvit.network.containers import Weights
+from shvit.network.matching import read_network
+from shvit.network.network import FoldedNetwork
+
+
+def load_folded(path: str | Path, weights: Weights = "auto") -> tuple[FoldedNetwork, Checkpoint[np.ndarray]]:
+    """The network that a file of weights is of, folded, and what else the file holds.
+
+    Args:
+        path: safetensors, or a pickle such as ``.pth``, as ``read_weights`` takes them.
+        weights: ``model`` or ``ema``; ``auto`` takes the moving average where there is one.
+
+    Raises:
+        CheckpointError: the file cannot be read, or tells of no network that is known.
+    """
+    checkpoint, tensors = read_network(path, weights)
+    assert checkpoint.config is not None
+    return FoldedNetwork.of(checkpoint.config, tensors, checkpoint.folded), checkpoint
