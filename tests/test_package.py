@@ -17,10 +17,10 @@ ROOT = Path(__file__).parent.parent
 LIGHT = "import sys; sys.modules['torch'] = sys.modules['httpx2'] = None\n"
 """Python that makes the full installation's names as hard to come by as in the light one."""
 
-PYTORCH_ALONE = "import sys; sys.modules['pyarrow'] = None\n"
+PYTORCH_ALONE = "import sys; sys.modules['timm'] = None\n"
 
 LAB = {
-    *("EvaluationOptions", "Execution", "Recipe", "create_model", "evaluate", "list_models", "load_checkpoint"),
+    *("Execution", "Recipe", "create_model", "list_models", "load_checkpoint"),
     *("recipe_for", "reparameterize", "save_checkpoint", "train"),
 }
 """What is not there without it."""
@@ -54,7 +54,7 @@ def test_what_needs_pytorch_says_so_when_it_is_asked_for(code):
 
 def test_what_needs_more_than_pytorch_says_how_to_get_it():
     done = run(PYTORCH_ALONE + "import shvit; shvit.train")
-    assert "MissingDependencyError: shvit.train needs pyarrow, which is not installed" in done.stderr
+    assert "MissingDependencyError: shvit.train needs timm, which is not installed" in done.stderr
     assert install_command("torch") in done.stderr
 
 

@@ -1,8 +1,8 @@
 """SHViT: the Single-Head Vision Transformer, trained in PyTorch and run without it.
 
-``Classifier`` runs model files and needs NumPy, Pillow and an engine; ``Client`` asks a server that runs one. The lab
-(``train``, ``evaluate``, ``export``, ``create_model`` and the rest) needs PyTorch, the extra ``torch``. Importing this
-package loads neither.
+``Classifier`` runs model files and ``evaluate`` measures them; they need NumPy, Pillow and an engine. ``Client`` asks a
+server that runs one. The lab (``train``, ``create_model`` and the rest, and ``evaluate`` of checkpoints) needs PyTorch,
+the extra ``torch``. Importing this package loads neither.
 """
 
 from __future__ import annotations
@@ -48,7 +48,6 @@ _MODULES = {
     "train": "shvit.training.train",
 }
 _EXTRAS = {
-    "shvit.evaluation.measure": "torch",
     "shvit.models": "torch",
     "shvit.serve.client": "serve",
     "shvit.training": "torch",
@@ -57,10 +56,7 @@ _EXTRAS = {
 """The extras that modules need."""
 _PACKAGES = {
     "serve": ("httpx2",),
-    "torch": (
-        *("torch", "torchvision", "timm", "safetensors", "huggingface_hub", "yaml", "pyarrow"),
-        *("onnx", "scipy", "matplotlib", "jinja2"),
-    ),
+    "torch": ("torch", "torchvision", "timm", "lightning_fabric", "yaml"),
 }
 """What these modules import of each extra: PyTorch alone, as many have it, does not do."""
 
@@ -94,14 +90,14 @@ def __getattr__(name: str) -> Any:
         try:
             return getattr(import_module(_MODULES[name]), name)
         except ModuleNotFoundError as error:
-            extra = _EXTRAS.get(_MODULES[name])
-            if extra is None or (error.name or "shvit").partition(".")[0] == "shvit":
+            extra, package = _EXTRAS.get(_MODULES[name]), (error.name or "shvit").partition(".")[0]
+            if extra is None or package == "shvit":
                 raise
             from shvit.errors import MissingDependencyError
             from shvit.install import install_command
 
             raise MissingDependencyError(
-                f"shvit.{name} needs {error.name}, which is not installed; install it with: {install_command(extra)}"
+                f"shvit.{name} needs {package}, which is not installed; install it with: {install_command(extra)}"
             ) from error
     raise AttributeError(f"module 'shvit' has no attribute {name!r}")
 

@@ -26,7 +26,7 @@ from shvit.card import ClassInfo
 from shvit.data.datasets import fingerprint, open_dataset, open_datasets
 from shvit.data.formats import tables
 from shvit.data.formats.listing import read_rows
-from shvit.data.formats.shards import expand_braces
+from shvit.data.formats.patterns import expand_braces
 from shvit.data.splits import split_dataset
 from shvit.errors import DataError, ImageError, MissingDependencyError
 from shvit.images.encoded import read_encoded

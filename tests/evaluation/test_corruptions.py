@@ -9,13 +9,13 @@ from scipy import ndimage
 
 from shvit.evaluation.corruptions import (
     CORRUPTIONS,
-    SEVERITIES,
     CorruptedImages,
     _convolve,
     brightness,
     corrupt,
     elastic_transform,
 )
+from shvit.evaluation.evaluate import SEVERITIES
 from shvit.images.preprocess import decode
 
 from ..conftest import SAMPLES

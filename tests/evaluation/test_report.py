@@ -10,9 +10,9 @@ from PIL import Image
 from shvit.card import ClassInfo
 from shvit.evaluation.classifiers import measure_latency
 from shvit.evaluation.evaluate import Evaluation
+from shvit.evaluation.figures import summarize, worst_classes
 from shvit.evaluation.metrics import confusion_matrix
 from shvit.evaluation.plots import TICK_LABELS, TILE, confusion_figure, contact_sheet, tile
-from shvit.evaluation.report import summarize, worst_classes
 
 from ..conftest import Clock
 from .test_metrics import random_predictions

@@ -1,4 +1,4 @@
-"""Measure a model file or a checkpoint on labelled images: accuracy, calibration, speed, robustness; needs the lab."""
+"""Measure a model file or a checkpoint on labelled images: accuracy, calibration, speed, robustness."""
 
 from __future__ import annotations
 
@@ -126,13 +126,15 @@ def run(args: argparse.Namespace) -> int:
 
 def parse_corruptions(text: str | None) -> list[str]:
     """Names of corruptions from ``all`` or a list with commas."""
+    if text != "all":
+        return [] if text is None else text.split(",")
     from shvit.evaluation.corruptions import CORRUPTIONS
 
-    return [] if text is None else list(CORRUPTIONS) if text == "all" else text.split(",")
+    return list(CORRUPTIONS)
 
 
 def print_summary(results: dict[str, Any], predictions: Predictions, card: Card, output: Path | None) -> None:
-    from shvit.evaluation.report import worst_classes
+    from shvit.evaluation.figures import worst_classes
     from shvit.evaluation.verdict import verdict
 
     latency = results["latency"]

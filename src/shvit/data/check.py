@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import signal
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +17,8 @@ import numpy as np
 from shvit.card import short_labels
 from shvit.data.protocol import ImageDataset
 from shvit.data.unread import left_out, missing_pictures
-from shvit.errors import DataError, ImageError
+from shvit.data.workers import in_processes
+from shvit.errors import ImageError
 from shvit.images.encoded import open_image
 from shvit.images.preprocess import decode, describe
 
@@ -26,6 +27,9 @@ NEAR_CONSTANT = 8
 
 REPORTED = 64
 """Images between two reports of progress."""
+
+TOGETHER = 32
+"""Images that are given to a process at once."""
 
 
 class Place(NamedTuple):
@@ -257,30 +261,19 @@ def check_datasets(
 
 
 def _examine_all(images: ImageDataset, workers: int) -> Iterator[_Facts]:
+    parts = (range(start, min(start + TOGETHER, len(images))) for start in range(0, len(images), TOGETHER))
+    with closing(in_processes(partial(_examine_part, images), parts, workers, images.name)) as examined:
+        yield from chain.from_iterable(examined)
+
+
+def _examine_part(images: ImageDataset, part: range) -> list[_Facts]:
+    return [_examine(images, index) for index in part]
+
+
+def _examine(images: ImageDataset, index: int) -> _Facts:
+    name = images.source(index)
     try:
-        with ProcessPoolExecutor(workers, initializer=_start_worker, initargs=(images,)) as pool:
-            yield from pool.map(_examine, range(len(images)), chunksize=32)
-    except BrokenProcessPool:
-        raise DataError(
-            f"{images.name}: a process that decodes was ended from outside, perhaps for want of memory; "
-            "try fewer --workers"
-        ) from None
-
-
-_images: ImageDataset
-"""What this worker process reads from."""
-
-
-def _start_worker(images: ImageDataset) -> None:
-    global _images
-    _images = images
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the parent's to handle
-
-
-def _examine(index: int) -> _Facts:
-    name = _images.source(index)
-    try:
-        encoded = _images.read(index)
+        encoded = images.read(index)
         name = describe(encoded)
         image = decode(encoded)
     except ImageError as error:

@@ -20,8 +20,10 @@ try:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
     from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
-except ImportError:
-    raise MissingDependencyError(f"the picture needs matplotlib: {install_command('torch')}") from None
+except ModuleNotFoundError:
+    raise MissingDependencyError(
+        f"--output: the picture needs matplotlib, which is not installed; install it with: {install_command('eval')}"
+    ) from None
 
 COLOURS = {"train": "#3b6ea5", "val": "#e08a3c"}
 NAMED_BARS = 30

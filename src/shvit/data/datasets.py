@@ -16,12 +16,12 @@ import numpy as np
 from shvit.data.classes import check_class_count, name_classes
 from shvit.data.formats.files import ImageFiles, image_folder, subfolders
 from shvit.data.formats.listing import listed_splits, lists_images
-from shvit.data.formats.shards import ShardImages, expand_pattern, is_url, shard_images
-from shvit.data.formats.tables import hub_splits, parquet_images, saved_images
+from shvit.data.formats.patterns import expand_pattern, is_url
 from shvit.data.layout import check_class_folders, split_folders
 from shvit.data.protocol import ImageDataset
 from shvit.data.splits import SPLIT_NAMES, by_split, split_and_rest, split_dataset
-from shvit.errors import DataError, ImageError
+from shvit.errors import DataError, ImageError, MissingDependencyError
+from shvit.install import install_command
 
 __all__ = [
     "OpenedDatasets",
@@ -141,7 +141,7 @@ def _open(path: str | Path, splits: Splits, split: str) -> ImageDataset:
 
 
 def _check_image_key(images: ImageDataset, image_key: str | None) -> None:
-    if image_key is not None and not isinstance(images, ShardImages):
+    if image_key is not None and not getattr(images, "takes_image_key", False):
         raise DataError(f"{images.name}: --image-key chooses among the images of tar shards; leave it out")
 
 
@@ -170,9 +170,22 @@ def _readable(path: str | Path) -> Iterator[None]:
         raise DataError(f"{error.filename or path}: {error.strerror or error}{remedy}") from None
 
 
+@contextmanager
+def _pyarrow_wanted(name: str | Path, extra: str = "parquet") -> Iterator[None]:
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(
+            f"{name}: Parquet files, tar shards and what `datasets` saves are read with {error.name}, which is not "
+            f"installed; install it with: {install_command(extra)}"
+        ) from None
+
+
 def _find_splits(path: str | Path, image_key: str | None) -> Splits:
     text, root = str(path), Path(path)
     if text.startswith("hf://"):
+        with _pyarrow_wanted(text, "datasets"):
+            from shvit.data.formats.tables import hub_splits
         return _known(hub_splits(text), text)
     if is_url(text) or ((has_magic(text) or "{" in text) and not root.exists()):
         return _of_files(expand_pattern(text), image_key, chosen_by_user=True)
@@ -183,9 +196,12 @@ def _find_splits(path: str | Path, image_key: str | None) -> Splits:
 
 
 def _in_folder(root: Path, image_key: str | None) -> Splits:
-    if (root / "state.json").is_file():
-        return {"": partial(saved_images, root)}
-    if (root / "dataset_dict.json").is_file():
+    single, several = (root / "state.json").is_file(), (root / "dataset_dict.json").is_file()
+    if single or several:
+        with _pyarrow_wanted(root):
+            from shvit.data.formats.tables import saved_images
+        if single:
+            return {"": partial(saved_images, root)}
         return _known({name: partial(saved_images, root / name) for name in subfolders(root)}, str(root))
     if splits := split_folders(root, subfolders(root)):
         return {split: partial(_open_split, root / name, image_key) for split, name in splits.items()}
@@ -232,6 +248,9 @@ def _of_files(names: Sequence[str], image_key: str | None, chosen_by_user: bool 
     if suffix == ".csv":
         listed = listed_splits({Path(name): split for split, group in groups.items() for name in group})
         return _known({split: partial(_same, images) for split, images in listed.items()}, names[0])
+    with _pyarrow_wanted(names[0]):
+        from shvit.data.formats.shards import shard_images
+        from shvit.data.formats.tables import parquet_images
     if suffix == ".tar":
         return {split: partial(shard_images, group, image_key) for split, group in groups.items()}
     return {split: partial(parquet_images, [Path(name) for name in group]) for split, group in groups.items()}

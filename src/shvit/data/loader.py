@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import re
-import sys
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -18,25 +14,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from shvit.card import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from shvit.data.broken import BrokenImage, read_images
 from shvit.data.protocol import ImageDataset
 from shvit.data.sampler import EpochSampler, SampleKey, ShardSampler
 from shvit.data.transforms import ERASURE, TrainTransform, sample_seed
-from shvit.errors import ArgumentError, DataError, ImageError
-from shvit.images.decoding import Decoding, preparation
-from shvit.images.preprocess import describe
-
-GUARD = 'if __name__ == "__main__":'
-
-
-@dataclass(frozen=True, slots=True)
-class BrokenImage:
-    """An image that could not be read or decoded."""
-
-    index: int
-    """Its place in the dataset."""
-    source: str
-    """Its name."""
-    reason: str
+from shvit.data.workers import worker_died, yield_to_the_network
+from shvit.errors import ArgumentError, DataError
+from shvit.images.decoding import preparation
 
 
 class Batch(NamedTuple):
@@ -90,25 +74,17 @@ class _Batches(Dataset[Batch]):
         self.images, self.size = images, size
 
     def __getitem__(self, keys: list[SampleKey]) -> Batch:
-        pixels = np.empty((len(keys), *self.size, 3), np.uint8)
-        kept: list[SampleKey] = []
-        broken = []
-        for key in keys:
-            data = b""
-            try:
-                data = self.images.read(key.index)
-                pixels[len(kept)] = self.pixels(data, key)
-                kept.append(key)
-            except (ImageError, DataError, OSError) as error:
-                reason = getattr(error, "strerror", None) or str(error).removeprefix(f"{describe(data)}: ")
-                broken.append(BrokenImage(key.index, self.images.source(key.index), reason))
+        pixels, places, broken = read_images(
+            self.images, [key.index for key in keys], self.size, lambda place, data: self.pixels(data, keys[place])
+        )
+        kept = [keys[place] for place in places]
         indices = np.array([key.index for key in kept], np.int64)
         return Batch(
-            torch.from_numpy(pixels[: len(kept)]),
+            torch.from_numpy(pixels),
             torch.from_numpy(self.images.labels[indices]),
             torch.from_numpy(indices),
             torch.tensor([self.seed(key) for key in kept], dtype=torch.int64),
-            tuple(broken),
+            broken,
         )
 
     @abstractmethod
@@ -135,9 +111,9 @@ class _TrainingBatches(_Batches):
 
 
 class _EvaluationBatches(_Batches):
-    def __init__(self, images: ImageDataset, preprocessing: Preprocessing, decoding: Decoding) -> None:
+    def __init__(self, images: ImageDataset, preprocessing: Preprocessing) -> None:
         super().__init__(images, preprocessing.image_size)
-        self.preprocessing, self.prepare = preprocessing, preparation(decoding)
+        self.preprocessing, self.prepare = preprocessing, preparation("exact")
 
     def pixels(self, data: bytes, key: SampleKey) -> np.ndarray:
         return self.prepare(data, self.preprocessing)
@@ -156,7 +132,7 @@ class BatchLoader(DataLoader[Batch]):
             batch_size=None,
             num_workers=workers,
             prefetch_factor=4 if workers else None,
-            worker_init_fn=_yield_to_training,
+            worker_init_fn=_start_worker,
             pin_memory=pin_memory,
             # Without a generator of its own, a loader draws from the process's, and so changes what follows.
             generator=torch.Generator(),
@@ -205,9 +181,10 @@ def evaluation_loader(
     rank: int = 0,
     world_size: int = 1,
     pin_memory: bool = False,
-    decoding: Decoding = "exact",
 ) -> BatchLoader:
     """Every image once over all processes, in order, through the preprocessing that the runtime uses.
+
+    ``shvit.data.prepared`` has it for one process and without PyTorch.
 
     Args:
         batch_size: images in one batch of this process.
@@ -216,7 +193,7 @@ def evaluation_loader(
         DataError: while iterating: a worker process died.
     """
     sampler = ShardSampler(len(images), batch_size, rank, world_size)
-    return BatchLoader(_EvaluationBatches(images, preprocessing, decoding), sampler, workers, pin_memory)
+    return BatchLoader(_EvaluationBatches(images, preprocessing), sampler, workers, pin_memory)
 
 
 @contextmanager
@@ -238,34 +215,11 @@ def dead_workers_named() -> Iterator[None]:
 
 
 def _death(what: str) -> DataError:
-    forked = multiprocessing.get_start_method(allow_none=True) in (None, "fork") and sys.platform == "linux"
-    unguarded = "" if forked else f", or the script's call is not under {GUARD}"
-    return DataError(
-        f"{what}: most often the machine ran out of memory, or of shared memory (/dev/shm){unguarded}; "
-        "use fewer workers or a smaller batch"
-    )
+    return worker_died(what, "use fewer workers or a smaller batch", "memory, or of shared memory (/dev/shm)")
 
 
-def check_guarded(workers: int) -> None:
-    """Refuses to work while a process that was started for decoding reads the user's script.
-
-    Args:
-        workers: decoding processes that are wanted.
-
-    Raises:
-        ArgumentError: where Python starts processes anew, the script's call is not kept from them.
-    """
-    # multiprocessing refuses by the same sign, but only once the work has begun.
-    if workers and getattr(multiprocessing.current_process(), "_inheriting", False):
-        raise ArgumentError(
-            f"the script's call runs again in each decoding process: put it under {GUARD}, or decode with workers=0"
-        )
-
-
-def _yield_to_training(worker: int) -> None:
-    """A worker that takes a core from the training step stalls all of its threads: let it have what is left."""
-    if sys.platform != "win32":
-        os.nice(9)
+def _start_worker(worker: int) -> None:
+    yield_to_the_network()
 
 
 def normalize(images: Tensor) -> Tensor:

@@ -7,14 +7,10 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import torch
 
 from shvit.card import Card
-from shvit.data.loader import normalize
-from shvit.errors import ArgumentError, CheckpointError
-from shvit.modelfile.card import card_for
-from shvit.models.checkpoints import load_model
-from shvit.models.reparam import folded_network, inference_form
+from shvit.errors import ArgumentError, MissingDependencyError
+from shvit.install import install_command
 from shvit.network.weight_files import CHECKPOINT_SUFFIXES
 from shvit.predicting.classifier import Classifier
 
@@ -32,35 +28,6 @@ class ImageClassifier(Protocol):
         """``uint8 (N, H, W, 3)`` to ``float32 (N, classes)``, each row summing to 1."""
 
 
-class CheckpointClassifier:
-    """A checkpoint's network, folded as export folds it, in PyTorch on the CPU.
-
-    Args:
-        image_size: another side of the input, in pixels.
-        threads: threads of one inference, for the whole process; PyTorch's default when not given.
-
-    Raises:
-        CheckpointError: the file cannot be used, or its network is no classifier of RGB images.
-    """
-
-    engine = "pytorch"
-
-    def __init__(self, path: str | Path, image_size: int | None = None, threads: int | None = None) -> None:
-        model, checkpoint = load_model(path)
-        if model.num_classes == 0:
-            raise CheckpointError(f"{path}: has no classification head; train one first with: shvit train")
-        if model.config.in_chans != 3:
-            raise CheckpointError(f"{path}: takes {model.config.in_chans} channels; only RGB images can be evaluated")
-        if threads is not None:
-            torch.set_num_threads(threads)
-        self.card = card_for(folded_network(model), checkpoint, Path(path).stem, image_size)
-        self._network = inference_form(model)
-
-    @torch.inference_mode()
-    def predict_batch(self, batch: np.ndarray) -> np.ndarray:
-        return self._network(normalize(torch.from_numpy(batch))).softmax(dim=1).numpy()
-
-
 def open_classifier(
     model: str | Path, engine: str = "auto", threads: int | None = None, image_size: int | None = None
 ) -> ImageClassifier:
@@ -72,11 +39,19 @@ def open_classifier(
 
     Raises:
         ModelFileError, CheckpointError: it cannot be used; the message says why.
+        MissingDependencyError: it is a checkpoint, and PyTorch is not installed.
         ValueError: an option was given that is not for this kind of file.
     """
     if Path(model).suffix in CHECKPOINT_SUFFIXES:
         if engine != "auto":
             raise ArgumentError(f"--engine {engine}: {model} is a checkpoint, which PyTorch runs; export it first")
+        try:
+            from shvit.evaluation.checkpoint_classifier import CheckpointClassifier
+        except ModuleNotFoundError as error:
+            raise MissingDependencyError(
+                f"{model}: is a checkpoint, which PyTorch runs, and {error.name} is not installed; export it and give "
+                f"the model file, or install the lab with: {install_command('torch')}"
+            ) from None
         return CheckpointClassifier(model, image_size, threads)
     return Classifier(model, engine, threads, image_size=image_size)
 

@@ -14,17 +14,25 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from scipy import ndimage
-from scipy.signal import fftconvolve
 
 from shvit.data.protocol import ImageDataset
+from shvit.errors import MissingDependencyError
 from shvit.images.preprocess import decode
+from shvit.install import install_command
+
+try:
+    from scipy import ndimage
+    from scipy.signal import fftconvolve
+except ModuleNotFoundError as error:
+    raise MissingDependencyError(
+        f"--corruptions: images are corrupted with {error.name}, which is not installed; install it with: "
+        f"{install_command('eval')}"
+    ) from None
 
 SHORT_SIDE = 256
 """Larger images are first reduced to this short side, in pixels, as ImageNet-C's were: noise is of its pixels."""
 SMALL = 128
 """Images with a shorter side than this, in pixels, take Tiny-ImageNet-C's parameters."""
-SEVERITIES = range(1, 6)
 
 # Each takes pixels, float64 (H, W, 3) in [0, 1], its parameters at one severity, and a source of randomness; it returns
 # pixels of the same shape, which may leave [0, 1].

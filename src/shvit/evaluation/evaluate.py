@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
-from shvit.data.loader import BrokenImage, evaluation_loader
+from shvit.data.broken import BrokenImage
+from shvit.data.prepared import prepared_batches
 from shvit.errors import DataError
 from shvit.evaluation.classifiers import ImageClassifier
-from shvit.evaluation.corruptions import CorruptedImages
 from shvit.evaluation.labels import LabelledImages
 from shvit.evaluation.metrics import Predictions, concatenate, rank
 from shvit.images.decoding import Decoding
+
+SEVERITIES = range(1, 6)
+"""Of corruptions."""
 
 
 @dataclass(frozen=True)
@@ -67,19 +71,19 @@ def evaluate_classifier(
         decoding: ``fast`` to see what that changes.
 
     Raises:
-        DataError: not one image could be read.
+        DataError: not one image could be read, or a process that decodes died.
     """
     started = time.perf_counter()
     parts: list[Predictions] = []
     broken: list[BrokenImage] = []
-    batches = evaluation_loader(images, classifier.card.preprocessing, batch_size, workers, decoding=decoding)
-    for batch in batches:
-        broken += batch.broken
-        if len(batch.indices):
-            indices = images.indices[batch.indices.numpy()]
-            accepted = [images.accepted[index] for index in indices.tolist()]
-            parts.append(rank(classifier.predict_batch(batch.images.numpy()), accepted, indices))
-        advance(len(batch.indices) + len(batch.broken))
+    with closing(prepared_batches(images, classifier.card.preprocessing, batch_size, workers, decoding)) as batches:
+        for batch in batches:
+            broken += batch.broken
+            if len(batch.indices):
+                indices = images.indices[batch.indices]
+                accepted = [images.accepted[index] for index in indices.tolist()]
+                parts.append(rank(classifier.predict_batch(batch.images), accepted, indices))
+            advance(len(batch.indices) + len(batch.broken))
     if not parts:
         raise DataError(
             f"{images.name}: none of the {len(images)} images can be read: {broken[0].source}: {broken[0].reason}"
@@ -96,7 +100,15 @@ def evaluate_corrupted(
     workers: int,
     advance: Callable[[int], None] = lambda count: None,
 ) -> list[Robustness]:
-    """Top-1 under each corruption (a key of ``CORRUPTIONS``) at each severity (1 to 5)."""
+    """Top-1 under each corruption (a key of ``CORRUPTIONS``) at each severity (1 to 5).
+
+    Raises:
+        MissingDependencyError: SciPy is not installed.
+    """
+    if not corruptions:
+        return []
+    from shvit.evaluation.corruptions import CorruptedImages
+
     found = []
     for name in corruptions:
         for severity in severities:

@@ -10,21 +10,26 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
-import shvit.models  # noqa: F401 - first, since without PyTorch it says what to install
 from shvit.atomic import check_outputs
 from shvit.card import Card, ClassInfo, TrainingSplit
+from shvit.data.broken import BrokenImage
 from shvit.data.datasets import is_divided, open_dataset, open_datasets
-from shvit.data.loader import BrokenImage, check_guarded
 from shvit.data.protocol import ImageDataset
 from shvit.data.trained_on import count_trained_on, divide_as_trained
+from shvit.data.workers import check_guarded
 from shvit.display import progress_bar, say
 from shvit.engines import EngineName
 from shvit.errors import ArgumentError
 from shvit.evaluation.classifiers import ImageClassifier, measure_latency, open_classifier
-from shvit.evaluation.corruptions import CORRUPTIONS, SEVERITIES
-from shvit.evaluation.evaluate import Evaluation, evaluate_classifier, evaluate_corrupted, evaluate_fast_decoding
+from shvit.evaluation.evaluate import (
+    SEVERITIES,
+    Evaluation,
+    evaluate_classifier,
+    evaluate_corrupted,
+    evaluate_fast_decoding,
+)
+from shvit.evaluation.figures import provenance, summarize
 from shvit.evaluation.labels import LabelledImages, dataset_labels, evenly_spaced, labels_from_file, match_classes
-from shvit.evaluation.report import REPORT_FILES, provenance, summarize, write_report
 from shvit.images.decoding import preparation
 from shvit.images.preprocess import decode, preprocess
 
@@ -68,9 +73,12 @@ class EvaluationOptions:
     """What the report names as the way to measure the same again; the call in Python when not given."""
 
     def __post_init__(self) -> None:
-        for name in self.corruptions:
-            if name not in CORRUPTIONS:
-                raise ArgumentError(f"--corruptions {name}: expected all, or some of {', '.join(CORRUPTIONS)}")
+        if self.corruptions:
+            from shvit.evaluation.corruptions import CORRUPTIONS
+
+            for name in self.corruptions:
+                if name not in CORRUPTIONS:
+                    raise ArgumentError(f"--corruptions {name}: expected all, or some of {', '.join(CORRUPTIONS)}")
         for severity in self.severities:
             if severity not in SEVERITIES:
                 raise ArgumentError(f"--severity: expected 1 to 5, got {severity}")
@@ -151,7 +159,10 @@ class EvaluationResult:
         Raises:
             ValueError: a file of the report is one of the inputs.
             OSError: it cannot be written.
+            MissingDependencyError: what draws it is not installed.
         """
+        from shvit.evaluation.report import write_report
+
         folder = Path(folder)
         _check_report(folder, self.read, self.images)
         folder.mkdir(parents=True, exist_ok=True)
@@ -195,15 +206,18 @@ def evaluate(
         ModelFileError, CheckpointError: the model cannot be used.
         ArgumentError: a value that cannot be.
         ValueError: a file of the report is one of the inputs.
-        MissingDependencyError: PyTorch, or what fast decoding needs, is not installed; the message says which command
-            installs it.
+        MissingDependencyError: what a checkpoint (PyTorch), a report, corruptions, fast decoding or Parquet need is not
+            installed; the message says which command installs it.
     """
     given: dict[str, Any] = {"split": split, "limit": limit, "report": report}
     given = {name: each for name, each in given.items() if each is not None}
     options = replace(options or EvaluationOptions(), **given)
     check_guarded(options.workers)
+    # What is missing is told before the first pass, not after it.
     if options.fast_decode:
-        preparation("fast")  # what it needs is missing: say so before the first pass, not after it
+        preparation("fast")
+    if options.report is not None:
+        import shvit.evaluation.report  # noqa: F401
     classifier = open_classifier(model, options.engine, options.threads, options.image_size)
     images, origin, warning = _open_images(model, data, options, classifier.card.training_split)
     if warning is not None:
@@ -243,6 +257,8 @@ def evaluate(
 
 def _check_report(folder: Path, read: Sequence[str], images: ImageDataset) -> None:
     """Raises: ValueError: a file of the report cannot be written to, or is an input."""
+    from shvit.evaluation.report import REPORT_FILES
+
     sources = (images.source(index) for index in range(len(images)))
     check_outputs([("--output", folder / name) for name in REPORT_FILES], chain(read, sources))
 

@@ -1,28 +1,23 @@
-"""An evaluation in figures, and as a folder of files to look at."""
+"""An evaluation as a folder of files to look at."""
 
 from __future__ import annotations
 
 import base64
-import datetime
 import io
-import math
-import platform
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jinja2
 import numpy as np
 from PIL import Image
 
 from shvit.atomic import atomic_text, write_bytes, write_json, write_text
-from shvit.card import Card, ClassInfo
+from shvit.card import Card
 from shvit.data.protocol import ImageDataset
 from shvit.display import CSVWriter
-from shvit.evaluation import plots
-from shvit.evaluation.evaluate import Evaluation, Robustness
+from shvit.errors import MissingDependencyError
+from shvit.evaluation.evaluate import Evaluation
+from shvit.evaluation.figures import PAIRS, worst_classes
 from shvit.evaluation.metrics import (
     Predictions,
     calibration,
@@ -30,13 +25,20 @@ from shvit.evaluation.metrics import (
     confident_mistakes,
     confused_pairs,
     confusion_matrix,
-    wilson_interval,
 )
 from shvit.evaluation.verdict import verdict
 from shvit.images.preprocess import decode
+from shvit.install import install_command
 
-PAIRS = 20
-"""How many pairs of confused classes are listed."""
+try:
+    import jinja2
+
+    from shvit.evaluation import plots
+except ModuleNotFoundError as error:
+    raise MissingDependencyError(
+        f"a report is made with {error.name}, which is not installed; install it with: {install_command('eval')}"
+    ) from None
+
 MISTAKES = 48
 """How many mistakes are shown."""
 REPORT_FILES = (
@@ -44,85 +46,6 @@ REPORT_FILES = (
     *("confusion.png", "reliability.png", "mistakes.jpg", "report.html"),
 )
 """What a report is made of."""
-PACKAGES = ("shvit", "torch", "onnxruntime", "openvino", "numpy", "pillow")
-
-
-def summarize(
-    evaluation: Evaluation, latency: np.ndarray, robustness: Sequence[Robustness], classes: Sequence[ClassInfo]
-) -> dict[str, Any]:
-    """All figures, as JSON can hold them; shares are in [0, 1], times in milliseconds.
-
-    Args:
-        latency: milliseconds, ``(N,)``.
-        classes: the classifier's.
-    """
-    predictions = evaluation.predictions
-    counts = class_counts(predictions, len(classes))
-    reliability = calibration(predictions)
-    per_class = [
-        {
-            **asdict(each),
-            "images": int(counts.images[place]),
-            "correct": int(counts.correct[place]),
-            "accuracy": _number(counts.accuracy[place]),
-            "predicted": int(counts.predicted[place]),
-            "precision": _number(counts.precision[place]),
-        }
-        for place, each in enumerate(classes)
-        if counts.images[place] or counts.predicted[place]
-    ]
-    return {
-        "images": len(predictions),
-        "correct": int(predictions.correct.sum()),
-        "correct_top5": int(predictions.in_top5.sum()),
-        "top1": predictions.top1,
-        "top1_interval": list(wilson_interval(int(predictions.correct.sum()), len(predictions))),
-        "top5": predictions.top5,
-        "loss": predictions.loss,
-        "ece": reliability.error,
-        "images_per_second": (len(predictions) + len(evaluation.broken)) / evaluation.seconds,
-        "latency": {
-            "median_ms": float(np.median(latency)),
-            "p95_ms": float(np.percentile(latency, 95)),
-            "runs": len(latency),
-        },
-        "corruptions": [asdict(each) for each in robustness],
-        "corruptions_mean_top1": float(np.mean([each.top1 for each in robustness])) if robustness else None,
-        "broken": [{"source": each.source, "reason": each.reason} for each in evaluation.broken],
-        "per_class": per_class,
-        "confused_pairs": [
-            {"label": classes[label].label, "predicted": classes[taken].label, "images": count}
-            for label, taken, count in confused_pairs(predictions, PAIRS)
-        ],
-        "calibration": [
-            {"images": int(count), "confidence": _number(confidence), "accuracy": _number(accuracy)}
-            for count, confidence, accuracy in zip(
-                reliability.counts, reliability.confidence, reliability.accuracy, strict=True
-            )
-        ],
-    }
-
-
-def provenance(command: str) -> dict[str, Any]:
-    """What one needs to measure the same again: command, versions, machine, date."""
-    versions = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return {
-        "command": command,
-        "versions": versions,
-        "machine": platform.platform(),
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-    }
-
-
-def worst_classes(results: dict[str, Any]) -> list[dict[str, Any]]:
-    """Entries of ``per_class`` that have images, least accurate first; of equals, the one of more images."""
-    with_images = [each for each in results["per_class"] if each["images"]]
-    return sorted(with_images, key=lambda each: (each["accuracy"], -each["images"]))
 
 
 class _Material(NamedTuple):
@@ -260,11 +183,6 @@ def _write_page(folder: Path, results: dict[str, Any], material: _Material, figu
         figures=figures,
     )
     write_text(page, folder / "report.html")
-
-
-def _number(value: float) -> float | None:
-    """NaN is not JSON."""
-    return None if math.isnan(value) else float(value)
 
 
 def _percent(share: float | None) -> str:

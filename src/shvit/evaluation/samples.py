@@ -10,7 +10,7 @@ import numpy as np
 
 from shvit.card import Card, Preprocessing
 from shvit.data.datasets import open_dataset
-from shvit.data.loader import evaluation_loader
+from shvit.data.prepared import prepared_batches
 from shvit.data.protocol import ImageDataset
 from shvit.data.splits import Subset
 from shvit.errors import DataError, ImageError
@@ -37,11 +37,8 @@ def prepared_images(images: ImageDataset, preprocessing: Preprocessing, limit: i
     Images that cannot be read are left out.
     """
     chosen = Subset(images, evenly_spaced(range(len(images)), limit))
-    batches = list(evaluation_loader(chosen, preprocessing, BATCH, workers=0))
-    return (
-        np.concatenate([batch.images.numpy() for batch in batches]),
-        np.concatenate([batch.labels.numpy() for batch in batches]),
-    )
+    batches = list(prepared_batches(chosen, preprocessing, BATCH, workers=0))
+    return np.concatenate([batch.images for batch in batches]), np.concatenate([batch.labels for batch in batches])
 
 
 def calibration_images(images: ImageDataset, card: Card) -> tuple[np.ndarray, np.ndarray]:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from shvit.atomic import check_outputs
 from shvit.data.datasets import OpenedDatasets, open_datasets, short_path
-from shvit.data.loader import check_guarded
 from shvit.data.unread import describe_unread, left_out
+from shvit.data.workers import check_guarded
 from shvit.display import say
 from shvit.errors import ArgumentError
 from shvit.runs.metrics import FILE as METRICS
@@ -26,7 +26,7 @@ from shvit.training.loop import fit, is_finished, setup
 from shvit.training.recipe import Execution, Recipe
 
 if TYPE_CHECKING:
-    from shvit.data.loader import BrokenImage
+    from shvit.data.broken import BrokenImage
     from shvit.training.run import Run
 
 FOLDER = Path("runs/shvit")

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 
 from shvit.card import ClassInfo
 from shvit.data.classes import name_classes
@@ -42,7 +41,9 @@ class ImageFiles:
         """Files among them that are not read, by suffix or by what they are."""
         self._root = str(root)
         # One buffer for all: a Python object each would cost 100 MB for a million, in every worker process.
-        self._paths = pa.array([os.fsencode(path) for path in paths], pa.large_binary())
+        encoded = [os.fsencode(path) for path in paths]
+        self._paths = b"".join(encoded)
+        self._starts = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -52,7 +53,10 @@ class ImageFiles:
         return read_encoded(source, source)
 
     def source(self, index: int) -> str:
-        return os.path.join(self._root, os.fsdecode(self._paths[index].as_py()))  # noqa: PTH118 - read() is hot
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        path = self._paths[self._starts[index] : self._starts[index + 1]]
+        return os.path.join(self._root, os.fsdecode(path))  # noqa: PTH118 - read() is hot
 
 
 def image_folder(root: Path) -> ImageFiles:

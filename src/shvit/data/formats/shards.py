@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import math
-import re
 import tarfile
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
-from glob import glob, has_magic
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -21,19 +18,15 @@ import pyarrow.parquet as pq
 from shvit.atomic import atomic_path
 from shvit.data.cache import derived_folder, download, files_key
 from shvit.data.classes import encode_labels
+from shvit.data.formats.patterns import is_remote, is_url
 from shvit.data.unread import LABEL_ALONE, LINKED_MEMBER, describe_unread, is_unread_picture
 from shvit.errors import DataError
 from shvit.images.encoded import read_encoded
 from shvit.images.sources import OTHER_NAME, is_image
 from shvit.reading import utf8_path
 
-MAX_SHARDS = 100_000
-"""A pattern that stands for more is a slip of the finger."""
-
 MAX_LABEL_BYTES = 2**20
 """Larger ``.cls`` and ``.json`` members are refused before they are read."""
-
-_BRACES = re.compile(r"\{(?:(\d{1,18})\.\.(\d{1,18})|([^{}]*,[^{}]*))\}")
 
 _INDEX = pa.schema(
     [
@@ -68,6 +61,8 @@ class ShardImages:
         image_key: extension of the image where a key has several: ``jpg``, ``left.jpg``. Without it that is the one
             with a single extension: of ``key.jpg`` and ``key.seg.png`` the first.
     """
+
+    takes_image_key = True
 
     def __init__(self, name: str, root: Path, shards: Sequence[Shard], image_key: str | None = None) -> None:
         self.name, self._shards = name, tuple(shards)
@@ -116,59 +111,6 @@ def shard_images(names: Sequence[str], image_key: str | None = None) -> ShardIma
     shards = [Shard(name, _local(name)) for name in names]
     parent = names[0].rpartition("/")[0] if len(names) > 1 else names[0]
     return ShardImages(parent or ".", Path() if is_url(names[0]) else shards[0].path.parent, shards, image_key)
-
-
-def is_url(name: str) -> bool:
-    return re.match(r"[a-z][a-z0-9+.-]+://", name) is not None
-
-
-def is_remote(name: str) -> bool:
-    return name.startswith(("http://", "https://"))
-
-
-def expand_pattern(pattern: str) -> list[str]:
-    """Shard names that a pattern stands for: braces as in a shell, ``*`` and ``?`` for files on this machine.
-
-    Raises:
-        DataError: no file matches, or there are more than ``MAX_SHARDS``.
-    """
-    found: list[str] = []
-    for name in expand_braces(pattern):
-        if is_url(name) or not has_magic(name):
-            found.append(name)
-        else:
-            found += sorted(glob(name, recursive=True))  # noqa: PTH207 - keeps the pattern relative as typed
-    if not found:
-        raise DataError(f"{pattern}: no file matches")
-    return found
-
-
-def expand_braces(pattern: str) -> list[str]:
-    """``a{00..02}.tar`` or ``{x,y}.tar`` to the names it stands for, as a shell does; each name once."""
-    names = math.prod(_count(match) for match in _BRACES.finditer(pattern))
-    if names > MAX_SHARDS:
-        raise DataError(f"{pattern}: stands for {names:,} shards, at most {MAX_SHARDS:,} are accepted")
-    match = _BRACES.search(pattern)
-    if match is None:
-        return [pattern]
-    before, after = pattern[: match.start()], pattern[match.end() :]
-    return list(dict.fromkeys(name for each in _choices(match) for name in expand_braces(f"{before}{each}{after}")))
-
-
-def _count(braces: re.Match[str]) -> int:
-    first, last, listed = braces.groups()
-    return abs(int(last) - int(first)) + 1 if listed is None else listed.count(",") + 1
-
-
-def _choices(braces: re.Match[str]) -> list[str]:
-    first, last, listed = braces.groups()
-    if listed is not None:
-        return listed.split(",")
-    # As in a shell, a leading zero asks for numbers of equal length.
-    padded = any(len(end) > 1 and end.startswith("0") for end in (first, last))
-    width = max(len(first), len(last)) if padded else 0
-    step = 1 if int(first) <= int(last) else -1
-    return [str(number).zfill(width) for number in range(int(first), int(last) + step, step)]
 
 
 def _local(name: str) -> Path:
