@@ -45,3 +45,11 @@ def test_numpy_computes_what_the_unfolded_pytorch_network_does(name):
     found = forward(folded_network(model), images.numpy())
     assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
     assert (found.argmax(1) == expected.argmax(1)).all()
+
+
+def test_a_module_that_is_changed_leaves_its_arrays_as_they_are():
+    network = folded_network(SHViT(CONFIGS["multi-head"]))
+    before = network.arrays["stem.0.weight"].copy()
+    with torch.no_grad():
+        module_of(network).stem[0].weight.zero_()
+    assert (network.arrays["stem.0.weight"] == before).all()

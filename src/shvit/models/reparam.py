@@ -67,7 +67,7 @@ def module_of(network: FoldedNetwork) -> SHViT:
     """A folded network of these arrays, in float32, in evaluation mode."""
     with torch.device("meta"):
         module = reparameterize(SHViT(network.config))
-    tensors = {name: torch.from_numpy(values) for name, values in network.arrays.items()}
+    tensors = {name: torch.tensor(values) for name, values in network.arrays.items()}  # copies: it may be changed
     module.load_state_dict(tensors, assign=True)
     return module.requires_grad_(False)
 
