@@ -18,6 +18,7 @@ from safetensors.numpy import load_file, save_file
 from shvit.card import Card
 from shvit.images.preprocess import decode, preprocess
 from shvit.predicting.classifier import Classifier
+from shvit.shipped import DEFAULT_MODEL, resolve_model
 
 from ..conftest import SAMPLES
 from .conftest import NAME, REPOSITORY, run_process
@@ -212,6 +213,15 @@ def test_a_server_has_it_before_it_is_ready(hub, home, repository):
             assert "serving on http://" in running.stdout.readline() and converted(home)
         finally:
             running.terminate()
+
+
+def test_a_repository_with_one_of_our_model_files_is_used_as_it_is(hub, tmp_path):
+    hub.publish("me/mine", {"shvit.onnx": resolve_model(DEFAULT_MODEL).read_bytes(), "README.md": b"# mine"})
+    given, shipped = (
+        json.loads(shvit(hub, tmp_path, "predict", PHOTOGRAPH, "--model", model, "--format", "jsonl").stdout)
+        for model in ("hf://me/mine", DEFAULT_MODEL)
+    )
+    assert given == shipped and converted(tmp_path) == []
 
 
 def write_photographs(folder: Path, count: int) -> None:

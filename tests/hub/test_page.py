@@ -10,6 +10,8 @@ import sys
 
 import pytest
 
+from shvit.predicting.classifier import Classifier
+
 from ..conftest import PATIENCE, ROOT, SAMPLES
 from .conftest import NAME, run_process
 from .test_named import WITHOUT_LAB, write_photographs
@@ -62,6 +64,12 @@ def test_the_pages_commands_run(hub, as_reader):
             continue
         done = run_process(hub, as_reader, command)
         assert done.returncode == 0, (arguments, done.stderr)
+    # What was trained says what it began with, and so does what is exported of it.
+    export = ["export", "--model", "run/best.safetensors", "--output", "mine.onnx"]
+    done = run_process(hub, as_reader, [sys.executable, "-c", WITHOUT_LAB, *export])
+    assert done.returncode == 0, done.stderr
+    card = Classifier("mine.onnx").card
+    assert card.trained_from.repository == f"timm/{NAME}.in1k" and card.weights is None
 
 
 def test_the_pages_python_runs(hub, as_reader):
