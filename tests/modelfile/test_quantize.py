@@ -13,13 +13,14 @@ import onnx
 import pytest
 import torch
 from PIL import Image
+from scipy.stats import binom
 
 from shvit import Classifier
 from shvit.card import IMAGENET_MEAN, IMAGENET_STD, ClassInfo, Preprocessing
 from shvit.cli.main import main
 from shvit.evaluation import int8
 from shvit.evaluation.evaluate import Evaluation
-from shvit.evaluation.int8 import paired_loss
+from shvit.evaluation.int8 import paired_loss, tail
 from shvit.modelfile.quantize import quantize_graph, rank_layers
 from shvit.models import SHViT, reparameterize, save_checkpoint
 from shvit.models.reparam import folded_network
@@ -206,3 +207,10 @@ def test_no_file_is_left_when_half_of_the_layers_in_float_are_not_enough(tmp_pat
 def metadata() -> dict[str, object]:
     preprocessing = Preprocessing(SIZE, crop_ratio=1.0, resize_mode="squash", interpolation="bilinear")
     return {"classes": [asdict(ClassInfo(i, f"c{i}")) for i in range(4)], "preprocessing": asdict(preprocessing)}
+
+
+@pytest.mark.parametrize(
+    ("least", "count", "probability"), [(0, 7, 0.3), (14, 120, 0.1), (30, 120, 0.1), (1100, 2000, 0.5)]
+)
+def test_how_probable_so_many_are_is_what_scipy_says(least, count, probability):
+    assert tail(least, count, probability) == pytest.approx(binom.sf(least - 1, count, probability), rel=1e-9)

@@ -68,9 +68,17 @@ class PairedLoss(NamedTuple):
         """Whether it is more than this, and more than an accident: a one-sided sign test (McNemar's, exact)."""
         if self.points <= points:
             return False
-        differ = self.lost + self.won
-        accident = sum(math.comb(differ, lost) for lost in range(self.lost, differ + 1)) / 2**differ
-        return accident < SIGNIFICANCE
+        return tail(self.lost, self.lost + self.won, 0.5) < SIGNIFICANCE
+
+
+def tail(least: int, count: int, probability: float) -> float:
+    """How probable it is that of so many trials at least ``least`` succeed, each with this probability, in (0, 1)."""
+
+    def exactly(successes: int) -> float:  # by logarithms: of thousands of trials the factors are no numbers
+        ways = math.lgamma(count + 1) - math.lgamma(successes + 1) - math.lgamma(count - successes + 1)
+        return math.exp(ways + successes * math.log(probability) + (count - successes) * math.log1p(-probability))
+
+    return math.fsum(map(exactly, range(least, count + 1)))
 
 
 def paired_loss(before: np.ndarray, after: np.ndarray) -> PairedLoss:
@@ -122,6 +130,8 @@ class Judgement:
     loss: PairedLoss
     limit: float
     """Points, of 100, that may be lost."""
+    too_much: bool
+    """It loses more, and more than an accident could be."""
     metrics: tuple[Metric, ...]
     """For its card."""
     found: Int8Accuracy | Int8Agreement
@@ -161,9 +171,11 @@ class AccuracyJudge(Judge):
         found, answers = self._measure(written)
         on = f"{short_path(self._val.name)} ({len(found):,} images)"
         top1 = round(found.top1, 4)
+        loss = paired_loss(self._right, answers)
         return Judgement(
-            paired_loss(self._right, answers),
+            loss,
             self._max_loss,
+            loss.exceeds(self._max_loss),
             (Metric("top1", top1, on, command), Metric("top5", round(found.top5, 4), on, command)),
             Int8Accuracy(top1, self._whole.top1, len(self._whole)),
             f"on the {len(found):,} validation images it is right for {found.top1:.2%}, float32 for "
@@ -220,11 +232,12 @@ class AgreementJudge(Judge):
         same = found.argmax(axis=1) == first
         rows = np.arange(len(first))
         shift = float(np.abs(found[rows, first] - self._expected[rows, first]).mean())
-        agreement, count = float(same.mean()), len(same)
+        agreement, count, changed = float(same.mean()), len(same), int((~same).sum())
         on = f"{count:,} photographs without labels, not calibrated on ({self._name})"
         return Judgement(
-            PairedLoss(count, int((~same).sum()), 0),
+            PairedLoss(count, changed, 0),
             self._limit,
+            100 * changed / count > self._limit and tail(changed, count, self._limit / 100) < SIGNIFICANCE,
             (Metric("float32_agreement", round(agreement, 4), on), Metric("score_shift", round(shift, 4), on)),
             Int8Agreement(agreement, shift, count, len(self.calibration)),
             f"its first label is float32's on {agreement:.2%} of {count:,} photographs",
@@ -282,7 +295,7 @@ def export_int8(
 
     def assess(written: Path) -> tuple[Metric, ...]:
         judged.append(judge.judge(written / inside, command))
-        if judged[-1].loss.exceeds(judged[-1].limit):
+        if judged[-1].too_much:
             raise _TooMuchLostError
         return judged[-1].metrics
 
