@@ -53,7 +53,7 @@ class BatchSettings:
     sources: tuple[str, ...]
     """Files, folders, patterns with ``*``; paths or URLs."""
     model: str = DEFAULT_MODEL
-    """A model file, or a shipped model's name."""
+    """A model file, or a name, as ``Classifier`` takes them."""
     kind: Kind | None = None
     """What to take of the sources; ``None`` for the one kind that they hold."""
     column: str | None = None

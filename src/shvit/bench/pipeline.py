@@ -69,7 +69,7 @@ def measure_pipeline(
     """Times the phases, then the whole beside timm's, slice by slice of the files in turns.
 
     Args:
-        model: a model file, or a shipped model's name.
+        model: a model file, or a name, as ``Classifier`` takes them.
         network: the same in timm, evaluating, or ``None`` to leave timm out.
         advance: told of each image of each program and of the phases.
     """

@@ -31,7 +31,7 @@ class ImageClassifier(Protocol):
 def open_classifier(
     model: str | Path, engine: str = "auto", threads: int | None = None, image_size: int | None = None
 ) -> ImageClassifier:
-    """Opens a shipped model's name, a model file or a checkpoint.
+    """Opens a model by its name, a model file or a checkpoint.
 
     Args:
         engine: for a model file.

@@ -193,7 +193,7 @@ def evaluate(
     script belongs under ``if __name__ == "__main__":``, or takes ``shvit.EvaluationOptions(workers=0)``.
 
     Args:
-        model: a shipped model's name, a model file, or a checkpoint.
+        model: a name (``shvit_s4``, ``hf://user/repository``, a shipped model's), a model file, or a checkpoint.
         data: a dataset, as ``shvit.train`` takes it; its classes are matched to the model's and may be fewer.
         options: what else there is to say; the keywords below override its values.
         split: the data's validation or training images; val when not given.

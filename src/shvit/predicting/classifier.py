@@ -45,7 +45,7 @@ class Classifier(MadeOfFile):
     It can be pickled, so that ``multiprocessing``, joblib and Ray take it: with its file and arguments, not its engine.
 
     Args:
-        model: a shipped model's name, or the path of a model file.
+        model: a name (``shvit_s4``, ``hf://user/repository``, a shipped model's), or the path of a model file.
         engine: ``auto``, ``onnxruntime``, ``openvino`` or ``litert``. ``auto`` takes the one that was measured fastest
             on this machine for this file, number of threads and batch size, and ``onnxruntime`` where nothing was
             measured (see ``calibrate``).

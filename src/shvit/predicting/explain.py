@@ -139,7 +139,7 @@ class Explainer(MadeOfFile):
     It is pickled as ``Classifier`` is.
 
     Args:
-        model: a shipped model's name, or the path of a model file.
+        model: a name (``shvit_s4``, ``hf://user/repository``, a shipped model's), or the path of a model file.
         threads: of one inference; as many as there are processors that this process may use when not given.
 
     Raises:

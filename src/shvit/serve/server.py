@@ -51,7 +51,8 @@ def load_models(models: Sequence[str], settings: Settings) -> dict[str, Classifi
     """Classifiers by the names that requests use.
 
     Args:
-        models: shipped models' names or model files, each as ``NAME=`` one of those where its card's name does not do.
+        models: names or model files, as ``Classifier`` takes them; each as ``NAME=`` one of those where its card's name
+            does not do.
 
     Raises:
         ShvitError: one cannot be loaded, or two have the same name.
