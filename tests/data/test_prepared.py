@@ -101,3 +101,34 @@ def _runs(pid: int) -> bool:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+UNGUARDED = """
+import multiprocessing, sys
+from pathlib import Path
+import numpy as np
+from shvit.card import ClassInfo, Preprocessing
+from shvit.data.formats.files import ImageFiles
+from shvit.data.prepared import prepared_batches
+from shvit.data.workers import check_guarded
+multiprocessing.set_start_method("spawn", force=True)
+{guard}
+    check_guarded(2)
+    paths = [f"{{index:0100}}.png" for index in range(2000)]
+    images = ImageFiles("many", Path(), paths, np.zeros(2000, np.int64), (ClassInfo(0, "a"),))
+    print(sum(len(batch.broken) for batch in prepared_batches(images, Preprocessing((32, 32)), 100, 2)))
+"""
+
+
+@pytest.mark.parametrize("guard", ['if __name__ == "__main__":', "if True:"], ids=["guarded", "not guarded"])
+def test_where_processes_are_started_anew(tmp_path, guard):
+    """With a dataset that is larger than what a pipe holds."""
+    script = tmp_path / "mine.py"
+    script.write_text(UNGUARDED.format(guard=guard))
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=PATIENCE)
+    if guard != "if True:":
+        assert (done.returncode, done.stdout) == (0, "2000\n"), done.stderr
+        return
+    assert done.returncode == 1
+    assert "ArgumentError: the script's call runs again in each decoding process" in done.stderr
+    assert "or the script's call is not under if __name__ == " in done.stderr.splitlines()[-1]

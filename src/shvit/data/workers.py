@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
 import threading
@@ -11,8 +12,13 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
+from shvit.atomic import write_bytes
 from shvit.errors import ArgumentError, DataError
 
 GUARD = 'if __name__ == "__main__":'
@@ -38,23 +44,36 @@ def in_processes(
     Raises:
         DataError: a process died.
     """
-    pool = ProcessPoolExecutor(workers, initializer=_start, initargs=(work,))
+    context = multiprocessing.get_context()
     given: deque[Future[Result]] = deque()
-    try:
-        for task in tasks:
-            given.append(pool.submit(_run, task))
-            if len(given) > AHEAD * workers:
+    with ExitStack() as left:
+        if context.get_start_method() == "fork":
+            start: Callable[[], None] = partial(_start, work)
+        else:
+            # Python hands a process that it starts anew its arguments through a pipe. Where they are more than that
+            # holds, and the process dies first, as it does in a script without a guard, Python waits for ever.
+            file = Path(left.enter_context(TemporaryDirectory()), "work")
+            write_bytes(pickle.dumps(work), file)
+            start = partial(_start_anew, file)
+        pool = ProcessPoolExecutor(workers, context, start)
+        left.callback(pool.shutdown, cancel_futures=True)
+        try:
+            for task in tasks:
+                given.append(pool.submit(_run, task))
+                if len(given) > AHEAD * workers:
+                    yield given.popleft().result()
+            while given:
                 yield given.popleft().result()
-        while given:
-            yield given.popleft().result()
-    except BrokenProcessPool:
-        raise worker_died(f"{name}: a process that decodes was ended from outside", remedy) from None
-    finally:
-        pool.shutdown(cancel_futures=True)
+        except BrokenProcessPool:
+            raise worker_died(f"{name}: a process that decodes was ended from outside", remedy) from None
 
 
 _work: Callable[[Any], Any]
 """Of a process that decodes: what it was started for."""
+
+
+def _start_anew(file: Path) -> None:
+    _start(pickle.loads(file.read_bytes()))
 
 
 def _start(work: Callable[[Any], Any]) -> None:
