@@ -247,11 +247,9 @@ def test_nothing_is_left_open(tmp_path):
     assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
-def test_the_check_of_a_dataset_names_the_format(monkeypatch):
-    monkeypatch.setattr("shvit.data.check._images", Single(saved("TIFF")), raising=False)
-    assert _examine(0).format == "TIFF"
-    monkeypatch.setattr("shvit.data.check._images", Single(EPS))
-    assert _examine(0).reason == "not an image, or of a format that is not known"
+def test_the_check_of_a_dataset_names_the_format():
+    assert _examine(Single(saved("TIFF")), 0).format == "TIFF"
+    assert _examine(Single(EPS), 0).reason == "not an image, or of a format that is not known"
 
 
 class Single:
