@@ -12,7 +12,7 @@ from shvit.card import METADATA_KEY, Card
 from shvit.engines import load_engine
 from shvit.modelfile.source import Source
 from shvit.modelfile.verify import Written, with_version
-from shvit.network.graph import deployment_graph
+from shvit.network.graph import Input, deployment_graph
 
 
 def convert(source: Source, path: Path) -> Written:
@@ -26,9 +26,13 @@ def convert(source: Source, path: Path) -> Written:
     return Written(seal, lambda: load_engine("onnxruntime", path, threads=1).infer, with_version("onnxruntime"))
 
 
-def to_proto(source: Source) -> onnx.ModelProto:
-    """The graph at the source's precision, without a card."""
-    proto = deployment_graph(source.network, source.card.preprocessing.image_size, source.dynamic_size)
+def to_proto(source: Source, input: Input = "images") -> onnx.ModelProto:
+    """The graph at the source's precision, without a card.
+
+    Args:
+        input: what it takes; a model file takes ``images``.
+    """
+    proto = deployment_graph(source.network, source.card.preprocessing.image_size, source.dynamic_size, input)
     if source.precision == "int8":
         from shvit.modelfile.quantize import quantize_graph  # here, because it takes a second to import
 

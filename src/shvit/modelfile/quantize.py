@@ -14,6 +14,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from shvit.modelfile.verify import quiet
+from shvit.network.forward import normalized
 
 BATCH = 16
 
@@ -23,12 +24,15 @@ goes through float32. The rest, matrix products, softmax, normalisation and the 
 
 
 class _Images(CalibrationDataReader):
-    def __init__(self, images: np.ndarray) -> None:
+    def __init__(self, images: np.ndarray, input: str) -> None:
         self._batches = iter(np.array_split(images, -(-len(images) // BATCH)))
+        self._input = input
 
     def get_next(self) -> dict[str, np.ndarray] | None:
         batch = next(self._batches, None)
-        return None if batch is None else {"images": batch}
+        if batch is None:
+            return None
+        return {self._input: normalized(batch) if self._input == "pixel_values" else batch}
 
 
 def quantize_graph(
@@ -39,7 +43,7 @@ def quantize_graph(
     Activations are unsigned with a range for each tensor, the moving average over batches of the smallest and largest
     value; weights are signed, of 7 bits, with a scale for each output channel. That is what ONNX Runtime and OpenVINO
     both have fast kernels for; with 8 bits, sums of two products overflow on x86 processors without VNNI instructions.
-    The images' own bytes are the first convolution's input.
+    The images' own bytes are the first convolution's input, where the graph takes them.
 
     Args:
         calibration: images like those to be classified, ``uint8 (N, H, W, 3)``; some hundred are enough.
@@ -57,7 +61,7 @@ def quantize_graph(
             quantize_static(
                 str(prepared),
                 str(quantized),
-                _Images(calibration),
+                _Images(calibration, proto.graph.input[0].name),
                 quant_format=QuantFormat.QDQ,
                 op_types_to_quantize=list(OPERATORS),
                 per_channel=True,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -50,6 +50,8 @@ class Source:
     """The file takes images of any height and width, where the format can."""
     reference: Infer | None = None
     """The network in another implementation, which is compared with; NumPy's when not given."""
+    _known: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list, repr=False)
+    """Images and their logits: several files of a network are compared with it on the same ones."""
 
     def __post_init__(self) -> None:
         channels, classes = self.network.config.in_chans, self.network.config.num_classes
@@ -66,12 +68,18 @@ class Source:
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         """What the network itself makes of ``uint8 (N, H, W, 3)``: ``float32 (N, classes)``."""
+        for known, logits in self._known:
+            if known is images:
+                return logits
         if self.reference is not None:
-            return np.concatenate([self.reference(each) for each in batches_of(images)])
-        # An image a thread: feature maps of many would not fit into a processor's cache, and the linear algebra's own
-        # threads, which wait by spinning, take fifteen times as long beside another process that is as busy.
-        with threadpool_limits(1, "blas"), ThreadPoolExecutor(available_threads()) as threads:
-            return np.concatenate(list(threads.map(partial(logits_of, self.network), batches_of(images, 1))))
+            logits = np.concatenate([self.reference(each) for each in batches_of(images)])
+        else:
+            # An image a thread: feature maps of many would not fit into a processor's cache, and the linear algebra's
+            # own threads, which wait by spinning, take fifteen times as long beside another process that is as busy.
+            with threadpool_limits(1, "blas"), ThreadPoolExecutor(available_threads()) as threads:
+                logits = np.concatenate(list(threads.map(partial(logits_of, self.network), batches_of(images, 1))))
+        self._known[:] = [(images, logits)]
+        return logits
 
 
 def batches_of(images: np.ndarray, size: int = BATCH) -> Iterator[np.ndarray]:

@@ -82,7 +82,7 @@ def write_verified(
             written.seal(source.card)
             try:
                 tolerance = math.inf if assess else TOLERANCE[source.precision]
-                verification = _verify(source, written, format, images, tolerance)
+                verification = verify(source, written, format, images, tolerance)
             except ExportError as error:
                 raise ExportError(f"{path}: {error}") from None
             card = replace(source.card, verification=verification)
@@ -100,7 +100,12 @@ def write_verified(
     return ExportReport(path, size, card, verification.images, verification.max_difference, verification.top1_agreement)
 
 
-def _verify(source: Source, written: Written, format: str, images: np.ndarray, tolerance: float) -> Verification:
+def verify(source: Source, written: Written, format: str, images: np.ndarray, tolerance: float) -> Verification:
+    """Runs a written file beside its network.
+
+    Raises:
+        ExportError: an output differs by more than ``tolerance``; the message does not name the file.
+    """
     if written.load is None:
         return Verification(format, source.precision, notes=written.notes)
     infer = written.load()

@@ -15,8 +15,13 @@ from shvit.network.network import FoldedNetwork
 
 def logits_of(network: FoldedNetwork, images: np.ndarray) -> np.ndarray:
     """Logits ``float32 (N, classes)`` of images ``uint8 (N, H, W, 3)``, as a model file takes them."""
+    return forward(network, normalized(images))
+
+
+def normalized(images: np.ndarray) -> np.ndarray:
+    """Images ``uint8 (N, H, W, 3)`` as ``float32 (N, 3, H, W)`` with ImageNet's mean and standard deviation."""
     mean, std = (np.array(value, np.float32) * 255 for value in (IMAGENET_MEAN, IMAGENET_STD))
-    return forward(network, ((images - mean) / std).transpose(0, 3, 1, 2))
+    return ((images - mean) / std).transpose(0, 3, 1, 2)
 
 
 def forward(network: FoldedNetwork, images: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ tried is in docs/decisions/0008-deployment-graph.md.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -22,8 +22,15 @@ IR_VERSION = 10
 """The file format's version: what ONNX Runtime reads since 1.18."""
 
 
-def deployment_graph(network: FoldedNetwork, image_size: Size, dynamic_size: bool = False) -> onnx.ModelProto:
-    """A graph from ``images``, ``uint8 (N, H, W, 3)`` in RGB, to ``logits``, ``float32 (N, classes)``.
+Input = Literal["images", "pixel_values"]
+"""What a graph takes: ``uint8 (N, H, W, 3)``, or normalised outside of it, ``float32 (N, 3, H, W)``, as transformers.js
+gives them."""
+
+
+def deployment_graph(
+    network: FoldedNetwork, image_size: Size, dynamic_size: bool = False, input: Input = "images"
+) -> onnx.ModelProto:
+    """A graph from RGB images to ``logits``, ``float32 (N, classes)``.
 
     Nodes carry the names of the network's layers.
 
@@ -31,10 +38,14 @@ def deployment_graph(network: FoldedNetwork, image_size: Size, dynamic_size: boo
         network: with three input channels and a head.
         image_size: height and width.
         dynamic_size: the graph takes any height and width; shapes are then computed at every run.
+        input: what it takes, by that name.
     """
-    graph = _Graph(network, image_size, dynamic_size)
+    graph = _Graph(network, image_size, dynamic_size, input)
     sides = ["height", "width"] if dynamic_size else image_size
-    images = helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", *sides, 3])
+    if input == "images":
+        images = helper.make_tensor_value_info(input, TensorProto.UINT8, ["batch", *sides, 3])
+    else:
+        images = helper.make_tensor_value_info(input, TensorProto.FLOAT, ["batch", 3, *sides])
     logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", network.config.num_classes])
     return helper.make_model(
         helper.make_graph(graph.nodes, "shvit", [images], [logits], list(graph.constants.values())),
@@ -47,14 +58,14 @@ def deployment_graph(network: FoldedNetwork, image_size: Size, dynamic_size: boo
 class _Graph:
     """Nodes and constants, collected as the network is walked from the image to the logits."""
 
-    def __init__(self, network: FoldedNetwork, image_size: Size, dynamic_size: bool) -> None:
+    def __init__(self, network: FoldedNetwork, image_size: Size, dynamic_size: bool, input: Input) -> None:
         self._config, self._arrays = network.config, network.arrays
         self._dynamic = dynamic_size
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[str, TensorProto] = {}
         self._size = image_size
         """Height and width of the feature map that was written last."""
-        x = self._stem()
+        x = self._stem(input)
         for stage, depth in enumerate(self._config.depths):
             if stage > 0:
                 x = self._downsample(x, f"stages.{stage}.downsample")
@@ -96,15 +107,20 @@ class _Graph:
             group=len(kernel) if depthwise else 1,
         )
 
-    def _stem(self) -> str:
+    def _stem(self, input: Input) -> str:
         """Dividing by the standard deviation is folded into the first convolution. The mean stays a subtraction:
         the convolution pads with zeros, which must keep meaning the mean colour. It comes after the transpose, where
         each channel is a plane; along three interleaved channels it takes ten times as long."""
-        mean, std = (np.array(value, np.float32).reshape(1, 3, 1, 1) * 255 for value in (IMAGENET_MEAN, IMAGENET_STD))
-        x = self._add("Transpose", "stem.planes", "images", perm=[0, 3, 1, 2])
-        x = self._add("Cast", "stem.float", x, to=TensorProto.FLOAT)
-        x = self._add("Sub", "stem.centred", x, self._constant("stem.mean", mean))
-        x = self._conv("stem.0", x, 2, std)
+        if input == "images":
+            mean, std = (
+                np.array(value, np.float32).reshape(1, 3, 1, 1) * 255 for value in (IMAGENET_MEAN, IMAGENET_STD)
+            )
+            x = self._add("Transpose", "stem.planes", input, perm=[0, 3, 1, 2])
+            x = self._add("Cast", "stem.float", x, to=TensorProto.FLOAT)
+            x = self._add("Sub", "stem.centred", x, self._constant("stem.mean", mean))
+            x = self._conv("stem.0", x, 2, std)
+        else:
+            x = self._conv("stem.0", input, 2)
         for step in range(1, self._config.stem_stride.bit_length() - 1):
             x = self._conv(f"stem.{2 * step}", self._add("Relu", f"stem.{2 * step - 1}", x), 2)
         return x
