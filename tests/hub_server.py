@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 LARGE = (".safetensors", ".bin", ".onnx")
@@ -80,7 +81,7 @@ class HubServer:
             def do_GET(self) -> None:
                 hub._answer(self)
 
-            do_HEAD = do_GET  # noqa: N815 - the base class's name
+            do_HEAD = do_POST = do_PUT = do_GET  # noqa: N815 - the base class's names
 
             def log_message(self, *args: object) -> None:
                 pass
@@ -137,8 +138,9 @@ class HubServer:
         finally:
             self.faults.remove(added)
 
-    def _answer(self, request: BaseHTTPRequestHandler) -> None:
+    def _answer(self, request: Any) -> None:
         path = urlsplit(request.path).path
+        request.body = request.rfile.read(int(request.headers.get("Content-Length", 0)))
         line = f"{request.command} {unquote(path)}"
         with self._lock:
             self.requests.append(line)
@@ -156,7 +158,7 @@ class HubServer:
             self._stopped.wait()
             request.close_connection = True
 
-    def _found(self, request: BaseHTTPRequestHandler, path: str) -> tuple[int, dict[str, str], bytes]:
+    def _found(self, request: Any, path: str) -> tuple[int, dict[str, str], bytes]:
         if path in self.pages:
             return 200, {}, self.pages[path]
         if stored := re.fullmatch("/lfs/([0-9a-f]{64})", path):
@@ -226,7 +228,7 @@ class HubServer:
         for name, value in {**headers, "Content-Length": str(len(data))}.items():
             request.send_header(name, value)
         request.end_headers()
-        if request.command == "GET":
+        if request.command != "HEAD":
             request.wfile.write(data if cut_after is None else data[:cut_after])
             request.close_connection = request.close_connection or cut_after is not None
 

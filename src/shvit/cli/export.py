@@ -10,6 +10,8 @@ from shvit.cli.data import IMAGE_KEY_HELP
 from shvit.display import say
 from shvit.evaluation.export import ExportOptions, export
 from shvit.exporting import FORMATS, ExportReport, Int8Agreement
+from shvit.exporting.options import HUB_MODEL
+from shvit.hub.names import PREFIX
 from shvit.hub.resolve import INT8
 
 EPILOG = """\
@@ -22,6 +24,7 @@ examples:
   shvit export --model mine.safetensors --dynamic-size --output mine.onnx    for shvit predict --image-size N
   shvit export --model mine.safetensors --format litert --output mine.tflite      Android; docs/deploy/ has all formats
   shvit export --model mine.onnx --format web --output site     a page for any host of static files; needs no PyTorch
+  shvit export --model mine.safetensors --format hub --output mine --push user/mine    for the Hugging Face Hub
 
 formats and precisions, the default first:
   onnx         .onnx       fp16, fp32, int8   batches of any size
@@ -33,8 +36,9 @@ formats and precisions, the default first:
   aotinductor  .pt2        fp32               batches of any size; for this machine's processor
   tensorrt     .engine     fp16, fp32         up to --batch-size images; for this machine's GPU
   web          a folder    fp16, fp32, int8   a page that classifies in the browser; --model may be an ONNX file
+  hub          a folder    fp16, fp32, int8   for timm and Hugging Face's libraries; int8 too, with --calibration
 
-onnx, openvino and web need no PyTorch; the others need the lab.
+onnx, openvino, web and hub need no PyTorch; the others need the lab.
 """
 
 
@@ -103,10 +107,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="class names, one a line, for a checkpoint that has none; or ImageNet-1k's (default: the checkpoint's, "
         "ImageNet-1k's for the published weights, else numbers)",
     )
+    parser.add_argument(
+        "--push",
+        metavar="USER/NAME",
+        help="hub: the repository on the Hugging Face Hub that the folder becomes, in one commit; with the token of "
+        "`hf auth login` or HF_TOKEN",
+    )
+    parser.add_argument("--private", action="store_true", help="with --push: a new repository is not seen by all")
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.format == "web" and args.output is not None:
+    if args.format in ("web", "hub") and args.output is not None:
         check_folder_name("--output", args.output)
     options = ExportOptions(
         format=args.format,
@@ -120,6 +131,8 @@ def run(args: argparse.Namespace) -> int:
         max_loss=args.max_loss,
         verify=args.verify,
         image_key=args.image_key,
+        push=args.push,
+        private=args.private,
     )
     report = export(args.model, args.output, options, progress=True)
     print_report(report, options, f"{args.model}{INT8}" if args.output is None else str(report.path))
@@ -159,9 +172,22 @@ def print_report(report: ExportReport, options: ExportOptions, model: str) -> No
         say(f"  {verification.notes}")
     if options.format == "web":
         _print_how_to_open(report.path)
+    if options.format == "hub":
+        _print_hub(report, options)
     if report.path.suffix in (".onnx", ".xml", ".tflite"):
         say(f"try it: shvit predict IMAGE --model {model}")
 
 
 def _print_how_to_open(folder: Path) -> None:
     say(f"try it: python -m http.server --bind 127.0.0.1 --directory {folder} 8000, then http://127.0.0.1:8000")
+
+
+def _print_hub(report: ExportReport, options: ExportOptions) -> None:
+    if options.calibration is None:
+        say("  without onnx/model_quantized.onnx: for 8 bits in browsers give --calibration DATA")
+    if report.pushed is None:
+        say(f"README.md names it user/name: push it with --push USER/NAME, or hf upload USER/NAME {report.path}")
+        say(f"try it: shvit predict IMAGE --model {report.path / HUB_MODEL}")
+        return
+    say(f"pushed: {report.pushed}")
+    say(f"try it: shvit predict IMAGE --model {PREFIX}{options.push}")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from shvit.atomic import check_folder, check_outputs
 from shvit.display import say
 from shvit.errors import ArgumentError
-from shvit.exporting.options import FORMATS, FileOptions, Format, Precision, check_combination
+from shvit.exporting.options import FORMATS, HUB_FILES, FileOptions, Format, Precision, check_combination
 from shvit.hub.resolve import INT8, reference_of
 from shvit.modelfile.report import ExportReport
 from shvit.network.imagenet import IMAGENET
@@ -61,10 +61,18 @@ class ExportOptions(FileOptions):
     photographs when not given."""
     image_key: str | None = None
     """Of these data, if they are tar shards with several images under one key, the extension of the one meant."""
+    push: str | None = None
+    """With format hub: the repository on the Hugging Face Hub, ``user/name``, that the folder is pushed to."""
+    private: bool = False
+    """Where that repository is new, only those see it whom its owner lets."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_loss <= 100:
             raise ArgumentError(f"--max-loss: expected 0 to 100 points, got {self.max_loss:g}")
+        if self.push is not None and self.format != "hub":
+            raise ArgumentError(f"--push {self.push}: what is pushed is a folder for the hub; give --format hub")
+        if self.private and self.push is None:
+            raise ArgumentError("--private: says who may see what is pushed; give --push user/name")
 
 
 def export(
@@ -92,7 +100,8 @@ def export(
         output: where to write, with the format's suffix; a file that is there is replaced. Without one, the int8 file
             of a name is kept for ``shvit_s4:int8``.
         options: what else there is to say; the keywords below override its values.
-        format: onnx, openvino, coreml, litert, executorch, torch, aotinductor, tensorrt or web; onnx when not given.
+        format: onnx, openvino, coreml, litert, executorch, torch, aotinductor, tensorrt, web or hub; onnx when not
+            given.
         precision: fp32, fp16 or int8; the format's first in ``shvit.exporting.FORMATS`` when not given.
         calibration: images for int8, which is measured on them too: labelled ones as ``shvit.train`` takes them, or a
             folder of photographs.
@@ -110,6 +119,7 @@ def export(
         MissingDependencyError: a converter, or PyTorch for one that needs it, is not installed; the message says which
             command installs it.
         ArgumentError: a value that cannot be.
+        HubError: it cannot be pushed; the folder is written, unless that was known before.
         ValueError: an output that is one of the inputs.
     """
     given: dict[str, Any] = {
@@ -127,7 +137,22 @@ def export(
     chosen = check_combination(options, output)
     if chosen == "int8" and options.calibration is None:
         raise ArgumentError(NEEDS_CALIBRATION)
+    if options.push is not None:
+        from shvit.hub.push import check_push
+
+        options = replace(options, repository=check_push(options.push).repository)
     network, card = _open(model, name, options, progress)
+    if options.format == "hub":
+        network = replace(network, unfolded=_training_form(model, options.weights, progress))
+    report = _write(network, output, card, options, progress)
+    if options.push is None:
+        return report
+    from shvit.hub.push import push_folder
+
+    return replace(report, pushed=push_folder(output, options.push, options.private, HUB_FILES, progress))
+
+
+def _write(network: FoldedNetwork, output: Path, card: Card, options: ExportOptions, progress: bool) -> ExportReport:
     from shvit.exporting.formats import export_model
 
     images = None
@@ -135,9 +160,38 @@ def export(
         from shvit.evaluation.samples import verification_pixels
 
         images = verification_pixels(str(options.verify), card.preprocessing, options.image_key)
-    if chosen == "int8":
+    if options.precision == "int8":
         return _export_int8(network, output, card, options, images, progress)
-    return export_model(network, output, card, options, images=images)
+    calibration = None
+    if options.format == "hub" and options.calibration is not None:
+        calibration = _calibration(options.calibration, card, options, progress)
+    return export_model(network, output, card, options, images=images, calibration=calibration)
+
+
+def _training_form(model: str | Path, weights: Weights, progress: bool) -> dict[str, np.ndarray]:
+    """A checkpoint's tensors as they are trained, read again: no other format needs them."""
+    from shvit.hub.fetch import fetch
+    from shvit.network.matching import read_network
+
+    reference = reference_of(model)
+    path = model if reference is None else fetch(reference, wanted="weights", progress=progress).file
+    checkpoint, tensors = read_network(path, weights)
+    if checkpoint.folded:
+        raise ArgumentError(
+            f"{model}: is folded, and a repository for the hub holds weights in training form; give the checkpoint "
+            "that it came from"
+        )
+    return tensors
+
+
+def _calibration(data: str | Path, card: Card, options: ExportOptions, progress: bool) -> np.ndarray:
+    """Images that a file in 8 bits beside others takes its ranges from, ``uint8 (N, H, W, 3)``."""
+    from shvit.data.trained_on import open_as_trained
+    from shvit.evaluation.samples import are_unlabelled, calibration_images, photographs
+
+    if are_unlabelled(data):
+        return photographs(data, card.preprocessing, lambda sentence: say(sentence, sys.stderr) if progress else None)
+    return calibration_images(open_as_trained(data, card.training_split, options.image_key)[0], card)[0]
 
 
 def _kept(model: str | Path, options: ExportOptions, progress: bool) -> tuple[Path, str]:

@@ -47,7 +47,7 @@ MAX_DISAGREEMENT = 10.0
 """Points, of 100, of other first labels than float32's that are accepted where there are no labels. Most are of
 photographs that float32 is not sure of either."""
 
-LAYERS_CAN_BE_KEPT = ("onnx", "openvino", "web")
+LAYERS_CAN_BE_KEPT = ("onnx", "openvino", "web", "hub")
 
 
 class PairedLoss(NamedTuple):
@@ -268,8 +268,8 @@ def export_int8(
     Args:
         card: what the file says of itself; its metrics, which are of other weights, are replaced.
         judge: has the images that ranges are taken from, and those that the file is measured on.
-        options: what kind of file, of a format that has int8 and an engine: onnx (when not given), openvino, litert or
-            web. With ``dynamic_size`` it is calibrated and measured at the card's size.
+        options: what kind of file, of a format that has int8 and an engine: onnx (when not given), openvino, litert,
+            web or hub. With ``dynamic_size`` it is calibrated and measured at the card's size.
         verify_on: as ``images`` of ``export_model``.
         on_search: told in a sentence how the search for such layers goes, and where there is little to judge by.
 

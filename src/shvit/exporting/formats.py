@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from shvit.card import Card
 from shvit.exporting.options import FORMATS, FileOptions, check_combination
 from shvit.modelfile.report import ExportReport
 from shvit.modelfile.source import Infer, Precision, Source
-from shvit.modelfile.verify import Assess, Convert, write_verified
+from shvit.modelfile.verify import Assess, Convert, photograph_crops, write_verified
 from shvit.network.network import FoldedNetwork
 
 if TYPE_CHECKING:
@@ -42,7 +43,8 @@ def export_model(
         card: what the file says of itself; its class count must be the network's.
         options: what kind of file; ONNX in fp16 when not given.
         images: to verify on, preprocessed, ``uint8 (N, H, W, 3)``; crops of the package's photographs when not given.
-        calibration: for int8: images like those to be classified, preprocessed, ``uint8 (N, H, W, 3)``.
+        calibration: for int8: images like those to be classified, preprocessed, ``uint8 (N, H, W, 3)``. In format hub
+            there is a file in 8 bits beside the others where they are given.
         keep_float: for int8, in ONNX and OpenVINO: modules to leave in float32, by name ("stages.1.blocks.0").
         assess: takes the file's measure before it is named; the figures replace the card's metrics.
 
@@ -56,7 +58,13 @@ def export_model(
     batch_size, dynamic_size = options.batch_size or 1, options.dynamic_size
     network, reference = _arrays_of(model)
     source = Source(network, path, card, precision, batch_size, calibration, keep_float, dynamic_size, reference)
-    convert: Convert = import_module(f"shvit.{FORMATS[options.format].module}").convert
+    module = import_module(f"shvit.{FORMATS[options.format].module}")
+    convert: Convert
+    if options.format == "hub":
+        images = photograph_crops(card.preprocessing) if images is None else images
+        convert = module.converter(images, options.repository)
+    else:
+        convert = module.convert
     return write_verified(source, path, options.format, convert, images, assess)
 
 
@@ -84,4 +92,8 @@ def _arrays_of(model: SHViT | FoldedNetwork) -> tuple[FoldedNetwork, Infer | Non
     from shvit.exporting.trace import logits_function
     from shvit.models.reparam import folded_network
 
-    return folded_network(model), logits_function(model)
+    network = folded_network(model)
+    if not model.folded:
+        unfolded = {name: each.detach().cpu().numpy() for name, each in model.state_dict().items()}
+        network = replace(network, unfolded=unfolded)
+    return network, logits_function(model)

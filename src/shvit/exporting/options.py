@@ -10,7 +10,22 @@ from shvit.errors import ExportError
 from shvit.modelfile.source import Precision
 from shvit.web import MODEL
 
-Format = Literal["onnx", "openvino", "coreml", "litert", "executorch", "torch", "aotinductor", "tensorrt", "web"]
+Format = Literal["onnx", "openvino", "coreml", "litert", "executorch", "torch", "aotinductor", "tensorrt", "web", "hub"]
+
+HUB_MODEL = "shvit.onnx"
+"""The model file in a folder for the Hugging Face Hub."""
+
+HUB_FILES = (
+    HUB_MODEL,
+    "README.md",
+    "config.json",
+    "model.safetensors",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "onnx/model.onnx",
+    "onnx/model_fp16.onnx",
+    "onnx/model_quantized.onnx",
+)
 
 
 @dataclass(frozen=True)
@@ -34,6 +49,8 @@ class FormatInfo:
     """Suffixes of what is written beside the file."""
     is_folder: bool = False
     """What is written is a folder, in place of an earlier one."""
+    files: tuple[str, ...] = ()
+    """All that may be in a folder that is replaced; when not given, its own kind knows it otherwise."""
 
 
 FORMATS: dict[str, FormatInfo] = {
@@ -52,6 +69,15 @@ FORMATS: dict[str, FormatInfo] = {
         "TensorRT", ".engine", "exporting.tensorrt", ("fp16", "fp32"), fixed_batch=True, companions=(".card.json",)
     ),
     "web": FormatInfo("web", "", "exporting.web", ("fp16", "fp32", "int8"), inside=MODEL, is_folder=True),
+    "hub": FormatInfo(
+        "Hugging Face",
+        "",
+        "exporting.hub_folder",
+        ("fp16", "fp32", "int8"),
+        inside=HUB_MODEL,
+        is_folder=True,
+        files=HUB_FILES,
+    ),
 }
 
 
@@ -68,6 +94,8 @@ class FileOptions:
     dynamic_size: bool = False
     """The file takes images of any height and width, in ONNX and OpenVINO; the card's size is the default. It is
     verified at two other sizes as well."""
+    repository: str | None = None
+    """On the Hugging Face Hub, ``user/name``, for the examples in a folder of format hub."""
 
 
 def check_combination(options: FileOptions, path: Path) -> Precision:
@@ -83,7 +111,9 @@ def check_combination(options: FileOptions, path: Path) -> Precision:
     if precision not in info.precisions:
         supported = ", ".join(sorted(info.precisions))
         raise ExportError(f"{path}: {info.title} is exported as {supported}, not as {precision}")
-    if not info.suffix:
+    if info.files:
+        _check_replaceable(path, info.files)
+    elif not info.suffix:
         from shvit.web.site import check_replaceable  # here, because it loads an engine
 
         check_replaceable(path)
@@ -98,3 +128,17 @@ def check_combination(options: FileOptions, path: Path) -> Precision:
         able = " or ".join(each.title for each in FORMATS.values() if each.dynamic_size)
         raise ExportError(f"{path}: a {info.title} file takes one image size; for any size export to {able}")
     return precision
+
+
+def _check_replaceable(path: Path, files: tuple[str, ...]) -> None:
+    """Raises: ExportError: it has no name of its own, or is a file, or a folder with anything else in it."""
+    if not path.name:
+        raise ExportError(f"{path}: expected the name of a folder that may be replaced, such as mine")
+    if path.exists() and not path.is_dir():
+        raise ExportError(f"{path}: is no folder; expected the name of a new one, or an earlier export")
+    own = {*files, *(Path(each).parent.as_posix() for each in files)}
+    for each in path.rglob("*") if path.is_dir() else ():
+        if (name := each.relative_to(path).as_posix()) not in own:
+            raise ExportError(
+                f"{path}: is a folder with other things in it, such as {name}; give a new one, or an earlier export"
+            )

@@ -143,11 +143,11 @@ def _quiet() -> Iterator[None]:
 def _list(reference: Reference) -> _Listed:
     from huggingface_hub import HfApi
 
-    seconds = _patience()
+    seconds = patience()
     api = HfApi(library_name="shvit")
     repository, revision = reference.repository, reference.revision
     try:
-        info: ModelInfo = _within(
+        info: ModelInfo = within(
             seconds,
             lambda: api.model_info(repository, revision=revision, files_metadata=True, timeout=seconds),
         )
@@ -160,14 +160,14 @@ def _list(reference: Reference) -> _Listed:
     return _Listed(str(info.sha), {each.rfilename: each.size for each in files}, digests)
 
 
-def _patience() -> float:
+def patience() -> float:
     from huggingface_hub import constants
 
     chosen = constants.HF_HUB_ETAG_TIMEOUT
     return ANSWER_WITHIN if chosen == constants.DEFAULT_ETAG_TIMEOUT else float(chosen)
 
 
-def _within(seconds: float, ask: Callable[[], _Answer]) -> _Answer:
+def within(seconds: float, ask: Callable[[], _Answer]) -> _Answer:
     """What ``ask`` returns or raises, if it does so in time: to look a name up can take longer than any time-out says.
 
     Raises:
@@ -213,9 +213,9 @@ def _download_listed(reference: Reference, listed: _Listed, wanted: Wanted, prog
             "expected the weights of a SHViT",
         )
     # Where this fails, the client would go on asking for minutes.
-    seconds = _patience()
+    seconds = patience()
     url = hf_hub_url(reference.repository, name, revision=listed.commit)
-    _within(seconds, lambda: get_hf_file_metadata(url, token=None, timeout=seconds))
+    within(seconds, lambda: get_hf_file_metadata(url, token=None, timeout=seconds))
     options: dict[str, Any] = {"library_name": "shvit", "etag_timeout": seconds}
     for small, limit in ((CONFIG, MAX_CONFIG_BYTES), (README, MAX_README_BYTES)):
         if small in listed.sizes and (listed.sizes[small] or 0) <= limit:

@@ -58,6 +58,9 @@ class ExportReport:
     int8: Int8Accuracy | Int8Agreement | None = None
     """Of a file in 8 bits that was measured on images."""
 
+    pushed: str | None = None
+    """The address of the repository that it was pushed to."""
+
     def __repr__(self) -> str:
         agreement = "not run here" if self.top1_agreement is None else f"top1_agreement={self.top1_agreement:.4f}"
         return f"ExportReport({str(self.path)!r}, size_bytes={self.size_bytes}, images={self.images}, {agreement})"

@@ -28,6 +28,8 @@ class FoldedNetwork:
     config: SHViTConfig
     arrays: Mapping[str, np.ndarray]
     """As ``tensor_shapes(config, folded=True)`` names them, in float32."""
+    unfolded: Mapping[str, np.ndarray] | None = None
+    """What they were folded from, where it is kept for a format that stores it."""
 
     @classmethod
     def of(cls, config: SHViTConfig, tensors: Mapping[str, np.ndarray], folded: bool = False) -> FoldedNetwork:

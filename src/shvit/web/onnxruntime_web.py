@@ -39,7 +39,7 @@ def write_runtime(folder: Path, devices: tuple[str, ...]) -> None:
         ExportError: it cannot be fetched, or is not what was expected.
     """
     folder.mkdir()
-    with tarfile.open(_archive()) as archive:
+    with tarfile.open(fetch_archive()) as archive:
         for name in sorted({name for device in devices for name in FILES[device]}):
             member = archive.extractfile(f"package/dist/{name}")
             assert member is not None  # the archive's hash was compared
@@ -50,7 +50,7 @@ def write_runtime(folder: Path, devices: tuple[str, ...]) -> None:
             shutil.copyfile(path.locate(), folder / path.name)
 
 
-def _archive() -> Path:
+def fetch_archive() -> Path:
     """The package's archive, from the cache or else from the registry."""
     kept = cache_folder() / f"onnxruntime-web-{VERSION}.tgz"
     if kept.is_file() and _sha256(kept) == SHA256:
