@@ -222,6 +222,8 @@ def test_a_repository_with_one_of_our_model_files_is_used_as_it_is(hub, tmp_path
         for model in ("hf://me/mine", DEFAULT_MODEL)
     )
     assert given == shipped and converted(tmp_path) == []
+    asked = shvit(hub, tmp_path, "predict", PHOTOGRAPH, "--model", "hf://me/mine:int8")
+    assert asked.returncode == 2 and "me/mine: cannot be fetched: it has no weights" in asked.stderr
 
 
 def write_photographs(folder: Path, count: int) -> None:

@@ -86,7 +86,7 @@ class Fetched:
         stated = self.metadata.get("license")
         named = self.metadata.get("license_name")
         chosen = named if stated == "other" and named else stated
-        return chosen if isinstance(chosen, str) else None
+        return chosen if isinstance(chosen, str) and chosen else None
 
 
 def hub_cache() -> Path:

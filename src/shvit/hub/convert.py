@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from shvit.cache import cache_folder
 from shvit.card import IMAGENET_MEAN, IMAGENET_STD, Card, Metric, Preprocessing
 from shvit.display import say
-from shvit.errors import CheckpointError
+from shvit.errors import ArgumentError, CheckpointError, ModelFileError
 from shvit.hub.cached import Fetched
 from shvit.hub.names import MEASURED_BY, Reference
 
@@ -86,14 +86,23 @@ def open_published(
     repository = fetched.reference.repository
     try:
         network, checkpoint = load_folded(fetched.file, weights)
+        _check_use(network)
         settings = _Settings(fetched, network.config.num_classes, network.architecture)
         names = settings.class_names() if class_names is None else class_names
         card = settings.complete(card_for(network, checkpoint, name, image_size, names), image_size)
-    except CheckpointError as error:
+    except (CheckpointError, ArgumentError, ModelFileError) as error:
         reason = str(error).removeprefix(f"{fetched.file}: ")
         raise CheckpointError(f"{repository}: {fetched.file.name}: {reason}") from None
     card = replace(card, macs=network.macs(card.preprocessing.image_size))
     return network, card, [*checkpoint.notes, *settings.notes]
+
+
+def _check_use(network: FoldedNetwork) -> None:
+    """Raises: CheckpointError: the network is none that classifies RGB images."""
+    if network.config.num_classes == 0:
+        raise CheckpointError("they have no head and give features; expected a network with classes")
+    if network.config.in_chans != 3:
+        raise CheckpointError(f"they take images of {network.config.in_chans} channels; expected 3, for RGB")
 
 
 class _Settings:
@@ -119,13 +128,14 @@ class _Settings:
 
         names = self._config.get("label_names") or self._pretrained.get("label_names")
         described = self._config.get("label_descriptions") or self._pretrained.get("label_descriptions")
-        numbered = self._config.get("id2label")
+        numbered, key = self._config.get("id2label"), "label_names"
         if isinstance(numbered, dict) and not names:
-            names = [numbered.get(str(place)) for place in range(len(numbered))]
+            names, key = [numbered.get(str(place)) for place in range(len(numbered))], "id2label"
         if not names:
             return IMAGENET if self._is_imagenet() else None
         if not isinstance(names, list) or not all(isinstance(each, str) for each in names):
-            raise CheckpointError("config.json: label_names: expected a list of texts")
+            expected = "a list of texts" if key == "label_names" else "a text for each output's number, from 0"
+            raise CheckpointError(f"config.json: {key}: expected {expected}")
         if len(names) != self._outputs:
             raise CheckpointError(
                 f"config.json names {len(names):,} classes, the network has {self._outputs:,} outputs; fetch it with "
@@ -161,7 +171,7 @@ class _Settings:
 
     def _datasets(self) -> str | None:
         said = self._fetched.metadata.get("datasets")
-        return ", ".join(said) if isinstance(said, list) else said
+        return (", ".join(said) if isinstance(said, list) else said) or None
 
     def _preprocessing(self, known: Preprocessing, image_size: int | None) -> Preprocessing:
         """Raises: CheckpointError: the network was trained on images that were normalised in another way."""
@@ -175,9 +185,15 @@ class _Settings:
                 )
         size = self._pretrained.get("input_size")
         sides = known.image_size
-        if image_size is None and isinstance(size, list) and len(size) == 3:
+        if image_size is None and size is not None:
+            if not isinstance(size, list) or [type(each) for each in size] != [int] * 3:
+                raise CheckpointError(f"config.json: input_size: expected [3, height, width], got {size!r}"[:100])
             sides = (size[1], size[2])
-        ratio = self._pretrained.get("crop_pct", known.crop_ratio)
+        ratio = self._pretrained.get("crop_pct")
+        if ratio is None:
+            ratio = known.crop_ratio
+        if type(ratio) not in (int, float) or not 0.1 <= ratio <= 1:
+            raise CheckpointError(f"config.json: crop_pct: expected a number from 0.1 to 1, got {ratio!r}"[:100])
         mode = "squash" if self._pretrained.get("crop_mode") == "squash" else "crop"
         interpolation = self._pretrained.get("interpolation", known.interpolation)
         if interpolation not in ("bicubic", "bilinear", "lanczos"):

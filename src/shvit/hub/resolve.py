@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 from shvit import shipped
 from shvit.display import say
-from shvit.errors import ModelFileError
+from shvit.errors import ArgumentError, ModelFileError
 from shvit.hub.names import Reference, parse_reference
 
 if TYPE_CHECKING:
+    from shvit.hub.cached import Wanted
     from shvit.hub.convert import NamedPrecision
 
 
@@ -43,7 +44,11 @@ def reference_of(model: str | Path) -> Reference | None:
     Raises:
         ArgumentError: it looks like such a name and is none.
     """
-    if isinstance(model, Path) or model in shipped.SHIPPED_MODELS:
+    if isinstance(model, Path):
+        return None
+    if not isinstance(model, str):
+        raise ArgumentError(f"expected a model's name or the path of its file, got {type(model).__name__}")
+    if model in shipped.SHIPPED_MODELS:
         return None
     return parse_reference(model.removesuffix(INT8))
 
@@ -52,11 +57,12 @@ def _named_model(reference: Reference, precision: NamedPrecision) -> Path:
     from shvit.hub.cached import recall
     from shvit.hub.convert import convert, converted_file
 
-    fetched = recall(reference)
+    wanted: Wanted = "weights" if precision == "int8" else "any"  # of which alone a file in 8 bits is made
+    fetched = recall(reference, wanted)
     if fetched is None:
         from shvit.hub.fetch import fetch
 
-        fetched = fetch(reference)
+        fetched = fetch(reference, wanted=wanted)
     if fetched.kind == "model":
         return fetched.file
     path = converted_file(fetched, precision)
