@@ -206,6 +206,18 @@ def test_a_cache_that_cannot_be_written_to_is_one_message(hub, tmp_path, reposit
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and str(tmp_path / "shvit") in done.stderr
 
 
+@pytest.mark.parametrize("damage", ["cut off", "another's"])
+def test_a_kept_file_that_is_not_of_its_weights_is_made_again(hub, home, repository, damage):
+    asked = ("predict", PHOTOGRAPH, "--model", NAME, "--format", "jsonl")
+    before = shvit(hub, home, *asked).stdout
+    (file,) = (each for each in converted(home) if each.name.endswith("-fp16-v1.onnx"))
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2] if damage == "cut off" else resolve_model(DEFAULT_MODEL).read_bytes())
+    done = shvit(hub, home, *asked)
+    assert done.returncode == 0 and done.stdout == before, done.stderr
+    assert abs(file.stat().st_size - len(whole)) < 1000
+
+
 def test_a_server_has_it_before_it_is_ready(hub, home, repository):
     command = [sys.executable, "-c", WITHOUT_LAB, "serve", "--port", "0", "--model", NAME]
     with subprocess.Popen(command, env=hub.environment(home), stdout=subprocess.PIPE, text=True) as running:

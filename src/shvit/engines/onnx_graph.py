@@ -19,7 +19,7 @@ MAX_BYTES = 2**31 - 1
 
 # Field numbers of onnx.proto.
 MODEL_GRAPH, MODEL_METADATA = 7, 14
-METADATA_KEY = 1
+METADATA_KEY, METADATA_VALUE = 1, 2
 GRAPH_NODE, GRAPH_OUTPUT = 1, 12
 NODE_INPUT, NODE_OUTPUT, NODE_KIND = 1, 2, 4
 VALUE_NAME, VALUE_TYPE = 1, 2
@@ -109,24 +109,22 @@ def _has_external_data(message: memoryview, kind: str, depth: int) -> bool:
     )
 
 
-def has_metadata(path: Path, key: str) -> bool:
-    """Whether a file is ONNX and has metadata of that key; its weights are not read."""
+def has_metadata(path: Path, key: str, text: str = "") -> bool:
+    """Whether a file is whole, is ONNX and has metadata of that key, with this text in it; its weights are not read."""
     try:
         with (
             path.open("rb") as file,
             mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
             memoryview(content) as view,
         ):
-            return _has_metadata(view, key.encode())
+            return _has_metadata(view, key.encode(), text.encode())
     except (ValueError, OSError, BufferError):  # empty, or no protobuf message, which the error still holds
         return False
 
 
-def _has_metadata(model: memoryview, key: bytes) -> bool:
-    return any(
-        number == MODEL_METADATA and any(inner == METADATA_KEY and value == key for inner, value in _fields(entry))
-        for number, entry in _fields(model)
-    )
+def _has_metadata(model: memoryview, key: bytes, text: bytes) -> bool:
+    entries = [dict(_fields(entry)) for number, entry in _fields(model) if number == MODEL_METADATA]
+    return any(entry.get(METADATA_KEY) == key and text in bytes(entry.get(METADATA_VALUE, b"")) for entry in entries)
 
 
 def with_outputs(model: bytes, names: Sequence[str]) -> bytes:

@@ -54,6 +54,8 @@ def reference_of(model: str | Path) -> Reference | None:
 
 
 def _named_model(reference: Reference, precision: NamedPrecision) -> Path:
+    from shvit.card import METADATA_KEY
+    from shvit.engines.onnx_graph import has_metadata
     from shvit.hub.cached import recall
     from shvit.hub.convert import convert, converted_file
 
@@ -66,7 +68,7 @@ def _named_model(reference: Reference, precision: NamedPrecision) -> Path:
     if fetched.kind == "model":
         return fetched.file
     path = converted_file(fetched, precision)
-    if path.is_file():
+    if path.is_file() and has_metadata(path, METADATA_KEY, fetched.sha256):  # else it was cut off, or is another's
         return path
     if precision == "int8":
         raise ModelFileError(
