@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
@@ -18,13 +20,16 @@ from .conftest import NAME
 
 @pytest.fixture(scope="module")
 def folder(timm_repository, tmp_path_factory) -> Path:
-    """Weights with two outputs, with three of one channel, and with features in place of outputs."""
+    """Weights with two outputs, the same with a variance below 0 or for one channel, and weights without a head."""
     written = tmp_path_factory.mktemp("weights")
     tensors = load_file(timm_repository(NAME) / "model.safetensors")
     two = {**tensors, **{name: tensors[name][:2].copy() for name in ("head.l.weight", "head.l.bias")}}
     first = "patch_embed.0.c.weight"
     headless = {name: each for name, each in tensors.items() if not name.startswith("head.")}
-    for name, state in {"two": two, "grey": {**two, first: two[first][:, :1].copy()}, "headless": headless}.items():
+    variance = next(name for name in two if name.endswith("running_var"))
+    negative = {**two, variance: -np.ones_like(two[variance])}
+    grey = {**two, first: two[first][:, :1].copy()}
+    for name, state in (("two", two), ("negative", negative), ("grey", grey), ("headless", headless)):
         save_file(state, written / f"{name}.safetensors")
     return written
 
@@ -58,6 +63,12 @@ def test_a_network_that_classifies_no_rgb_images_is_refused(folder, weights, rea
     config = {"pretrained_cfg": {"mean": [0.449], "std": [0.226]}}
     with pytest.raises(CheckpointError, match=f"^me/odd: {weights}.safetensors: .*{reason}"):
         open_published(fetched(folder, config, {}, weights), "odd")
+
+
+def test_weights_that_fold_into_nothing_finite_are_one_message(folder):
+    with warnings.catch_warnings(), pytest.raises(CheckpointError, match="not finite"):
+        warnings.simplefilter("error")
+        open_published(fetched(folder, {}, {}, "negative"), "odd")
 
 
 def test_what_is_said_and_empty_is_not_known(folder):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -182,6 +183,16 @@ def test_a_file_that_differs_is_not_left(model, tmp_path, monkeypatch):
         export_onnx(model, tmp_path / "small.onnx", small_card())
     assert [path.name for path in tmp_path.iterdir()] == ["small.onnx"]
     assert (tmp_path / "small.onnx").read_bytes() == b"what was there before"
+
+
+def test_a_network_whose_outputs_say_nothing_is_refused_without_warnings(model, tmp_path):
+    network = folded_network(model)
+    for factor, largest in ((0.0, "0"), (1e30, "nan")):
+        arrays = {name: np.float32(factor) * each for name, each in network.arrays.items()}
+        with warnings.catch_warnings(), pytest.raises(ExportError, match=f"the largest logit is {largest}"):
+            warnings.simplefilter("error")
+            export_onnx(replace(network, arrays=arrays), tmp_path / "small.onnx", small_card())
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_does_not_fit_is_refused(model, tmp_path):

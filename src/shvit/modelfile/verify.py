@@ -125,9 +125,12 @@ def _compare(source: Source, infer: Infer, images: np.ndarray, tolerance: float)
     # The first image alone: where batches may be of any size, two sizes are tried.
     outputs = np.concatenate([infer(each) for each in (images[:1], *batches_of(images[1:]))])
     expected = source.logits(images)
+    largest = float(np.abs(expected).max())
+    if not 0 < largest < math.inf:
+        raise ExportError(f"the network's outputs are useless: the largest logit is {largest:g}; check its weights")
     if outputs.shape != expected.shape:
         raise ExportError(f"the exported graph gives outputs {outputs.shape}, the network {expected.shape}")
-    difference = float(np.abs(outputs - expected).max() / np.abs(expected).max())
+    difference = float(np.abs(outputs - expected).max() / largest)
     agreement = float((outputs.argmax(1) == expected.argmax(1)).mean())
     if not difference <= tolerance:
         raise ExportError(

@@ -10,6 +10,7 @@ from shvit.network.checkpoint import Checkpoint
 from shvit.network.containers import Weights
 from shvit.network.matching import read_network
 from shvit.network.network import FoldedNetwork
+from shvit.network.weight_files import check_finite
 
 
 def load_folded(path: str | Path, weights: Weights = "auto") -> tuple[FoldedNetwork, Checkpoint[np.ndarray]]:
@@ -24,4 +25,7 @@ def load_folded(path: str | Path, weights: Weights = "auto") -> tuple[FoldedNetw
     """
     checkpoint, tensors = read_network(path, weights)
     assert checkpoint.config is not None
-    return FoldedNetwork.of(checkpoint.config, tensors, checkpoint.folded), checkpoint
+    with np.errstate(all="ignore"):  # what that leads to is told of in one line
+        network = FoldedNetwork.of(checkpoint.config, tensors, checkpoint.folded)
+    check_finite(checkpoint.path, network.arrays, "folded, ")
+    return network, checkpoint
