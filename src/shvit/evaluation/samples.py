@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 
 from shvit.card import Card, Preprocessing
 from shvit.data.datasets import open_dataset
+from shvit.data.formats.files import is_data
 from shvit.data.prepared import prepared_batches
 from shvit.data.protocol import ImageDataset
 from shvit.data.splits import Subset
@@ -85,7 +87,7 @@ def are_unlabelled(data: str | Path) -> bool:
     folder = Path(data)
     if not folder.is_dir() or not any(is_image(each.name) for each in folder.iterdir() if each.is_file()):
         return False
-    inner = (each for each in folder.iterdir() if each.is_dir() and not each.name.startswith("."))
+    inner = (each for each in folder.iterdir() if each.is_dir() and is_data(each.name))
     return not any(is_image(each.name) for each in chain.from_iterable(each.iterdir() for each in inner))
 
 
@@ -93,20 +95,29 @@ def photographs(data: str | Path, preprocessing: Preprocessing, tell: Callable[[
     """The photographs of a folder, at most ``2 * CALIBRATION_IMAGES`` evenly spaced: ``uint8 (N, H, W, 3)``.
 
     Args:
-        tell: told of those that cannot be read, which are left out.
+        tell: told of those that cannot be read and of copies of others, which are left out.
 
     Raises:
         DataError: none can be read.
     """
-    files = sorted(each for each in Path(data).iterdir() if is_image(each.name))
-    pixels, broken = [], []
+    files = sorted(each for each in Path(data).iterdir() if is_image(each.name) and not each.is_dir())
+    pixels, broken, known, copies = [], [], set(), 0
     for place in evenly_spaced(range(len(files)), 2 * CALIBRATION_IMAGES):
         try:
-            pixels.append(preprocess(decode(files[place]), preprocessing))
+            prepared = preprocess(decode(files[place]), preprocessing)
         except ImageError as error:
             broken.append(str(error))
+            continue
+        digest = hashlib.sha256(prepared.tobytes()).digest()
+        if digest in known:  # measured on, it would be one that was calibrated on
+            copies += 1
+            continue
+        known.add(digest)
+        pixels.append(prepared)
     if not pixels:
         raise DataError(f"{data}: none of the {len(files)} photographs can be read: {broken[0]}")
     if broken:
         tell(f"{data}: {len(broken)} of {len(files)} photographs cannot be read and are left out, such as {broken[0]}")
+    if copies:
+        tell(f"{data}: {copies} of {len(files)} photographs are copies of others and are left out")
     return np.stack(pixels)
