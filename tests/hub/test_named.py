@@ -284,6 +284,17 @@ def test_too_few_photographs_are_refused_before_anything_is_written(hub, home, r
     assert not (tmp_path / "s1.onnx").exists()
 
 
+def test_what_is_exported_of_a_name_is_said_by_the_precision_alone(hub, tmp_path):
+    done = shvit(hub, tmp_path, "export", "--model", f"{NAME}:int8", "--output", str(tmp_path / "s1.onnx"))
+    assert done.returncode == 2 and f"give {NAME}, and --precision int8" in done.stderr and hub.requests == []
+
+
+def test_a_format_that_needs_the_lab_says_so(hub, home, repository, tmp_path):
+    output = tmp_path / "s1.mlpackage"
+    done = shvit(hub, home, "export", "--model", NAME, "--format", "coreml", "--output", str(output))
+    assert done.returncode == 2 and "--format coreml needs torch" in done.stderr and not output.exists()
+
+
 def test_an_output_is_left_out_only_for_a_name_in_8_bits(hub, tmp_path):
     for arguments in (("--model", NAME), ("--model", "mine.pth", "--precision", "int8", "--calibration", "photos")):
         done = shvit(hub, tmp_path, "export", *arguments)

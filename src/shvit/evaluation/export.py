@@ -122,6 +122,8 @@ def export(
         HubError: it cannot be pushed; the folder is written, unless that was known before.
         ValueError: an output that is one of the inputs.
     """
+    if isinstance(model, str) and model.endswith(INT8) and reference_of(model) is not None:
+        raise ArgumentError(f"{model}: give {model.removesuffix(INT8)}, and --precision int8 for 8 bits")
     given: dict[str, Any] = {
         "format": format,
         "precision": precision,

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from shvit.card import Card
+from shvit.errors import MissingDependencyError
 from shvit.exporting.options import FORMATS, FileOptions, check_combination
+from shvit.install import install_command
 from shvit.modelfile.report import ExportReport
 from shvit.modelfile.source import Infer, Precision, Source
 from shvit.modelfile.verify import Assess, Convert, photograph_crops, write_verified
@@ -58,7 +60,13 @@ def export_model(
     batch_size, dynamic_size = options.batch_size or 1, options.dynamic_size
     network, reference = _arrays_of(model)
     source = Source(network, path, card, precision, batch_size, calibration, keep_float, dynamic_size, reference)
-    module = import_module(f"shvit.{FORMATS[options.format].module}")
+    try:
+        module = import_module(f"shvit.{FORMATS[options.format].module}")
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(
+            f"--format {options.format} needs {error.name}, which is not installed; install the lab with: "
+            f"{install_command('torch')}"
+        ) from error
     convert: Convert
     if options.format == "hub":
         images = photograph_crops(card.preprocessing) if images is None else images
