@@ -123,8 +123,11 @@ def has_metadata(path: Path, key: str, text: str = "") -> bool:
 
 
 def _has_metadata(model: memoryview, key: bytes, text: bytes) -> bool:
-    entries = [dict(_fields(entry)) for number, entry in _fields(model) if number == MODEL_METADATA]
-    return any(entry.get(METADATA_KEY) == key and text in bytes(entry.get(METADATA_VALUE, b"")) for entry in entries)
+    for number, entry in _fields(model):
+        parts = dict(_fields(entry)) if number == MODEL_METADATA else {}
+        if METADATA_KEY in parts and parts[METADATA_KEY] == key:
+            return not text or (METADATA_VALUE in parts and text in bytes(parts[METADATA_VALUE]))
+    return False
 
 
 def with_outputs(model: bytes, names: Sequence[str]) -> bytes:
