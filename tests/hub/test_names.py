@@ -41,6 +41,10 @@ def test_paths_and_shipped_models_are_left_to_others(text):
     [
         ("s4", "did you mean shvit_s4?"),
         ("SHViT-S2@v1", "did you mean shvit_s2@v1?"),
+        ("shvit_s4:int8:int8", "expected shvit_s4 or shvit_s4@revision"),
+        ("shvit_s4:int8@main", "expected shvit_s4 or shvit_s4@revision"),
+        ("shvit_s4:INT8", "one :int8 behind it"),
+        ("shvit_s4\n", "expected shvit_s4 or shvit_s4@revision"),
         ("hf://repo", "expected hf://user/repository or hf://user/repository@revision"),
         ("hf://", "is no repository's name"),
         ("hf:///repo", "is no repository's name"),

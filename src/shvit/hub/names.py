@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 
 from shvit.errors import ArgumentError
-from shvit.shipped import nearest_network
+from shvit.shipped import NETWORKS, nearest_network
 
 PREFIX = "hf://"
 MAIN = "main"
@@ -15,6 +15,8 @@ MAIN = "main"
 
 _REPOSITORY = re.compile(r"\b[\w.-]{1,96}\b/\b[\w.-]{1,96}\b", re.ASCII)
 _REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*(/[A-Za-z0-9_][A-Za-z0-9_.+-]*)*")
+_NAMED = re.compile(rf"({'|'.join(NETWORKS)})[:\s]")
+"""A published name, and behind it what does not belong there."""
 _LONGEST_REVISION = 200
 _OTHER_KINDS = ("buckets", "datasets", "kernels", "models", "spaces")
 
@@ -82,6 +84,11 @@ def parse_reference(text: str) -> Reference | None:
     if short in PUBLISHED:
         _check_revision(text, revision if at else MAIN)
         return _reference(short, PUBLISHED[short].repository, revision or MAIN)
+    if (named := _NAMED.match(text)) and not os.path.lexists(text):
+        raise ArgumentError(
+            f"{text}: no such file, and no network's name; expected {named[1]} or {named[1]}@revision, and where a "
+            "model file is taken one :int8 behind it"
+        )
     meant = nearest_network(short)
     if meant is None or os.path.lexists(text):
         return None
