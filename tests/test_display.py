@@ -4,6 +4,7 @@ import ast
 import io
 import json
 import logging
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -224,3 +225,9 @@ def test_nothing_is_printed_past_this():
                 shown = ast.unparse(node)
                 lines_of_video = place == "cli/video.py" and not {"{source}", "{summary.source}"} & set(shown.split())
                 assert called & allowed or lines_of_video, f"{place}: {shown} does not pass shvit.display"
+
+
+def test_a_process_without_stdin_is_given_no_paths():
+    command = f"{shlex.quote(sys.executable)} -m shvit predict - <&-"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "note: standard input holds no paths\n")

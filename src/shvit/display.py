@@ -348,8 +348,11 @@ def guard_terminal() -> None:
 
     Warnings, log records and tracebacks, which libraries write to stderr too, are ``printable``. What a stream's
     encoding does not have is no error (``SHOWN``). Errors of stdout are of ``STANDARD_OUTPUT``; what stderr cannot take
-    ends nothing. Where the process was started without one of them, that one goes nowhere.
+    ends nothing. Where the process was started without one of them, that one goes nowhere, and stdin is
+    empty.
     """
+    if sys.stdin is None:
+        sys.stdin = open(os.devnull)  # noqa: PTH123, SIM115 - as long as the process
     sys.stdout = _guarded(sys.stdout, STANDARD_OUTPUT)
     sys.stderr = _guarded(sys.stderr, STANDARD_ERROR)
     warnings.formatwarning = _format_warning
