@@ -111,10 +111,10 @@ def test_threads_are_replaced_until_too_many_are_stuck(monkeypatch):
         for work in works:
             pool.submit(work)
         look_until(pool, lambda: all(work.error for work in works))
-        # Three are replaced; the two threads beside the last of them are stuck as well, and the sixth finds none.
-        assert [type(work.error) for work in works].count(TookTooLongError) >= 4
+        # Three are stuck, and those beside the last of them if the system let them begin; the sixth finds none.
+        assert [type(work.error) for work in works].count(TookTooLongError) >= 3
         assert isinstance(works[-1].error, NoWorkerError)
-        assert not pool.alive and pool.stuck >= 4
+        assert not pool.alive and pool.stuck >= 3
         for work in works:
             work.go_on.set()
         look_until(pool, lambda: pool.stuck == 0 and pool.alive)
