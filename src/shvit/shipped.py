@@ -13,7 +13,7 @@ DEFAULT_MODEL = "shvit_s1_tiny_imagenet"
 SHIPPED_MODELS = {DEFAULT_MODEL: ASSETS / f"{DEFAULT_MODEL}.onnx"}
 
 NETWORKS = ("shvit_s1", "shvit_s2", "shvit_s3", "shvit_s4")
-"""Names that are trained and exported; behind them is no file. Written down: the variants themselves need PyTorch."""
+"""Names that are trained and exported; behind them is no file. Written down: the variants are of a room above."""
 
 MODEL_SUFFIXES = (".onnx", ".tflite", ".xml")
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt")

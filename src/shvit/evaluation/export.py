@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -144,8 +145,11 @@ def export(
 
         options = replace(options, repository=check_push(options.push).repository)
     network, card = _open(model, name, options, progress)
-    if options.format == "hub":
-        network = replace(network, unfolded=_training_form(model, options.weights, progress))
+    if options.format == "hub" and network.unfolded is None:
+        raise ArgumentError(
+            f"{model}: is folded, and a repository for the hub holds weights in training form; give the checkpoint "
+            "that it came from"
+        )
     report = _write(network, output, card, options, progress)
     if options.push is None:
         return report
@@ -170,29 +174,13 @@ def _write(network: FoldedNetwork, output: Path, card: Card, options: ExportOpti
     return export_model(network, output, card, options, images=images, calibration=calibration)
 
 
-def _training_form(model: str | Path, weights: Weights, progress: bool) -> dict[str, np.ndarray]:
-    """A checkpoint's tensors as they are trained, read again: no other format needs them."""
-    from shvit.hub.fetch import fetch
-    from shvit.network.matching import read_network
-
-    reference = reference_of(model)
-    path = model if reference is None else fetch(reference, wanted="weights", progress=progress).file
-    checkpoint, tensors = read_network(path, weights)
-    if checkpoint.folded:
-        raise ArgumentError(
-            f"{model}: is folded, and a repository for the hub holds weights in training form; give the checkpoint "
-            "that it came from"
-        )
-    return tensors
-
-
 def _calibration(data: str | Path, card: Card, options: ExportOptions, progress: bool) -> np.ndarray:
     """Images that a file in 8 bits beside others takes its ranges from, ``uint8 (N, H, W, 3)``."""
     from shvit.data.trained_on import open_as_trained
     from shvit.evaluation.samples import are_unlabelled, calibration_images, photographs
 
     if are_unlabelled(data):
-        return photographs(data, card.preprocessing, lambda sentence: say(sentence, sys.stderr) if progress else None)
+        return photographs(data, card.preprocessing, _teller(progress))
     return calibration_images(open_as_trained(data, card.training_split, options.image_key)[0], card)[0]
 
 
@@ -225,18 +213,19 @@ def _kept(model: str | Path, options: ExportOptions, progress: bool) -> tuple[Pa
 def _open(model: str | Path, name: str, options: ExportOptions, progress: bool) -> tuple[FoldedNetwork, Card]:
     """The network of a checkpoint or of a name on the hub, and its card."""
     names = _class_names(options.classes)
+    keep_unfolded = options.format == "hub"
     reference = reference_of(model)
     if reference is not None:
         from shvit.hub.convert import open_published
         from shvit.hub.fetch import fetch
 
         fetched = fetch(reference, wanted="weights", progress=progress)
-        network, card, notes = open_published(fetched, name, options.image_size, names, options.weights)
+        network, card, notes = open_published(fetched, name, options.image_size, names, options.weights, keep_unfolded)
     else:
         from shvit.modelfile.card import card_for
         from shvit.network.loading import load_folded
 
-        network, checkpoint = load_folded(model, options.weights)
+        network, checkpoint = load_folded(model, options.weights, keep_unfolded)
         card = card_for(network, checkpoint, name, options.image_size, names)
         notes = list(checkpoint.notes)
         if progress and names is None and (told := _where_names_come_from(checkpoint, network.config.num_classes)):
@@ -261,11 +250,7 @@ def _export_int8(
     from shvit.evaluation.int8 import MAX_DISAGREEMENT, AccuracyJudge, AgreementJudge, Judge, export_int8
     from shvit.evaluation.samples import are_unlabelled, photographs
 
-    def tell(sentence: str) -> None:
-        if progress:
-            say(sentence, sys.stderr)
-
-    data = options.calibration
+    data, tell = options.calibration, _teller(progress)
     assert data is not None
     judge: Judge
     if are_unlabelled(data):
@@ -275,6 +260,11 @@ def _export_int8(
         train, val, _ = open_as_trained(data, card.training_split, options.image_key)
         judge = AccuracyJudge(card, train, val, options.max_loss, output.name)
     return export_int8(network, output, card, judge, options, verify_on=images, on_search=tell)
+
+
+def _teller(progress: bool) -> Callable[[str], None]:
+    """What tells sentences on stderr, or drops them."""
+    return partial(say, file=sys.stderr) if progress else lambda sentence: None
 
 
 def _check_output(model: str | Path, output: Path, options: ExportOptions) -> None:

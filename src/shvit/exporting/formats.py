@@ -98,10 +98,10 @@ def _arrays_of(model: SHViT | FoldedNetwork) -> tuple[FoldedNetwork, Infer | Non
     if isinstance(model, FoldedNetwork):
         return model, None
     from shvit.exporting.trace import logits_function
+    from shvit.models.arrays import to_array
     from shvit.models.reparam import folded_network
 
     network = folded_network(model)
     if not model.folded:
-        unfolded = {name: each.detach().cpu().numpy() for name, each in model.state_dict().items()}
-        network = replace(network, unfolded=unfolded)
+        network = replace(network, unfolded={name: to_array(each) for name, each in model.state_dict().items()})
     return network, logits_function(model)

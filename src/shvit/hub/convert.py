@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from shvit.cache import cache_folder
-from shvit.card import IMAGENET_MEAN, IMAGENET_STD, Card, Metric, Preprocessing
+from shvit.card import IMAGENET_MEAN, IMAGENET_STD, MIN_CROP_RATIO, Card, Metric, Preprocessing
 from shvit.display import say
 from shvit.errors import ArgumentError, CheckpointError, ModelFileError
 from shvit.hub.cached import Fetched
@@ -73,6 +73,7 @@ def open_published(
     image_size: int | None = None,
     class_names: ClassNames = None,
     weights: WhichWeights = "auto",
+    keep_unfolded: bool = False,
 ) -> tuple[FoldedNetwork, Card, list[str]]:
     """Fetched weights as a folded network, its card, and what is worth saying of them.
 
@@ -80,7 +81,7 @@ def open_published(
         name: the card's.
         image_size: side of the input, in pixels; the repository's or the variant's when not given.
         class_names: as of ``card_for``; the repository's when not given.
-        weights: ``model`` or ``ema`` of a training checkpoint; ``auto`` takes the moving average where there is one.
+        weights, keep_unfolded: as of ``load_folded``.
 
     Raises:
         CheckpointError: the weights are of no SHViT, or the repository's ``config.json`` says what they cannot be.
@@ -90,7 +91,7 @@ def open_published(
 
     repository = fetched.reference.repository
     try:
-        network, checkpoint = load_folded(fetched.file, weights)
+        network, checkpoint = load_folded(fetched.file, weights, keep_unfolded)
         _check_use(network)
         settings = _Settings(fetched, network.config.num_classes, network.architecture)
         names = settings.class_names() if class_names is None else class_names
@@ -197,8 +198,10 @@ class _Settings:
         ratio = self._pretrained.get("crop_pct")
         if ratio is None:
             ratio = known.crop_ratio
-        if type(ratio) not in (int, float) or not 0.1 <= ratio <= 1:
-            raise CheckpointError(f"config.json: crop_pct: expected a number from 0.1 to 1, got {ratio!r}"[:100])
+        if type(ratio) not in (int, float) or not MIN_CROP_RATIO <= ratio <= 1:
+            raise CheckpointError(
+                f"config.json: crop_pct: expected a number from {MIN_CROP_RATIO} to 1, got {ratio!r}"[:100]
+            )
         mode = "squash" if self._pretrained.get("crop_mode") == "squash" else "crop"
         interpolation = self._pretrained.get("interpolation", known.interpolation)
         if interpolation not in ("bicubic", "bilinear", "lanczos"):

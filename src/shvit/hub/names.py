@@ -49,7 +49,7 @@ PUBLISHED = {
     "shvit_s3": Published("SHViT-S3", "timm/shvit_s3.in1k", 57_260_268, 14_208_300, 600_707_607, 224, 77.356, 77.4),
     "shvit_s4": Published("SHViT-S4", "timm/shvit_s4.in1k", 66_689_040, 16_544_088, 986_431_488, 256, 79.362, 79.4),
 }
-"""By name. Written down, because counting them needs PyTorch; a test counts them again."""
+"""By name. Written down, so that a list of them counts nothing; a test counts them again."""
 
 
 @dataclass(frozen=True)

@@ -56,15 +56,11 @@ def reference_of(model: str | Path) -> Reference | None:
 def _named_model(reference: Reference, precision: NamedPrecision) -> Path:
     from shvit.card import METADATA_KEY
     from shvit.engines.onnx_graph import has_metadata
-    from shvit.hub.cached import recall
     from shvit.hub.convert import convert, converted_file
+    from shvit.hub.fetch import fetch
 
     wanted: Wanted = "weights" if precision == "int8" else "any"  # of which alone a file in 8 bits is made
-    fetched = recall(reference, wanted)
-    if fetched is None:
-        from shvit.hub.fetch import fetch
-
-        fetched = fetch(reference, wanted=wanted)
+    fetched = fetch(reference, wanted=wanted)
     if fetched.kind == "model":
         return fetched.file
     path = converted_file(fetched, precision)
