@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from shvit.models import create_model, list_models, load_checkpoint, reparameterize, save_checkpoint
     from shvit.predicting.classifier import Classifier
     from shvit.predicting.explain import Explainer
-    from shvit.predicting.results import Prediction, Result
     from shvit.serve.client import AsyncClient, Client
+    from shvit.tasks.results import Prediction, Result
     from shvit.training.recipe import Execution, Recipe
     from shvit.training.train import recipe_for, train
 
@@ -31,8 +31,8 @@ _MODULES = {
     "Classifier": "shvit.predicting.classifier",
     "Client": "shvit.serve.client",
     "Explainer": "shvit.predicting.explain",
-    "Prediction": "shvit.predicting.results",
-    "Result": "shvit.predicting.results",
+    "Prediction": "shvit.tasks.results",
+    "Result": "shvit.tasks.results",
     "EvaluationOptions": "shvit.evaluation.measure",
     "Execution": "shvit.training",
     "ExportOptions": "shvit.evaluation.export",

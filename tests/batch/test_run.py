@@ -23,8 +23,8 @@ from shvit.batch.plan import PLAN
 from shvit.engines.onnxruntime import ONNXRuntimeEngine
 from shvit.errors import BatchError, ModelFileError
 from shvit.install import install_command
-from shvit.predicting.outputs import softmax
 from shvit.shipped import SHIPPED_MODELS
+from shvit.tasks import TASKS
 
 from ..conftest import AS_ANYBODY, PATIENCE, children
 from .conftest import (
@@ -398,7 +398,7 @@ def test_embeddings_are_what_the_head_judges_by(colour_model, tmp_path):
         logits = weights["head.weight"] @ np.array(row["embedding"]) + weights["head.bias"]
         best = np.argsort(-logits)[:5]
         assert list(best) == row["class_ids"]
-        assert softmax(logits)[best] == pytest.approx(row["scores"], abs=1e-5)
+        assert TASKS["classification"].scores(logits)[best] == pytest.approx(row["scores"], abs=1e-5)
     with pytest.raises(ModelFileError, match="no head that embeddings could be taken before"):
         batch(colour_model, tmp_path / "other", folder, embedding=True)
     with pytest.raises(ValueError, match="only the engine onnxruntime gives embeddings"):

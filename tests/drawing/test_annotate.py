@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from shvit.drawing.annotate import annotate
-from shvit.predicting.results import Prediction
+from shvit.tasks.results import Prediction
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (640, 480), (3000, 40)])

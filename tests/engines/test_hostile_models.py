@@ -147,8 +147,8 @@ def test_only_the_images_at_fault_fail(tmp_path, engine):
     batch = np.stack([classifier.preprocess(image) for image in (GREY, RED)])
     with pytest.raises(ModelOutputError):
         classifier.predict_batch(batch)
-    good, bad = classifier.predict_each(batch)
-    assert good == pytest.approx(expected, rel=1e-4)
+    good, bad = classifier.judge_each(batch)
+    assert good.scores == pytest.approx(expected, rel=1e-4)
     assert isinstance(bad, ModelOutputError)
 
 

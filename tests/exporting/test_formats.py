@@ -104,7 +104,7 @@ def test_what_was_found_stands_in_the_card(tmp_path, tiny, tiny_card):
 
 
 def test_a_card_of_before_has_no_verification(tiny_card):
-    assert '"schema_version": 1' in tiny_card.to_json()
+    assert '"schema_version": 2' in tiny_card.to_json()
     assert Card.from_json(tiny_card.to_json().replace('"verification": null, ', "")).verification is None
     told = replace(tiny_card, verification=Verification("coreml", "fp16", notes="not run"))
     assert Card.from_json(told.to_json()) == told

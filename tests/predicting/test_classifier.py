@@ -139,8 +139,8 @@ def test_a_file_without_a_card(tmp_path, engine):
 
 
 def test_a_file_with_a_newer_card(tmp_path):
-    card = colour_card().to_json().replace('"schema_version": 1', '"schema_version": 2')
-    with pytest.raises(ModelFileError, match=r"new\.onnx: the card has schema version 2"):
+    card = colour_card().to_json().replace('"schema_version": 2', '"schema_version": 3')
+    with pytest.raises(ModelFileError, match=r"new\.onnx: the card has schema version 3"):
         Classifier(write_colour_model(tmp_path / "new.onnx", card))
 
 

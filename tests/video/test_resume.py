@@ -19,6 +19,7 @@ pytest.importorskip("av", reason="needs shvit[video]")
 
 from shvit import Classifier
 from shvit.errors import VideoError
+from shvit.tasks import Judged
 from shvit.video import complete
 from shvit.video.classify import Classified
 from shvit.video.complete import CompleteRun, Options, VideoSummary
@@ -200,7 +201,7 @@ def film(frames: int) -> list[Classified]:
         Classified(
             SimpleNamespace(index=i, time=float(i), duration=1.0, size=(9, 9), position=Position(i, i, 0, float(i))),
             np.zeros((9, 9, 3), np.uint8),
-            np.eye(3, dtype=np.float32)[i % 3],
+            Judged(np.eye(3, dtype=np.float32)[i % 3]),
         )
         for i in range(frames)
     ]

@@ -25,6 +25,7 @@ from shvit.hub.resolve import resolve_model
 from shvit.images.decoding import Decoding
 from shvit.predicting.classifier import Classifier
 from shvit.shipped import DEFAULT_MODEL
+from shvit.tasks import Answering
 
 PLAN = "_shvit/plan.json"
 LISTING = "_shvit/listing.parquet"
@@ -64,6 +65,10 @@ class BatchSettings:
     """Of a video, only the frames that stand by themselves."""
     top_k: int = 5
     """Labels of each input."""
+    min_score: float | None = None
+    """From which score on a label is an answer; ``None`` for the card's thresholds."""
+    unknown: bool = True
+    """Whether an input of none of the classes is called unknown, where the card can tell."""
     embedding: bool = False
     """Also the pooled features that the head judges by, ``float32 (channels,)``."""
     engine: str = "auto"
@@ -74,10 +79,15 @@ class BatchSettings:
     """Inputs in a file of the output, as far as the source can be cut so."""
 
     def __post_init__(self) -> None:
-        for name in ("top_k", "batch_size", "unit_size"):
+        for name in ("batch_size", "unit_size"):
             check_positive(name, getattr(self, name))
+        self.answering  # noqa: B018 - checks its values
         if self.fps is not None:
             check_positive("fps", self.fps)
+
+    @property
+    def answering(self) -> Answering:
+        return Answering(self.top_k, self.min_score, self.unknown)
 
 
 @dataclass(frozen=True)
@@ -93,7 +103,7 @@ class WorkerSetup:
     engine: str
     decoding: Decoding
     batch_size: int
-    top_k: int
+    answering: Answering
     embedding: bool
     kind: Kind
     column: str | None
@@ -161,7 +171,7 @@ def make_plan(settings: BatchSettings, output: Output) -> Plan:
         pinned["engine"],
         settings.decoding,
         settings.batch_size,
-        settings.top_k,
+        settings.answering,
         settings.embedding,
         pinned["kind"],
         settings.column,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -21,7 +21,7 @@ from shvit.batch.stores import Output
 from shvit.errors import BatchError
 from shvit.images.preprocess import ImageSource
 from shvit.predicting.classifier import Classifier
-from shvit.predicting.results import Result
+from shvit.tasks.results import Result
 
 ROWS_AT_ONCE = 4096
 """Rows that are in memory before they are written."""
@@ -35,7 +35,10 @@ DEADLY = 2
 
 
 def row_schema(kind: Kind, embedding: bool) -> pa.Schema:
-    """Of a part: one row an input, ``error`` null or the answer null; of videos with the frame's time."""
+    """Of a part: one row an input, ``error`` null or the answer null; of videos with the frame's time.
+
+    ``decision``, ``accepted``, ``known`` and ``unknown_score`` are null where the model's card decides nothing.
+    """
     time = [pa.field("time", pa.float64())] if kind == "video" else []
     features = [pa.field("embedding", pa.list_(pa.float32()))] if embedding else []
     return pa.schema(
@@ -45,6 +48,10 @@ def row_schema(kind: Kind, embedding: bool) -> pa.Schema:
             pa.field("labels", pa.list_(pa.string())),
             pa.field("class_ids", pa.list_(pa.int32())),
             pa.field("scores", pa.list_(pa.float32())),
+            pa.field("decision", pa.string()),
+            pa.field("accepted", pa.list_(pa.bool_())),
+            pa.field("known", pa.bool_()),
+            pa.field("unknown_score", pa.float32()),
             *features,
             pa.field("error", pa.string()),
             pa.field("model", pa.string(), nullable=False),
@@ -121,6 +128,10 @@ class Worker:
     def _inputs(self, unit: Unit) -> Iterator[Input]:
         return read_items(unit.items, self._setup.kind, self._setup.column, self._setup.sampling)
 
+    def _stream(self, images: Iterable[ImageSource]) -> Iterator[Result]:
+        wanted = self._setup.answering
+        return self._classifier.stream(images, wanted.top_k, min_score=wanted.min_score, unknown=wanted.unknown)
+
     def _results(self, unit: Unit) -> Iterator[tuple[Input, Result]]:
         """Every input without its pixels, in order, and what became of it."""
         waiting: deque[Input] = deque()
@@ -136,7 +147,7 @@ class Worker:
                 failed = waiting.popleft()
                 yield failed, Result(failed.source, error=failed.error)
 
-        for result in self._classifier.stream(images(), self._setup.top_k):
+        for result in self._stream(images()):
             yield from unread()
             yield waiting.popleft(), result
         yield from unread()
@@ -154,7 +165,7 @@ class Worker:
                 continue
             with self._output.create(_deaths_name(unit)) as path:
                 path.write_text(json.dumps({**deaths, key: deaths[key] + 1}), encoding="utf-8")
-            yield each, self._classifier.predict(each.data, self._setup.top_k)[0]
+            yield from ((each, result) for result in self._stream([each.data]))
 
     def _row(self, given: Input, result: Result) -> dict[str, Any]:
         found = result.predictions if result.error is None else None
@@ -164,6 +175,10 @@ class Worker:
             "labels": None if found is None else [each.label for each in found],
             "class_ids": None if found is None else [each.class_id for each in found],
             "scores": None if found is None else [each.score for each in found],
+            "decision": result.decision,
+            "accepted": None if result.decision is None else [each.accepted for each in result.predictions],
+            "known": result.known,
+            "unknown_score": result.unknown_score,
             "embedding": result.embedding,
             "error": result.error,
             "model": self._setup.model_name,

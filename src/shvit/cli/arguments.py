@@ -8,6 +8,7 @@ from pathlib import Path
 
 from shvit.errors import ArgumentError
 from shvit.shipped import DEFAULT_MODEL
+from shvit.tasks import Answering
 
 FILE_SUFFIXES = frozenset(
     (".csv", ".htm", ".html", ".jpeg", ".jpg", ".json", ".jsonl", ".mp4", ".onnx", ".parquet", ".pdf", ".png", ".zip")
@@ -35,6 +36,36 @@ MODELS = "a model file, or a name: shvit_s1 to shvit_s4, hf://user/repository, a
 
 def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default=DEFAULT_MODEL, help=f"{MODELS} (default: %(default)s)")
+
+
+def add_answering(parser: argparse._ActionsContainer, each: str) -> None:
+    """Args: each: what is classified, for help: ``image``."""
+    parser.add_argument(
+        "--top-k", type=positive, default=5, metavar="K", help=f"labels for each {each} (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--min-score",
+        type=_share,
+        metavar="SCORE",
+        help="from which score on a label is an answer, 0 to 1 (default: the model's own thresholds, if it has any)",
+    )
+    parser.add_argument(
+        "--no-unknown",
+        action="store_true",
+        help="give the plain labels where the model would say that it shows none of its classes",
+    )
+
+
+def answering(args: argparse.Namespace) -> Answering:
+    """What was asked for with ``add_answering``."""
+    return Answering(args.top_k, args.min_score, not args.no_unknown)
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"expected 0 to 1, got {text}")
+    return value
 
 
 def add_csv_safe(parser: argparse.ArgumentParser) -> None:

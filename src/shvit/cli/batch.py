@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from contextlib import ExitStack, redirect_stdout
 
-from shvit.cli.arguments import add_model, check_folder_name, positive
+from shvit.cli.arguments import add_answering, add_model, check_folder_name, positive
 from shvit.display import notice, progress_bar, say
 from shvit.engines import BATCH_SIZE, ENGINES
 from shvit.errors import MissingDependencyError
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output", required=True, metavar="DIR", help="folder or object store (s3://) for the parts, made if missing"
     )
     add_model(parser)
-    parser.add_argument("--top-k", type=positive, default=5, metavar="K", help="labels for each input (default: 5)")
+    add_answering(parser, "input")
     parser.add_argument(
         "--workers", type=positive, metavar="N", help="of one thread each (default: one a processor, here or there)"
     )
@@ -87,6 +87,8 @@ def run(args: argparse.Namespace) -> int:
         fps=args.fps,
         keyframes=args.keyframes,
         top_k=args.top_k,
+        min_score=args.min_score,
+        unknown=not args.no_unknown,
         embedding=args.embedding,
         engine=args.engine,
         decoding="fast" if args.fast_decode else "exact",

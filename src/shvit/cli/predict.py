@@ -12,15 +12,23 @@ from pathlib import Path
 from typing import IO
 
 from shvit.atomic import STDOUT, atomic_text, check_outputs, free_name, write_encoded
-from shvit.cli.arguments import add_csv_safe, add_model, check_folder_name, check_format_of, check_not_read, positive
+from shvit.cli.arguments import (
+    add_answering,
+    add_csv_safe,
+    add_model,
+    check_folder_name,
+    check_format_of,
+    check_not_read,
+    positive,
+)
 from shvit.display import CSVWriter, columns, folded, json_text, notice, printable, say, terminal
 from shvit.engines import BATCH_SIZE, ENGINES
 from shvit.errors import ArgumentError
 from shvit.images.decoding import Decoding
 from shvit.images.sources import SourceError, expand_sources
 from shvit.predicting.classifier import Classifier
-from shvit.predicting.results import Result
 from shvit.shipped import SHIPPED_MODELS
+from shvit.tasks.results import Result
 
 CALIBRATED_FROM = 4000
 """From so many images on, the second or two that measuring the engines takes is worth while."""
@@ -41,7 +49,7 @@ exit status: 0 all fine, 1 some inputs failed (the others are done), 2 wrong usa
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("sources", nargs="+", metavar="SOURCE", help="file, folder, glob, or - for paths on stdin")
     add_model(parser)
-    parser.add_argument("--top-k", type=positive, default=5, metavar="K", help="labels for each image (default: 5)")
+    add_answering(parser, "image")
     parser.add_argument(
         "--engine",
         choices=ENGINES,
@@ -112,7 +120,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _predict(classifier: Classifier, sources: list[str | SourceError], args: argparse.Namespace) -> Iterator[Result]:
     paths = [source for source in sources if isinstance(source, str)]
-    results = classifier.stream(paths, args.top_k)
+    results = classifier.stream(paths, args.top_k, min_score=args.min_score, unknown=not args.no_unknown)
     for source in sources:
         if isinstance(source, SourceError):
             yield Result(source.source, error=source.reason)
@@ -136,7 +144,8 @@ def _save_image(result: Result, folder: Path) -> Result:
 
     path = free_name(folder, Path(result.source).stem, "jpg")
     try:
-        picture = annotate(decode(result.source), result.predictions)
+        heading = result.headline if result.decision in ("unsure", "unknown") else None
+        picture = annotate(decode(result.source), result.predictions, heading)
         write_encoded(lambda file: picture.save(file, "JPEG", quality=90), path)
     except ImageError as error:
         return Result(result.source, error=str(error).removeprefix(f"{result.source}: "))
@@ -154,14 +163,17 @@ def _write_jsonl(output: IO[str], csv_safe: bool) -> Callable[[Result], None]:
 
 def _write_csv(output: IO[str], csv_safe: bool) -> Callable[[Result], None]:
     writer = CSVWriter(output, csv_safe)
-    writer.row(("source", "rank", "label", "class_id", "wnid", "score", "error"))
+    columns = ("source", "rank", "label", "class_id", "wnid", "score", "error")
+    writer.row((*columns, "decision", "accepted", "unknown_score"))
 
     def write(result: Result) -> None:
         if result.error is not None:
-            writer.row((result.source, "", "", "", "", "", result.error))
+            writer.row((result.source, "", "", "", "", "", result.error, "", "", ""))
+        strange = "" if result.unknown_score is None else f"{result.unknown_score:.6f}"
         for rank, each in enumerate(result.predictions, start=1):
             row = (result.source, rank, each.label, each.class_id, each.wnid or "", f"{each.score:.6f}", "")
-            writer.row(row)
+            accepted = "" if each.accepted is None else int(each.accepted)
+            writer.row((*row, result.decision or "", accepted, strange))
 
     return write
 
@@ -178,6 +190,8 @@ def _write_table(output: IO[str], csv_safe: bool) -> Callable[[Result], None]:
         print(f"{bold}{printable(result.source)}{reset}", file=output)
         if result.error is not None:
             print(red + "\n".join(folded(f"  error: {result.error}", 4, width)) + reset, file=output)
+        if result.decision in ("unsure", "unknown") or result.task == "multi_label":
+            print(bold + "\n".join(folded(f"  {result.headline}", 4, width)) + reset, file=output)
         for each in result.predictions:
             bar = "█" * round(each.score * 20)
             start = f"  {each.score:6.1%} {green}{bar:<20}{reset} "

@@ -18,7 +18,9 @@ from typing import IO, TYPE_CHECKING, Any
 
 from shvit.atomic import STDOUT, atomic_text, check_outputs, find_target, free_name
 from shvit.cli.arguments import (
+    add_answering,
     add_model,
+    answering,
     check_folder_name,
     check_format_of,
     check_not_read,
@@ -108,7 +110,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output", type=Path, metavar="FILE", help="write the events here; default: -, which is stdout"
     )
     output.add_argument("--frames", type=Path, metavar="FILE", help="write every frame's labels: .jsonl or .parquet")
-    output.add_argument("--top-k", type=positive, default=5, metavar="K", help="labels for each frame (default: 5)")
+    add_answering(output, "frame")
     output.add_argument("--report", type=Path, metavar="FILE", help="write a page with a timeline and pictures (.html)")
     output.add_argument("--save-video", type=Path, metavar="DIR", help="write copies with the labels drawn in (.mp4)")
     output.add_argument(
@@ -153,7 +155,7 @@ def run(args: argparse.Namespace) -> int:
     _check(args, live, sources)
     _check_outputs(args, live, sources)
     options = Options(
-        settings, args.fps, args.keyframes, args.fast_decode, args.top_k, pictures=args.report is not None
+        settings, args.fps, args.keyframes, args.fast_decode, answering(args), pictures=args.report is not None
     )
     check_written_as("--report", args.report, "HTML", (".html", ".htm"))
     check_format_of("--output", args.output, args.format, {".jsonl": "jsonl"})
@@ -276,7 +278,8 @@ def _what_must_be_the_same(args: argparse.Namespace, options: Options) -> dict[s
         "sources": args.sources,
         "model": f"{args.model} ({hashlib.sha256(model.read_bytes()).hexdigest()[:16]})",
         "engine": args.engine,
-        **asdict(options),
+        **{key: value for key, value in asdict(options).items() if key != "answering"},
+        **asdict(options.answering),
         "frames": None if args.frames is None else str(args.frames),
     }
 

@@ -45,6 +45,9 @@ class Engine(ABC):
     def __init__(self, path: Path, threads: int) -> None:
         raise NotImplementedError
 
+    outputs: tuple[str, ...]
+    """Names of all that the graph returns; the first is what ``infer`` gives."""
+
     @abstractmethod
     def infer(self, batch: np.ndarray) -> np.ndarray:
         """Runs the graph.
@@ -58,6 +61,10 @@ class Engine(ABC):
         Raises:
             Exception: whatever the engine's library raises where the graph fails.
         """
+
+    @abstractmethod
+    def run(self, batch: np.ndarray) -> dict[str, np.ndarray]:
+        """Like ``infer``, to all of the graph's outputs, in their order; of a sound file ``float32 (N, ...)``."""
 
 
 def check_signature(path: Path, inputs: int, outputs: int) -> None:

@@ -38,7 +38,8 @@ class LiteRTEngine(Engine):
         inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
         check_signature(path, len(inputs), len(outputs))
         (first,), output = inputs, outputs[0]
-        self._input, self._output = first["index"], output["index"]
+        self._input, self._outputs = first["index"], [each["index"] for each in outputs]
+        self.outputs = tuple(each["name"] for each in outputs)
         self._batch, *shape = (int(side) for side in first["shape"])
         self.input_shape = (None, *shape)
         self.output_shape = (None, *(int(side) for side in output["shape"][1:]))
@@ -58,12 +59,18 @@ class LiteRTEngine(Engine):
                     self.metadata[METADATA_KEY] = archive.read(CARD_FILE).decode()
 
     def infer(self, batch: np.ndarray) -> np.ndarray:
-        outputs = []
+        return self._tensors(batch, self._outputs[:1])[0]
+
+    def run(self, batch: np.ndarray) -> dict[str, np.ndarray]:
+        return dict(zip(self.outputs, self._tensors(batch, self._outputs), strict=True))
+
+    def _tensors(self, batch: np.ndarray, indices: list[int]) -> list[np.ndarray]:
+        parts: list[list[np.ndarray]] = []
         filled = np.zeros((self._batch, *batch.shape[1:]), np.uint8)
         for start in range(0, len(batch), self._batch):
             part = batch[start : start + self._batch]
             filled[: len(part)] = part
             self._interpreter.set_tensor(self._input, filled)
             self._interpreter.invoke()
-            outputs.append(self._interpreter.get_tensor(self._output)[: len(part)])
-        return np.concatenate(outputs)
+            parts.append([self._interpreter.get_tensor(each)[: len(part)] for each in indices])
+        return [np.concatenate(each) for each in zip(*parts, strict=True)]

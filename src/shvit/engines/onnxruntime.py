@@ -25,7 +25,7 @@ class ONNXRuntimeEngine(Engine):
     """Also gives tensors from within the graph.
 
     Args:
-        extra_outputs: names of ``float32`` tensors of the graph that ``infer_with_outputs`` returns.
+        extra_outputs: names of ``float32`` tensors of the graph that ``run`` returns too.
     """
 
     name: ClassVar[str] = "onnxruntime"
@@ -42,7 +42,6 @@ class ONNXRuntimeEngine(Engine):
         with utf8_path(path) as file:
             model = with_outputs(path.read_bytes(), extra_outputs) if extra_outputs else str(file)
             self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        self._extra_outputs = tuple(extra_outputs)
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         check_signature(path, len(inputs), len(outputs))
         self.input_shape, self.output_shape = (
@@ -50,16 +49,14 @@ class ONNXRuntimeEngine(Engine):
         )
         check_input(path, _element(inputs[0]), self.input_shape)
         check_output(path, _element(outputs[0]))
-        self._input, self._output = inputs[0].name, outputs[0].name
+        self._input, self.outputs = inputs[0].name, tuple(each.name for each in outputs)
         self.metadata = dict(self._session.get_modelmeta().custom_metadata_map)
 
     def infer(self, batch: np.ndarray) -> np.ndarray:
-        return self._session.run([self._output], {self._input: batch})[0]
+        return self._session.run([self.outputs[0]], {self._input: batch})[0]
 
-    def infer_with_outputs(self, batch: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Like ``infer``, and the extra outputs by name."""
-        output, *extra = self._session.run([self._output, *self._extra_outputs], {self._input: batch})
-        return output, dict(zip(self._extra_outputs, extra, strict=True))
+    def run(self, batch: np.ndarray) -> dict[str, np.ndarray]:
+        return dict(zip(self.outputs, self._session.run(self.outputs, {self._input: batch}), strict=True))
 
 
 def _element(tensor: ort.NodeArg) -> str:

@@ -69,6 +69,9 @@ class OpenVINOEngine(Engine):
             for each in (model.input(0), model.output(0))
         )
         given, returned = (each.element_type.get_type_name() for each in (model.input(0), model.output(0)))
+        self.outputs = tuple(
+            each.get_any_name() if each.get_names() else str(place) for place, each in enumerate(model.outputs)
+        )
         check_input(path, _NUMPY_NAMES.get(given, given), self.input_shape)
         check_output(path, _NUMPY_NAMES.get(returned, returned))
         # The ONNX front end keeps the file's metadata under this key; a file without any has no such key.
@@ -85,3 +88,7 @@ class OpenVINOEngine(Engine):
 
     def infer(self, batch: np.ndarray) -> np.ndarray:
         return self._compiled(batch)[0].copy()  # the engine reuses its buffer
+
+    def run(self, batch: np.ndarray) -> dict[str, np.ndarray]:
+        found = self._compiled(batch)
+        return {name: found[place].copy() for place, name in enumerate(self.outputs)}

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import closing
 from dataclasses import replace
+from itertools import repeat
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
@@ -27,14 +28,12 @@ from shvit.errors import ArgumentError, ModelFileError, ModelOutputError, check_
 from shvit.hub.resolve import resolve_model
 from shvit.images.decoding import Decoding, preparation
 from shvit.images.preprocess import ImageSource, describe, image_sources
-from shvit.predicting.outputs import check_rows, probabilities
+from shvit.predicting.outputs import UNKNOWN, check_rows, scores_of, unknown_scores
 from shvit.predicting.pickling import MadeOfFile
 from shvit.predicting.pipeline import decoded_batches
-from shvit.predicting.results import Prediction, Result
 from shvit.shipped import DEFAULT_MODEL
-
-if TYPE_CHECKING:
-    from shvit.engines.onnxruntime import ONNXRuntimeEngine
+from shvit.tasks import Answering, Judged, task_of
+from shvit.tasks.results import Result
 
 T = TypeVar("T")
 
@@ -104,14 +103,17 @@ class Classifier(MadeOfFile):
         )
         self.threads, self.batch_size, self.decoding = threads or available_threads(), batch_size, decoding
         self._images, self._auto = images, engine == "auto" and not embedding
-        self._embedding_engine = _load_with_embedding(self._path, self.threads) if embedding else None
+        self._features: str | None = None
         if embedding:
             self.engine_choice = EngineChoice("onnxruntime", "the one that gives embeddings", {})
         elif self._auto:
             self.engine_choice = choose(self._path, self.threads, batch_size, images)
         else:
             self.engine_choice = EngineChoice(engine, "asked for", {})
-        self._engine = self._embedding_engine or load_engine(self.engine_choice.engine, self._path, self.threads)
+        if embedding:
+            self._engine, self._features = _load_with_embedding(self._path, self.threads)
+        else:
+            self._engine = load_engine(self.engine_choice.engine, self._path, self.threads)
         self.card = read_card(self._engine.metadata, self._path)
         check_graph(self._path, self._engine, self.card)
         if image_size is not None:
@@ -162,56 +164,69 @@ class Classifier(MadeOfFile):
         return self._prepare(image, self.card.preprocessing)
 
     def predict_batch(self, batch: np.ndarray) -> np.ndarray:
-        """Probabilities of prepared images.
+        """Scores of prepared images.
 
         Args:
             batch: ``uint8 (N, H, W, 3)``, RGB, as ``preprocess`` returns them.
 
         Returns:
-            ``float32 (N, classes)``, each row summing to 1.
+            ``float32 (N, classes)`` in [0, 1], each row summing to 1 unless the card says that several labels may hold.
 
         Raises:
             ValueError: the batch has another type or shape.
-            ModelOutputError: the graph fails, or returns for one of the images what cannot be probabilities.
+            ModelOutputError: the graph fails, or returns for one of the images what cannot be scores.
         """
+        batch = self._checked(batch)
+        with as_model_output_error(self._path):
+            output = self._engine.infer(batch)
+        return scores_of(output, len(batch), self.card, self._path)
+
+    def _checked(self, batch: np.ndarray) -> np.ndarray:
+        """Raises: ValueError: it has another type or shape than the graph takes."""
         expected = (*self.card.preprocessing.image_size, 3)
         if batch.dtype != np.uint8 or batch.ndim != 4 or batch.shape[1:] != expected or not len(batch):
             raise ArgumentError(
                 f"batch: expected uint8 (N, {', '.join(map(str, expected))}), got {batch.dtype} {batch.shape}"
             )
-        with as_model_output_error(self._path):
-            output = self._engine.infer(np.ascontiguousarray(batch))
-        return probabilities(output, len(batch), self.card, self._path)
+        return np.ascontiguousarray(batch)
 
-    def predict_each(self, batch: np.ndarray) -> list[np.ndarray | ModelOutputError]:
-        """Like ``predict_batch``, with an error only for those images that the graph fails on.
+    def judge_each(self, batch: np.ndarray) -> list[Judged | ModelOutputError]:
+        """What the graph says of each image: its scores, its unknown score and its embedding, where there are such.
 
         A batch that fails is run again image by image.
 
+        Args:
+            batch: as for ``predict_batch``.
+
         Returns:
-            For each image its probabilities, ``float32 (classes,)``, or what is wrong with them.
+            For each image that, or what is wrong with it.
 
         Raises:
             ValueError: the batch has another type or shape.
         """
-        return _each(self.predict_batch, batch)
+        return _each(self._judge, self._checked(batch))
 
-    def _judge(self, batch: np.ndarray) -> list[_Judged | ModelOutputError]:
-        """Of each image its probabilities, and its embedding if that was asked for."""
+    def _judge(self, batch: np.ndarray) -> list[Judged]:
+        with as_model_output_error(self._path):
+            outputs = self._engine.run(batch)
+        count = len(batch)
+        rows = scores_of(next(iter(outputs.values())), count, self.card, self._path)
+        unknown: Iterable[float | None] = repeat(None, count)
+        if self.card.decision is not None and self.card.decision.unknown is not None:
+            unknown = unknown_scores(outputs, count, self._path).tolist()
+        features: Iterable[np.ndarray | None] = repeat(None, count)
+        if self._features is not None:
+            features = check_rows(outputs[self._features], count, self._path, "embedding")
+        return [Judged(*each) for each in zip(rows, unknown, features, strict=True)]
 
-        def run(part: np.ndarray) -> list[_Judged]:
-            if self._embedding_engine is None:
-                return [_Judged(row, None) for row in self.predict_batch(part)]
-            with as_model_output_error(self._path):
-                output, extra = self._embedding_engine.infer_with_outputs(part)
-            (features,) = extra.values()
-            check_rows(features, len(part), self._path, "embedding")
-            rows = probabilities(output, len(part), self.card, self._path)
-            return [_Judged(*each) for each in zip(rows, features, strict=True)]
-
-        return _each(run, batch)
-
-    def predict(self, images: ImageSource | Iterable[ImageSource], top_k: int = 5) -> list[Result]:
+    def predict(
+        self,
+        images: ImageSource | Iterable[ImageSource],
+        top_k: int = 5,
+        *,
+        min_score: float | None = None,
+        unknown: bool = True,
+    ) -> list[Result]:
         """Labels of one image or several, one result each, in order.
 
         An image that cannot be read, or that the graph fails on, gives a result with ``error``; the others are not
@@ -221,16 +236,25 @@ class Classifier(MadeOfFile):
             images: paths, encoded bytes, PIL images or arrays ``uint8 (H, W, 3)``; one, or a list, a tuple or an
                 iterator of them.
             top_k: labels for each image; at most as many as there are classes.
+            min_score: from which score on a label is an answer, in [0, 1], in place of the card's thresholds.
+            unknown: call a picture of none of the classes unknown, where the card has a limit (``shvit calibrate``).
 
         Raises:
             ImageTypeError: it is none of these, such as ``None`` or a set.
         """
         chosen = image_sources(images)
         most = len(chosen) if isinstance(chosen, Sized) else self.batch_size
-        return list(self.stream(chosen, top_k, max(min(self.batch_size, most), 1)))
+        size = max(min(self.batch_size, most), 1)
+        return list(self.stream(chosen, top_k, size, min_score=min_score, unknown=unknown))
 
     def stream(
-        self, images: ImageSource | Iterable[ImageSource], top_k: int = 5, batch_size: int | None = None
+        self,
+        images: ImageSource | Iterable[ImageSource],
+        top_k: int = 5,
+        batch_size: int | None = None,
+        *,
+        min_score: float | None = None,
+        unknown: bool = True,
     ) -> Iterator[Result]:
         """Like ``predict``, for any number of images: results come as soon as their batch is done.
 
@@ -244,13 +268,13 @@ class Classifier(MadeOfFile):
         """
         images = image_sources(images)
         batch_size = self.batch_size if batch_size is None else batch_size
-        check_positive("top_k", top_k)
         check_positive("batch_size", batch_size)
+        answering, task = Answering(top_k, min_score, unknown), task_of(self.card)
         shape = (*self.card.preprocessing.image_size, 3)
         with closing(decoded_batches(images, self.preprocess, shape, batch_size, self.threads)) as batches:
             for batch in batches:
                 pixels = batch.pixels
-                rows = iter(self._judge(pixels) if len(pixels) else ())
+                rows = iter(self.judge_each(pixels) if len(pixels) else ())
                 for place, image in enumerate(batch.sources):
                     if place in batch.errors:
                         yield Result(describe(image), error=batch.errors[place])
@@ -259,15 +283,7 @@ class Classifier(MadeOfFile):
                     if isinstance(judged, ModelOutputError):
                         yield Result(describe(image), error=str(judged))
                         continue
-                    best = top_predictions(judged.probabilities, self.card, top_k)
-                    yield Result(describe(image), best, embedding=judged.embedding)
-
-
-class _Judged(NamedTuple):
-    """What a network says of an image."""
-
-    probabilities: np.ndarray
-    embedding: np.ndarray | None
+                    yield task.result(describe(image), judged, self.card, answering)
 
 
 def _each(run: Callable[[np.ndarray], Iterable[T]], batch: np.ndarray) -> list[T | ModelOutputError]:
@@ -280,24 +296,8 @@ def _each(run: Callable[[np.ndarray], Iterable[T]], batch: np.ndarray) -> list[T
         return [_each(run, batch[place : place + 1])[0] for place in range(len(batch))]
 
 
-def top_predictions(probabilities: np.ndarray, card: Card, top_k: int) -> tuple[Prediction, ...]:
-    """The most probable classes of one image, best first, and of equals the first; without sorting all of a thousand.
-
-    Args:
-        probabilities: ``float32 (classes,)``.
-        card: has the classes.
-    """
-    candidates = np.arange(len(probabilities))
-    if top_k < len(probabilities):
-        least = np.partition(probabilities, -top_k)[-top_k]
-        candidates = np.flatnonzero(probabilities >= least)
-    best = candidates[np.argsort(-probabilities[candidates], kind="stable")[:top_k]]
-    classes, short = card.classes, card.short_labels
-    return tuple(Prediction(classes[i].label, int(i), classes[i].wnid, float(probabilities[i]), short[i]) for i in best)
-
-
-def _load_with_embedding(path: Path, threads: int) -> ONNXRuntimeEngine:
-    """The engine with the pooled features as a second output of the graph, in memory."""
+def _load_with_embedding(path: Path, threads: int) -> tuple[Engine, str]:
+    """The engine with the pooled features as a further output of the graph, in memory, and that output's name."""
     from shvit.engines.onnxruntime import ONNXRuntimeEngine
 
     with as_model_file_error(path, "onnxruntime"):
@@ -309,7 +309,7 @@ def _load_with_embedding(path: Path, threads: int) -> ONNXRuntimeEngine:
             raise ModelFileError(
                 f"{path}: no head that embeddings could be taken before; expected ONNX of shvit export"
             )
-        return ONNXRuntimeEngine(path, threads, (features,))
+        return ONNXRuntimeEngine(path, threads, (features,)), features
 
 
 def _resized(card: Card, side: int, engine: Engine, path: Path) -> Card:
@@ -335,6 +335,11 @@ def check_graph(path: Path, engine: Engine, card: Card) -> None:
         )
         if not agree:
             raise ModelFileError(f"{path}: the graph's {what} has the shape {graph}, the card says {said}")
+    if card.decision is not None and card.decision.unknown is not None and UNKNOWN not in engine.outputs:
+        raise ModelFileError(
+            f"{path}: the card has a limit for unknown pictures, the graph gives no {UNKNOWN} score; calibrate the "
+            "file anew with: shvit calibrate"
+        )
 
 
 def read_card(metadata: dict[str, str], path: Path) -> Card:

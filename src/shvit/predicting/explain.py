@@ -18,11 +18,12 @@ from shvit.errors import ArgumentError, MissingDependencyError, ModelFileError, 
 from shvit.hub.resolve import resolve_model
 from shvit.images.preprocess import ImageSource, Region, decode, describe, kept_region, one_image, preprocess
 from shvit.install import pip_install
-from shvit.predicting.classifier import check_graph, read_card, top_predictions
-from shvit.predicting.outputs import check_rows, probabilities
+from shvit.predicting.classifier import check_graph, read_card
+from shvit.predicting.outputs import check_rows, scores_of
 from shvit.predicting.pickling import MadeOfFile
-from shvit.predicting.results import Prediction
 from shvit.shipped import DEFAULT_MODEL
+from shvit.tasks import task_of
+from shvit.tasks.results import Prediction
 
 _WEIGHTS = re.compile(r"stages\.(\d+)\.blocks\.(\d+)\.attention\.weights")
 
@@ -191,19 +192,19 @@ class Explainer(MadeOfFile):
         Raises:
             ImageError: it cannot be read.
             ImageTypeError: it is no image, but ``None``, a list or another thing.
-            ModelOutputError: the graph fails, or returns what is no attention, no features or no probabilities.
+            ModelOutputError: the graph fails, or returns what is no attention, no features or no scores.
         """
         decoded = decode(one_image(image))
         preprocessing = self.card.preprocessing
         with as_model_output_error(self._path):
-            output, found = self._engine.infer_with_outputs(preprocess(decoded, preprocessing)[None])
-        scores = probabilities(output, 1, self.card, self._path)[0]
+            found = self._engine.run(preprocess(decoded, preprocessing)[None])
+        scores = scores_of(next(iter(found.values())), 1, self.card, self._path)[0]
         self._check(found)
         return Explanation(
             source=describe(image),
             image=decoded,
             region=kept_region(decoded.width, decoded.height, preprocessing),
-            predictions=top_predictions(scores, self.card, top_k),
+            predictions=task_of(self.card).predictions(scores, self.card, top_k),
             classes=self.card.classes,
             attention={
                 place: _on_grid(found[name][0], preprocessing.image_size)

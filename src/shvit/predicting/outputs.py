@@ -1,20 +1,26 @@
-"""From what a graph returned to probabilities, or an error: a model file may come from anywhere."""
+"""From what a graph returned to scores, or an error: a model file may come from anywhere."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from shvit.card import Card
 from shvit.errors import ModelOutputError
+from shvit.tasks import task_of
 
 ROUNDING = 0.01
 """How far beyond 0 and 1 a probability may lie, as one computed in 8 bits does."""
 
 
-def probabilities(output: object, images: int, card: Card, path: Path) -> np.ndarray:
-    """A graph's output as probabilities.
+UNKNOWN = "unknown"
+"""The output with the unknown score, ``float32 (N, 1)``."""
+
+
+def scores_of(output: object, images: int, card: Card, path: Path) -> np.ndarray:
+    """A graph's output as scores, by the card's task and temperature.
 
     Args:
         output: what an engine returned for a batch.
@@ -34,13 +40,32 @@ def probabilities(output: object, images: int, card: Card, path: Path) -> np.nda
             f"{path}: the graph returned output of shape {scores.shape}, expected ({images}, {len(card.classes)})"
         )
     if card.output == "logits":
-        return softmax(scores)
+        temperature = 1.0 if card.decision is None else card.decision.temperature
+        return task_of(card).scores(scores if temperature == 1 else scores / np.float32(temperature))
     if scores.min() < -ROUNDING or scores.max() > 1 + ROUNDING:
         raise ModelOutputError(
             f"{path}: the graph returned {scores.min():.4g} to {scores.max():.4g} where the card says probabilities; "
             "expected 0 to 1"
         )
     return scores.clip(0, 1)
+
+
+def unknown_scores(outputs: Mapping[str, object], images: int, path: Path) -> np.ndarray:
+    """The unknown score of each image, ``float32 (images,)``.
+
+    Args:
+        outputs: what an engine returned, by name.
+
+    Raises:
+        ModelOutputError: there is none, or it has another type or shape.
+    """
+    scores = check_rows(outputs.get(UNKNOWN), images, path, UNKNOWN)
+    if scores.shape != (images, 1):
+        raise ModelOutputError(
+            f"{path}: the graph returned {UNKNOWN} of shape {scores.shape}, expected ({images}, 1); calibrate the file "
+            "anew with: shvit calibrate"
+        )
+    return scores[:, 0]
 
 
 def check_rows(output: object, rows: int, path: Path, what: str) -> np.ndarray:
@@ -62,10 +87,3 @@ def check_rows(output: object, rows: int, path: Path, what: str) -> np.ndarray:
     if not np.isfinite(values).all():
         raise ModelOutputError(f"{path}: the graph returned {what} with NaN or infinity")
     return values
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Probabilities over the last axis."""
-    with np.errstate(over="ignore"):  # the difference of two may be more than a float holds
-        exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return exponentials / exponentials.sum(axis=-1, keepdims=True)

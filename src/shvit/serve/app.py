@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
 from fastapi.routing import APIRoute
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
+from starlette.datastructures import QueryParams
 from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 
@@ -36,6 +38,7 @@ from shvit.serve.refusals import REFUSED_BY_PROTOCOL, refusal
 from shvit.serve.service import ENGINE_FAILED, RefusedWhenFull, Service, json_response
 from shvit.serve.settings import Settings
 from shvit.serve.workers import NoWorkerError
+from shvit.tasks import Answering
 from shvit.web import PAGE, SAMPLES
 
 logger = logging.getLogger("shvit.serve")
@@ -46,11 +49,18 @@ Each image has its result or its error, as `shvit predict --format jsonl` prints
 """
 
 
+_SHARE = re.compile(r"0?\.\d{1,20}|0|1|1\.0{1,20}|0\.", re.ASCII)
+"""A number from 0 to 1."""
+
+_TRUTHS = {"true": True, "1": True, "false": False, "0": False}
+
+
 class PredictionAnswer(BaseModel):
     label: str
     class_id: int
     wnid: str | None
     score: float
+    accepted: bool | None = Field(None, description="Whether the score reaches the threshold, where there is one.")
 
 
 class ResultAnswer(BaseModel):
@@ -58,6 +68,11 @@ class ResultAnswer(BaseModel):
 
     source: str
     predictions: list[PredictionAnswer] | None = None
+    decision: Literal["answer", "unsure", "unknown"] | None = Field(
+        None, description="What to make of the scores, where the model's card says when they are answers."
+    )
+    known: bool | None = Field(None, description="Whether the picture shows one of the classes, where that is told.")
+    unknown_score: float | None = Field(None, description="What `known` was decided by; higher is stranger.")
     error: str | None = None
 
 
@@ -169,7 +184,7 @@ def _add_predict(app: FastAPI, service: Service) -> None:
         def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
             async def handle(request: Request) -> Response:
                 query = request.query_params
-                return await service.predict(request, _top_k(query.get("top_k", "5")), query.get("model"))
+                return await service.predict(request, _answering(query), query.get("model"))
 
             return handle
 
@@ -184,6 +199,12 @@ def _add_predict(app: FastAPI, service: Service) -> None:
     )
     async def predict(
         top_k: Annotated[int, Query(ge=1, description="Labels for each image; at most as many as there are.")] = 5,
+        min_score: Annotated[
+            float | None, Query(ge=0, le=1, description="From which score on a label is an answer; else the card's.")
+        ] = None,
+        unknown: Annotated[
+            bool, Query(description="Whether a picture of none of the classes is called unknown, where the card can.")
+        ] = True,
         model: ModelName = None,
     ) -> Response:
         raise AssertionError("PredictRoute answers; this one's signature is what the reference shows")
@@ -233,11 +254,16 @@ def _add_explain(app: FastAPI, service: Service) -> None:
         return await service.explain(request, Wanted(kind, stage, block, point, class_id), model)
 
 
-def _top_k(text: str) -> int:
-    """Raises: RefusedError: it is not a positive number."""
-    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) > 0):
-        raise RefusedError(422, "parameter", f"top_k: expected a positive number, got {text!r}")
-    return int(text)
+def _answering(query: QueryParams) -> Answering:
+    """Raises: RefusedError: one of the parameters has a wrong value."""
+    top_k, min_score, unknown = query.get("top_k", "5"), query.get("min_score"), query.get("unknown", "true")
+    if not (top_k.isascii() and top_k.isdigit() and len(top_k) < 10 and int(top_k) > 0):
+        raise RefusedError(422, "parameter", f"top_k: expected a positive number, got {top_k!r}")
+    if min_score is not None and not _SHARE.fullmatch(min_score):
+        raise RefusedError(422, "parameter", f"min_score: expected 0 to 1, got {min_score!r}")
+    if unknown.lower() not in _TRUTHS:
+        raise RefusedError(422, "parameter", f"unknown: expected true or false, got {unknown!r}")
+    return Answering(int(top_k), None if min_score is None else float(min_score), _TRUTHS[unknown.lower()])
 
 
 def _add_models(app: FastAPI, service: Service) -> None:

@@ -24,6 +24,7 @@ from shvit.images.preprocess import describe
 from shvit.predicting.classifier import Classifier
 from shvit.serve.metrics import Metrics, ModelMetrics
 from shvit.serve.workers import TookTooLongError, Workers
+from shvit.tasks import Judged
 
 logger = logging.getLogger("shvit.serve")
 
@@ -43,7 +44,7 @@ class EngineFailure(Exception):  # noqa: N818 - what happened, not what is wrong
     """The engine failed on a batch; the log says how."""
 
 
-Outcome = np.ndarray | str | EngineFailure
+Outcome = Judged | str | EngineFailure
 
 
 class Job:
@@ -52,7 +53,7 @@ class Job:
     def __init__(self, served: Served, images: Sequence[Encoded], loop: asyncio.AbstractEventLoop) -> None:
         self.served = served
         self.outcomes: list[Outcome | None] = [None] * len(images)
-        """For each image its probabilities ``float32 (classes,)``, why it cannot be read, or that the engine failed."""
+        """For each image what the graph says of it, why it cannot be read, or that the engine failed."""
         self.done: asyncio.Future[None] = loop.create_future()
         """Set when all have an outcome, or when it was cancelled."""
         self.cancelled = False
@@ -313,14 +314,14 @@ class Batcher:
             self._loop.call_soon_threadsafe(_settle, served, wanted, outcomes, began, time.perf_counter())
 
 
-def _rows(served: Served, pixels: Sequence[np.ndarray]) -> Sequence[np.ndarray | EngineFailure]:
-    """Of each image its probabilities ``float32 (classes,)``, or that the engine failed."""
+def _rows(served: Served, pixels: Sequence[np.ndarray]) -> Sequence[Judged | EngineFailure]:
+    """Of each image what the graph says, or that the engine failed."""
     try:
-        judged = served.classifier.predict_each(np.stack(pixels))
+        judged = served.classifier.judge_each(np.stack(pixels))
     except Exception as error:  # a fault of ours must not end the thread that serves all
         logger.exception("%s: the engine failed on a batch of %d", served.name, len(pixels))
         return [EngineFailure(str(error))] * len(pixels)
-    outcomes: list[np.ndarray | EngineFailure] = []
+    outcomes: list[Judged | EngineFailure] = []
     for each in judged:
         if isinstance(each, ModelOutputError):
             logger.error("%s: the engine failed on an image: %s", served.name, each)
@@ -383,7 +384,7 @@ _ESCAPES = [
 
 
 def _settle(
-    served: Served, images: Sequence[_Image], outcomes: Sequence[np.ndarray | EngineFailure], began: float, ended: float
+    served: Served, images: Sequence[_Image], outcomes: Sequence[Judged | EngineFailure], began: float, ended: float
 ) -> None:
     """In the event loop: hands a batch's rows to their requests, and counts."""
     metrics = served.metrics

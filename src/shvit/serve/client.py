@@ -12,7 +12,8 @@ from typing import Any
 from shvit.errors import ArgumentError, ImageError, MissingDependencyError, ServerError
 from shvit.images.preprocess import ImageSource, decode, describe, encoded_bytes, image_sources
 from shvit.install import install_command
-from shvit.predicting.results import Prediction, Result
+from shvit.tasks import Answering
+from shvit.tasks.results import Prediction, Result
 
 try:
     import httpx2
@@ -113,9 +114,13 @@ class _Base:
         self._limits = limits
         return limits
 
-    def _request(self, part: _Part, top_k: int) -> dict[str, Any]:
+    def _request(self, part: _Part, answering: Answering) -> dict[str, Any]:
         """A request, as httpx2 takes it."""
-        params = {"top_k": top_k, **({"model": self.model} if self.model else {})}
+        params: dict[str, Any] = {"top_k": answering.top_k, **({"model": self.model} if self.model else {})}
+        if answering.min_score is not None:
+            params["min_score"] = f"{answering.min_score:.6f}"
+        if not answering.unknown:
+            params["unknown"] = "false"
         request: dict[str, Any] = {"method": "POST", "url": "/v1/predict", "params": params}
         if len(part.bodies) == 1:  # no form to be taken apart
             return {**request, "content": part.bodies[0], "headers": {"Content-Type": "application/octet-stream"}}
@@ -188,7 +193,14 @@ class Client(_Base):
         super().__init__(url, token, model, timeout, retries)
         self._http = httpx2.Client(**self._options)
 
-    def predict(self, images: ImageSource | Iterable[ImageSource], top_k: int = 5) -> list[Result]:
+    def predict(
+        self,
+        images: ImageSource | Iterable[ImageSource],
+        top_k: int = 5,
+        *,
+        min_score: float | None = None,
+        unknown: bool = True,
+    ) -> list[Result]:
         """Labels of one image or several, one result each, in order, as ``Classifier.predict`` gives them.
 
         Arrays and PIL images are sent as PNG. An image that cannot be read, here or there, or is larger than the server
@@ -204,8 +216,9 @@ class Client(_Base):
             return []
         limits = self._limits or self._limits_in(self._send(_MODELS))
         results: dict[int, Result] = {}
+        answering = Answering(top_k, min_score, unknown)
         for part in _split(sources, limits, results):
-            results.update(zip(part.places, self._ask(part, top_k), strict=True))
+            results.update(zip(part.places, self._ask(part, answering), strict=True))
         return [results[place] for place in sorted(results)]
 
     def models(self) -> list[dict[str, Any]]:
@@ -216,14 +229,14 @@ class Client(_Base):
         """
         return self._models(self._send(_MODELS))
 
-    def _ask(self, part: _Part, top_k: int) -> list[Result]:
-        request = self._request(part, top_k)
+    def _ask(self, part: _Part, answering: Answering) -> list[Result]:
+        request = self._request(part, answering)
         attempt = 0
         while (patience := self._patience(response := self._send(request), attempt)) is not None:
             time.sleep(patience)
             attempt += 1
         if response.status_code == 413 and len(part.places) > 1:
-            return [result for half in part.halves() for result in self._ask(half, top_k)]
+            return [result for half in part.halves() for result in self._ask(half, answering)]
         return self._results(part, response)
 
     def _send(self, request: dict[str, Any]) -> httpx2.Response:
@@ -258,7 +271,14 @@ class AsyncClient(_Base):
         self._http = httpx2.AsyncClient(**self._options)
         self._free = asyncio.Semaphore(CONCURRENCY)
 
-    async def predict(self, images: ImageSource | Iterable[ImageSource], top_k: int = 5) -> list[Result]:
+    async def predict(
+        self,
+        images: ImageSource | Iterable[ImageSource],
+        top_k: int = 5,
+        *,
+        min_score: float | None = None,
+        unknown: bool = True,
+    ) -> list[Result]:
         """As ``Client.predict``. Files are read in a thread."""
         sources = image_sources(images)
         if isinstance(sources, Sized) and not len(sources):
@@ -266,7 +286,8 @@ class AsyncClient(_Base):
         limits = self._limits or self._limits_in(await self._send(_MODELS))
         results: dict[int, Result] = {}
         parts = await asyncio.to_thread(lambda: list(_split(sources, limits, results)))
-        answers = await asyncio.gather(*(self._ask(part, top_k) for part in parts))
+        answering = Answering(top_k, min_score, unknown)
+        answers = await asyncio.gather(*(self._ask(part, answering) for part in parts))
         for part, answer in zip(parts, answers, strict=True):
             results.update(zip(part.places, answer, strict=True))
         return [results[place] for place in sorted(results)]
@@ -275,15 +296,15 @@ class AsyncClient(_Base):
         """As ``Client.models``."""
         return self._models(await self._send(_MODELS))
 
-    async def _ask(self, part: _Part, top_k: int) -> list[Result]:
-        request = self._request(part, top_k)
+    async def _ask(self, part: _Part, answering: Answering) -> list[Result]:
+        request = self._request(part, answering)
         attempt = 0
         async with self._free:
             while (patience := self._patience(response := await self._send(request), attempt)) is not None:
                 await asyncio.sleep(patience)
                 attempt += 1
         if response.status_code == 413 and len(part.places) > 1:
-            return [result for half in part.halves() for result in await self._ask(half, top_k)]
+            return [result for half in part.halves() for result in await self._ask(half, answering)]
         return self._results(part, response)
 
     async def _send(self, request: dict[str, Any]) -> httpx2.Response:
@@ -336,12 +357,21 @@ def _result(name: str, answer: dict[str, Any]) -> Result:
     """
     if (error := answer.get("error")) is not None:
         return Result(name, error=str(error))
+    known, unknown_score = answer.get("known"), answer.get("unknown_score")
     return Result(
         name,
         tuple(
-            Prediction(str(each["label"]), int(each["class_id"]), each["wnid"], float(each["score"]))
+            Prediction(
+                str(each["label"]),
+                int(each["class_id"]),
+                each["wnid"],
+                float(each["score"]),
+                accepted=None if (accepted := each.get("accepted")) is None else bool(accepted),
+            )
             for each in answer["predictions"]
         ),
+        known=None if known is None else bool(known),
+        unknown_score=None if unknown_score is None else float(unknown_score),
     )
 
 

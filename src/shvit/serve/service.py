@@ -10,15 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
 
-import numpy as np
 from fastapi import Request, Response
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from shvit.errors import ArgumentError, ImageError, ShvitError
 from shvit.images.preprocess import describe
-from shvit.predicting.classifier import Classifier, top_predictions
-from shvit.predicting.results import Result
+from shvit.predicting.classifier import Classifier
 from shvit.serve.batching import Batcher, DecoderJob, EngineFailure, Job, Served, public_reason
 from shvit.serve.bodies import JSON, MULTIPART, GoneError, Held, RefusedError, Upload, images_in, media_type
 from shvit.serve.explain import ModelExplainer, Wanted
@@ -26,6 +24,8 @@ from shvit.serve.metrics import Metrics
 from shvit.serve.refusals import IMAGE_ROUTES, RETRY_AFTER, content_length, refusal
 from shvit.serve.settings import Settings
 from shvit.serve.workers import TookTooLongError
+from shvit.tasks import Answering, Judged, task_of
+from shvit.tasks.results import Result
 
 PARSED_AT_ONCE = 256 * 1024
 """Bytes of a body that is taken apart in the event loop; larger ones are in a thread."""
@@ -59,7 +59,7 @@ class Service:
         self.draining = False
         """Whether the server is about to end: what was accepted is still done."""
 
-    async def predict(self, request: Request, top_k: int, model: str | None) -> Response:
+    async def predict(self, request: Request, answering: Answering, model: str | None) -> Response:
         """One request, from its header to its answer.
 
         Raises:
@@ -70,7 +70,7 @@ class Service:
         served = self._served(model)
         async with self._uploads(request) as uploads:
             job = await self._run(served, uploads, request.receive)
-        response = _answer(served, uploads, job, top_k)
+        response = _answer(served, uploads, job, answering)
         if response.status_code == 200:
             self.metrics.request_seconds.observe(time.perf_counter() - began)
         return response
@@ -170,15 +170,14 @@ def _source(upload: Upload) -> str:
     return upload.name or (describe(upload.data) if isinstance(upload.data, bytes) else "<base64>")
 
 
-def _answer(served: Served, uploads: Sequence[Upload], job: Job, top_k: int) -> Response:
+def _answer(served: Served, uploads: Sequence[Upload], job: Job, answering: Answering) -> Response:
     """200 if any image has its labels; else 500 if the engine failed on one, and 422 if none can be read."""
-    results = []
-    failed = []
-    status = 422
+    card = served.classifier.card
+    task, results, failed, status = task_of(card), [], [], 422
     for upload, outcome in zip(uploads, job.outcomes, strict=True):
         source = _source(upload)
-        if isinstance(outcome, np.ndarray):
-            results.append(Result(source, top_predictions(outcome, served.classifier.card, top_k)).to_dict())
+        if isinstance(outcome, Judged):
+            results.append(task.result(source, outcome, card, answering).to_dict())
             continue
         if isinstance(outcome, EngineFailure):
             outcome, status = ENGINE_FAILED, 500

@@ -19,6 +19,7 @@ from shvit.errors import MissingDependencyError, ModelOutputError, VideoError
 from shvit.images.preprocess import is_long, resize_and_crop
 from shvit.install import install_command
 from shvit.predicting.classifier import Classifier
+from shvit.tasks import Judged
 from shvit.video.frames import Damage, Frame
 
 try:
@@ -39,8 +40,7 @@ class Classified:
     frame: Frame
     pixels: np.ndarray
     """``uint8 (H, W, 3)``: what the network saw."""
-    scores: np.ndarray
-    """Probabilities, ``float32 (classes)``."""
+    judged: Judged
 
     def picture(self) -> bytes:
         """What the network saw, as JPEG."""
@@ -118,11 +118,11 @@ def _classify(
         except VideoError as error:
             results.append(Damage(item.time, str(error)))
     pixels = [each[1] for each in results if not isinstance(each, Damage)]
-    scores = iter(classifier.predict_each(np.stack(pixels)) if pixels else ())
+    judged = iter(classifier.judge_each(np.stack(pixels)) if pixels else ())
     for each in results:
         if isinstance(each, Damage):
             yield each
-        elif isinstance(found := next(scores), ModelOutputError):
+        elif isinstance(found := next(judged), ModelOutputError):
             yield Damage(each[0].time, str(found))
         else:
             yield Classified(*each, found)

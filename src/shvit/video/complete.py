@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 
 from shvit.atomic import free_name
+from shvit.card import Card
 from shvit.drawing.annotate import annotate
 from shvit.errors import VideoError
 from shvit.images.sources import SourceError
-from shvit.predicting.classifier import Classifier, top_predictions
+from shvit.predicting.classifier import Classifier
+from shvit.tasks import Answering, task_of
 from shvit.video.classify import Classified, PrepareFrame, classified, frame_preparation
 from shvit.video.encode import open_encoder
 from shvit.video.events import Event, EventSettings, EventTracker, event_from_json, event_to_json, in_order
@@ -41,8 +43,8 @@ class Options:
     keyframes: bool = False
     fast: bool = False
     """Nearly the same pixels, sooner."""
-    top_k: int = 5
-    """Labels of each frame that are written."""
+    answering: Answering = field(default_factory=Answering)
+    """What is written of each frame, and whether one that shows nothing known is called so."""
     pictures: bool = False
     """Keep what the page shows: a picture of each event's peak, and the scores over time."""
 
@@ -248,8 +250,8 @@ class CompleteRun:
                     self._write({"source": summary.source, "time": round(each.time, 6), "error": each.reason})
                     continue
                 frame = each.frame
-                summary.events += track(each, tracker, summary, self._options)
-                self._write(frame_row(summary.source, each, self._classifier, self._options.top_k))
+                summary.events += track(each, self._classifier.card, tracker, summary, self._options)
+                self._write(frame_row(summary.source, each, self._classifier, self._options))
                 if encoder is not None:
                     encoder.write(draw(each, tracker, self._classifier), frame.time)
                 if time.monotonic() - self._noted >= CHECKPOINT:
@@ -303,24 +305,29 @@ def _fingerprint(frame: Frame, prepare: PrepareFrame) -> int:
     return zlib.crc32(prepare(frame).tobytes())
 
 
-def frame_row(source: str, each: Classified, classifier: Classifier, top_k: int) -> dict[str, Any]:
+def frame_row(source: str, each: Classified, classifier: Classifier, options: Options) -> dict[str, Any]:
     """A frame as a line of JSON holds it."""
+    card = classifier.card
+    found = task_of(card).result(source, each.judged, card, options.answering).to_dict()
     return {
         "source": source,
         "index": each.frame.index,
         "time": round(each.frame.time, 6),
-        "predictions": [
-            {**prediction.to_dict(), "score": round(prediction.score, 6)}
-            for prediction in top_predictions(each.scores, classifier.card, top_k)
-        ],
+        **found,
+        "predictions": [{**one, "score": round(one["score"], 6)} for one in found["predictions"]],
     }
 
 
-def track(each: Classified, tracker: EventTracker, summary: VideoSummary, options: Options) -> list[Event]:
-    """Counts a frame in; returns the events that are complete by now."""
-    frame = each.frame
-    events = tracker.update(frame.time, frame.duration, each.scores, each.picture if options.pictures else None)
-    summary.add(frame, each.scores)
+def track(each: Classified, card: Card, tracker: EventTracker, summary: VideoSummary, options: Options) -> list[Event]:
+    """Counts a frame in; returns the events that are complete by now.
+
+    What is unknown opens no event: no label counts as seen.
+    """
+    frame, scores = each.frame, each.judged.scores
+    if task_of(card).known(each.judged, card, options.answering) is False:
+        scores = np.zeros_like(scores)
+    events = tracker.update(frame.time, frame.duration, scores, each.picture if options.pictures else None)
+    summary.add(frame, scores)
     if options.pictures and tracker.smoothed is not None:
         summary.history.add(frame.time, tracker.smoothed)
     return events
@@ -331,7 +338,8 @@ def draw(each: Classified, tracker: EventTracker, classifier: Classifier) -> Any
     from PIL import Image
 
     assert tracker.smoothed is not None
-    return annotate(Image.fromarray(each.frame.image), top_predictions(tracker.smoothed, classifier.card, DRAWN))
+    predictions = task_of(classifier.card).predictions(tracker.smoothed, classifier.card, DRAWN)
+    return annotate(Image.fromarray(each.frame.image), predictions)
 
 
 def add_damage(damage: list[Damage], new: Damage) -> None:

@@ -240,17 +240,17 @@ def follow(
         except VideoError:
             statistics.unusable += 1
             continue
-        (scores,) = classifier.predict_each(pixels[None])
-        if isinstance(scores, ModelOutputError):
+        (judged,) = classifier.judge_each(pixels[None])
+        if isinstance(judged, ModelOutputError):
             statistics.unusable += 1
-            failure = str(scores)
+            failure = str(judged)
             continue
-        each = Classified(frame, pixels, scores)
+        each = Classified(frame, pixels, judged)
         statistics.latencies.append(time.monotonic() - frame.arrival)
         statistics.classified += 1
-        add(track(each, tracker, summary, options))
+        add(track(each, classifier.card, tracker, summary, options))
         if rows is not None:
-            rows.write(frame_row(source, each, classifier, options.top_k))
+            rows.write(frame_row(source, each, classifier, options))
             rows.flush()
         if encoder is not None:
             encoder.write(draw(each, tracker, classifier), frame.time)

@@ -12,7 +12,7 @@ from shvit.atomic import write_text
 from shvit.card import Card
 from shvit.errors import MissingDependencyError
 from shvit.install import install_command
-from shvit.predicting.classifier import top_predictions
+from shvit.tasks import task_of
 from shvit.video.complete import VideoSummary
 from shvit.video.events import Event, EventSettings, clock
 
@@ -92,7 +92,7 @@ def _video(place: int, summary: VideoSummary, card: Card) -> dict[str, Any]:
         }
         for each in summary.damage
     ]
-    means = [] if summary.sums is None else top_predictions(summary.sums / summary.frames, card, 5)
+    means = [] if summary.sums is None else task_of(card).predictions(summary.sums / summary.frames, card)
     return {
         **vars(summary),
         "shown": shown,

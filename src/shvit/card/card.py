@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
-import math
 import re
-import types
-import typing
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
-from functools import cached_property, lru_cache
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from numbers import Integral
-from typing import Any, Literal, NoReturn, get_args, get_origin
+from typing import Literal
 
+from shvit.card.decision import MAX_LABEL, Decision
+from shvit.card.fields import build, check_fields, check_text, describe, refuse_constant
 from shvit.errors import ArgumentError, ModelFileError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""2 has other tasks than classification, ``decision``, and more ways of preprocessing; cards of 1 are read."""
+
 METADATA_KEY = "shvit.card"
 """Key of the card's JSON in the metadata of an ONNX file, and of other formats that have such."""
 
@@ -28,19 +29,12 @@ MAX_CARD_BYTES = 16 * 2**20
 
 MAX_CLASSES = 100_000
 MAX_METRICS = 1000
-MAX_LABEL = 1000
-"""Characters of a label or a WordNet id."""
-
-MAX_TEXT = 10_000
-"""Characters of any other text."""
-
 MAX_SIDE = 2048
 """Pixels of an input's height or width. A batch of 16 such images has 200 MB."""
 
 MIN_CROP_RATIO = 0.1
 """The whole image is resized to the input's sides divided by this; evaluation uses 0.8 to 1."""
 
-_MAX_INTEGER = 2**63 - 1
 _WNID = re.compile("n[0-9]{8}")
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -58,9 +52,9 @@ class ClassInfo:
     """WordNet id, such as n02124075, where the class is one of ImageNet's."""
 
     def __post_init__(self) -> None:
-        _check_text("label", self.label, MAX_LABEL)
+        check_text("label", self.label, MAX_LABEL)
         if self.wnid is not None:
-            _check_text("wnid", self.wnid, MAX_LABEL)
+            check_text("wnid", self.wnid, MAX_LABEL)
 
 
 def short_labels(classes: Sequence[ClassInfo]) -> tuple[str, ...]:
@@ -100,10 +94,10 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         if not all(isinstance(side, Integral) and 1 <= side <= MAX_SIDE for side in self.image_size):
-            sides = "x".join(map(_describe, self.image_size))
+            sides = "x".join(map(describe, self.image_size))
             raise ArgumentError(f"image_size: expected a height and a width of 1 to {MAX_SIDE} pixels, got {sides}")
         if not MIN_CROP_RATIO <= self.crop_ratio <= 1:
-            raise ArgumentError(f"crop_ratio: expected {MIN_CROP_RATIO} to 1, got {_describe(self.crop_ratio)}")
+            raise ArgumentError(f"crop_ratio: expected {MIN_CROP_RATIO} to 1, got {describe(self.crop_ratio)}")
 
 
 @dataclass(frozen=True)
@@ -116,7 +110,7 @@ class Metric:
     command: str | None = None
 
     def __post_init__(self) -> None:
-        _check_fields(self)
+        check_fields(self)
 
 
 @dataclass(frozen=True)
@@ -139,7 +133,7 @@ class Verification:
     """What was checked instead of running it."""
 
     def __post_init__(self) -> None:
-        _check_fields(self)
+        check_fields(self)
 
 
 MAX_REMEMBERED = 256
@@ -188,7 +182,10 @@ class Weights:
     """Of the file, in hexadecimal."""
 
     def __post_init__(self) -> None:
-        _check_fields(self)
+        check_fields(self)
+
+
+TaskName = Literal["classification", "multi_label"]
 
 
 @dataclass(frozen=True)
@@ -205,7 +202,8 @@ class Card:
     classes: tuple[ClassInfo, ...]
     """In the order of the outputs."""
     preprocessing: Preprocessing
-    task: Literal["classification"] = "classification"
+    task: TaskName = "classification"
+    """``classification``: one of the classes is in the picture. ``multi_label``: any number of them."""
     output: Literal["logits", "probabilities"] = "logits"
     parameters: int | None = None
     """Weights of the folded network."""
@@ -223,6 +221,8 @@ class Card:
     metrics: tuple[Metric, ...] = ()
     verification: Verification | None = None
     """Of the file that holds the card."""
+    decision: Decision | None = None
+    """When its scores are answers."""
     notes: str | None = None
     created: str | None = None
     """ISO date."""
@@ -238,9 +238,31 @@ class Card:
         for place, each in enumerate(self.classes):
             if each.class_id != place:
                 raise ArgumentError(
-                    f"classes: expected class_id {place} at place {place}, got {_describe(each.class_id)}"
+                    f"classes: expected class_id {place} at place {place}, got {describe(each.class_id)}"
                 )
-        _check_fields(self)
+        check_fields(self)
+        if self.decision is not None:
+            self._check_decision(self.decision)
+
+    def _check_decision(self, decision: Decision) -> None:
+        """Raises: ArgumentError: it is another model's."""
+        for place, each in enumerate(decision.thresholds):
+            if not 0 <= each.class_id < len(self.classes):
+                raise ArgumentError(
+                    f"decision.thresholds[{place}]: is for class_id {each.class_id}, there are {len(self.classes)} "
+                    "classes; calibrate the file anew with: shvit calibrate"
+                )
+            if (label := self.classes[each.class_id].label) != each.label:
+                raise ArgumentError(
+                    f"decision.thresholds[{place}]: is for the class {describe(each.label)}, class {each.class_id} is "
+                    f"{describe(label)}; calibrate the file anew with: shvit calibrate"
+                )
+        written = None if self.verification is None else self.verification.precision
+        if written is not None and (written == "int8") != (decision.precision == "int8"):
+            raise ArgumentError(
+                f"decision: was fitted on a file in {decision.precision}, this one is in {written}, whose scores "
+                "differ; calibrate the file anew with: shvit calibrate"
+            )
 
     @cached_property
     def short_labels(self) -> tuple[str, ...]:
@@ -248,7 +270,8 @@ class Card:
         return short_labels(self.classes)
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), ensure_ascii=False)
+        """As a file holds it, in the newest schema."""
+        return json.dumps({**asdict(self), "schema_version": SCHEMA_VERSION}, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str, source: str = "card") -> Card:
@@ -265,7 +288,7 @@ class Card:
         if len(text) > MAX_CARD_BYTES or len(text.encode(errors="surrogatepass")) > MAX_CARD_BYTES:
             raise ModelFileError(f"{source}: the card is longer than {MAX_CARD_BYTES // 2**20} MiB")
         try:
-            raw = json.loads(text, parse_constant=_refuse_constant)
+            raw = json.loads(text, parse_constant=refuse_constant)
         except RecursionError:
             raise ModelFileError(f"{source}: the card is nested too deep") from None
         except ValueError as error:
@@ -275,96 +298,10 @@ class Card:
             raise ModelFileError(f"{source}: the card has no schema_version")
         if version > SCHEMA_VERSION:
             raise ModelFileError(
-                f"{source}: the card has schema version {_describe(version)}, this shvit reads up to {SCHEMA_VERSION}; "
+                f"{source}: the card has schema version {describe(version)}, this shvit reads up to {SCHEMA_VERSION}; "
                 "use a newer shvit"
             )
         try:
-            return _build(cls, raw, "card")
+            return build(cls, raw, "card")
         except ValueError as error:
             raise ModelFileError(f"{source}: {error}") from None
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    """``NaN`` and ``Infinity``, which Python reads and JSON does not have."""
-    raise ValueError(f"{name} is no number of JSON")
-
-
-def _check_text(name: str, text: str, most: int) -> None:
-    """Raises: ValueError: it is too long, or cannot be written as UTF-8."""
-    if len(text) > most:
-        raise ArgumentError(f"{name}: expected at most {most:,} characters, got {len(text):,}")
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise ArgumentError(f"{name}: expected text, got half of a character: {_describe(text)}") from None
-
-
-def _check_fields(instance: Any) -> None:
-    """Raises: ValueError: one of its texts, whole numbers (from 0) or other numbers (finite) is out of its bounds."""
-    for name, value in vars(instance).items():
-        if isinstance(value, str):
-            _check_text(name, value, MAX_TEXT)
-        elif isinstance(value, int) and not 0 <= value <= _MAX_INTEGER:
-            raise ArgumentError(f"{name}: expected 0 to 2**63 - 1, got {_describe(value)}")
-        elif isinstance(value, float) and not math.isfinite(value):
-            raise ArgumentError(f"{name}: expected a finite number, got {value}")
-
-
-_type_hints = lru_cache(maxsize=None)(typing.get_type_hints)  # a card has one object a class, and hints are slow
-
-
-def _build(kind: Any, raw: Any, where: str) -> Any:
-    """JSON to a typed value; errors name the field by its path."""
-    if is_dataclass(kind):
-        if not isinstance(raw, dict):
-            raise ValueError(f"{where}: expected an object, got {_describe(raw)}")
-        hints = _type_hints(typing.cast(type, kind))
-        values = {}
-        for field in fields(kind):
-            path = f"{where}.{field.name}"
-            if field.name in raw:
-                values[field.name] = _build(hints[field.name], raw[field.name], path)
-            elif field.default is MISSING and field.default_factory is MISSING:
-                raise ValueError(f"{path}: missing")
-        try:
-            return typing.cast(Any, kind)(**values)
-        except ValueError as error:
-            raise ValueError(f"{where}.{error}") from None
-    origin, arguments = get_origin(kind), get_args(kind)
-    if origin is types.UnionType:
-        if raw is None:
-            return None
-        return _build(next(each for each in arguments if each is not type(None)), raw, where)
-    if origin is Literal:
-        if raw not in arguments:
-            raise ValueError(f"{where}: expected one of {', '.join(map(repr, arguments))}, got {_describe(raw)}")
-        return raw
-    if origin is tuple:
-        if not isinstance(raw, list):
-            raise ValueError(f"{where}: expected a list, got {_describe(raw)}")
-        if arguments[-1] is Ellipsis:
-            return tuple(_build(arguments[0], each, f"{where}[{i}]") for i, each in enumerate(raw))
-        if len(raw) != len(arguments):
-            raise ValueError(f"{where}: expected {len(arguments)} values, got {len(raw)}")
-        return tuple(
-            _build(each_kind, each, f"{where}[{i}]")
-            for i, (each_kind, each) in enumerate(zip(arguments, raw, strict=True))
-        )
-    accepted = (int, float) if kind is float else kind
-    if not isinstance(raw, accepted) or isinstance(raw, bool):
-        raise ValueError(f"{where}: expected {kind.__name__}, got {_describe(raw)}")
-    try:
-        return kind(raw)
-    except OverflowError:  # a whole number of more than 308 digits, where a float is expected
-        raise ValueError(f"{where}: expected {kind.__name__}, got {_describe(raw)}") from None
-
-
-def _describe(raw: Any) -> str:
-    """A value in one short line, in ASCII."""
-    if isinstance(raw, list | dict):  # may be nested deeper than can be written
-        return f"a list of {len(raw)}" if isinstance(raw, list) else f"an object of {len(raw)} keys"
-    if isinstance(raw, int) and raw.bit_length() > 10_000:
-        return "a number of thousands of digits"  # Python refuses to write it
-    text = json.dumps(raw)
-    return text if len(text) <= 60 else f"{text[:57]}..."

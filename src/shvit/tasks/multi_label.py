@@ -1,0 +1,33 @@
+"""Any number of the classes is in the picture: each has a score of its own."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+
+from shvit.card import Card, TaskName
+from shvit.tasks.task import Task
+
+USUAL_THRESHOLD = 0.5
+"""Where the card has none: more likely there than not."""
+
+
+class MultiLabel(Task):
+    name: ClassVar[TaskName] = "multi_label"
+    title: ClassVar[str] = "several labels for a picture"
+
+    def scores(self, logits: np.ndarray) -> np.ndarray:
+        with np.errstate(over="ignore"):
+            return (1 / (1 + np.exp(-logits))).astype(logits.dtype, copy=False)
+
+    def accepted(self, place: int, class_id: int, score: float, card: Card, min_score: float | None) -> bool | None:
+        least = self.threshold(class_id, card) if min_score is None else min_score
+        return score >= (USUAL_THRESHOLD if least is None else least)
+
+    def shown(self, scores: np.ndarray, card: Card, top_k: int, min_score: float | None) -> int:
+        """Enough for every label that is an answer."""
+        ranked = np.argsort(-scores, kind="stable").tolist()
+        answers = [self.accepted(0, each, float(scores[each]), card, min_score) for each in ranked]
+        last = max((place for place, each in enumerate(answers) if each), default=-1)
+        return max(top_k, last + 1)
