@@ -393,7 +393,7 @@ def test_embeddings_are_what_the_head_judges_by(colour_model, tmp_path):
     assert [row["scores"] for row in rows] == [row["scores"] for row in plain]
     assert [row["embedding"] is None for row in rows] == [bool(row["error"]) for row in rows]
     engine = ONNXRuntimeEngine(SHIPPED_MODELS["shvit_s1_tiny_imagenet"], 1, ("head.weight", "head.bias"))
-    weights = engine.infer_with_outputs(np.zeros((1, 128, 128, 3), np.uint8))[1]
+    weights = engine.run(np.zeros((1, 128, 128, 3), np.uint8))
     for row in (row for row in rows if row["error"] is None):
         logits = weights["head.weight"] @ np.array(row["embedding"]) + weights["head.bias"]
         best = np.argsort(-logits)[:5]

@@ -17,7 +17,7 @@ from shvit.install import install_command
 from shvit.modelfile.source import Source
 from shvit.modelfile.verify import TOLERANCE, photograph_crops
 from shvit.models.reparam import folded_network
-from shvit.predicting.outputs import softmax
+from shvit.tasks import TASKS
 
 from ..conftest import SAMPLES
 
@@ -51,7 +51,9 @@ def test_the_file_runs_as_the_network_does(reports, tiny, tiny_card, precision):
     assert classifier.engine == "litert"
     assert classifier.card == report.card
     images = photograph_crops(tiny_card.preprocessing)[5:12]  # seven, which is not a multiple of three
-    expected = softmax(Source(folded_network(tiny), report.path, tiny_card, "fp32").logits(images))
+    expected = TASKS["classification"].scores(
+        Source(folded_network(tiny), report.path, tiny_card, "fp32").logits(images)
+    )
     np.testing.assert_allclose(classifier.predict_batch(images), expected, atol=2 * TOLERANCE[precision])
 
 

@@ -13,7 +13,7 @@ from shvit.exporting import ExportReport, FileOptions, export_model
 from shvit.modelfile.source import Source
 from shvit.modelfile.verify import TOLERANCE, photograph_crops
 from shvit.models.reparam import folded_network
-from shvit.predicting.outputs import softmax
+from shvit.tasks import TASKS
 
 from ..conftest import SAMPLES
 
@@ -44,7 +44,9 @@ def test_the_file_runs_as_the_network_does(reports, tiny, tiny_card, precision):
     assert classifier.card == report.card
     assert classifier.card.verification.precision == precision
     images = photograph_crops(tiny_card.preprocessing)[5:12]
-    expected = softmax(Source(folded_network(tiny), report.path, tiny_card, "fp32").logits(images))
+    expected = TASKS["classification"].scores(
+        Source(folded_network(tiny), report.path, tiny_card, "fp32").logits(images)
+    )
     np.testing.assert_allclose(classifier.predict_batch(images), expected, atol=2 * TOLERANCE[precision])
 
 

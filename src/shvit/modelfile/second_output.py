@@ -1,0 +1,104 @@
+"""A second output for a finished ONNX file: a program after its head, in place of the one that it has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from shvit.engines.onnx_graph import check_file
+from shvit.errors import ModelFileError
+from shvit.modelfile.program import FEATURES, LOGITS, Program
+
+HEAD = "Gemm"
+"""The operator that gives the logits in a graph of ``shvit export``; what it reads are the pooled features."""
+
+OLDEST_OPSET = 18
+"""Of ONNX, in which what reduces takes its axes as an input."""
+
+_OPERATORS = {
+    "matmul": "MatMul",
+    "add": "Add",
+    "subtract": "Sub",
+    "multiply": "Mul",
+    "sum": "ReduceSum",
+    "max": "ReduceMax",
+    "exp": "Exp",
+    "log": "Log",
+    "sqrt": "Sqrt",
+    "relu": "Relu",
+}
+
+
+def read(path: Path) -> onnx.ModelProto:
+    """Raises: ModelFileError: it is no ONNX file, or keeps its weights elsewhere."""
+    try:
+        check_file(path)
+        return onnx.load_model_from_string(path.read_bytes())
+    except ModelFileError:
+        raise
+    except Exception as error:  # protobuf has several
+        raise ModelFileError(f"{path}: not an ONNX file: {' '.join(str(error).split())[:200]}") from None
+
+
+def features_of(proto: onnx.ModelProto) -> str | None:
+    """The tensor of pooled features; ``None`` where the graph is not of ``shvit export``."""
+    heads = [node for node in proto.graph.node if node.op_type == HEAD and list(node.output) == [LOGITS]]
+    return heads[0].input[0] if heads else None
+
+
+def set_output(proto: onnx.ModelProto, name: str, program: Program | None, path: Path) -> None:
+    """Puts a program into a graph, in place of an earlier one of that name; ``None`` only takes that out.
+
+    Args:
+        name: of the output, ``float32 (N, 1)``; nodes and constants are called so with a suffix.
+
+    Raises:
+        ModelFileError: the graph has no head that features could be read before, or is of too old a version.
+    """
+    _remove(proto, name)
+    if program is None:
+        return
+    graph, features = proto.graph, features_of(proto)
+    opset = max((each.version for each in proto.opset_import if each.domain in ("", "ai.onnx")), default=0)
+    if features is None:
+        raise ModelFileError(f"{path}: no head that features could be read before; expected ONNX of shvit export")
+    if opset < OLDEST_OPSET:
+        raise ModelFileError(f"{path}: is of ONNX opset {opset}, at least {OLDEST_OPSET} is needed; export it anew")
+    names = {FEATURES: features, LOGITS: LOGITS}
+    for constant, values in program.constants.items():
+        names[constant] = f"{name}.{constant}"
+        stored = numpy_helper.from_array(values, names[constant])
+        if values.dtype == np.float16:  # engines fold the cast when they load the file
+            stored.name = f"{names[constant]}.float16"
+            graph.node.append(_node("Cast", [stored.name], names[constant], to=TensorProto.FLOAT))
+        graph.initializer.append(stored)
+    for step in program.steps:
+        last = step is program.steps[-1]
+        names[step.name] = name if last else f"{name}.{step.name}"
+        inputs = [names[each] for each in step.inputs]
+        if step.kind in ("sum", "max"):
+            axes = f"{name}.columns"
+            if all(each.name != axes for each in graph.initializer):
+                graph.initializer.append(numpy_helper.from_array(np.array([1], np.int64), axes))
+            inputs.append(axes)
+        graph.node.append(_node(_OPERATORS[step.kind], inputs, names[step.name]))
+    batch = graph.output[0].type.tensor_type.shape.dim[0]
+    graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [batch.dim_param or batch.dim_value, 1]))
+
+
+def _node(kind: str, inputs: list[str], output: str, **attributes: int) -> onnx.NodeProto:
+    return helper.make_node(kind, inputs, [output], name=output, **attributes)
+
+
+def _remove(proto: onnx.ModelProto, name: str) -> None:
+    def is_others(each: str) -> bool:
+        return each != name and not each.startswith(f"{name}.")
+
+    graph = proto.graph
+    for values in (graph.node, graph.initializer, graph.output):
+        kept = [each for each in values if is_others(each.name)]
+        del values[:]
+        values.extend(kept)

@@ -1,0 +1,66 @@
+"""A second output for a finished OpenVINO IR: a program after its head, in place of the one that it has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shvit.errors import MissingDependencyError, ModelFileError
+from shvit.install import install_command
+from shvit.modelfile.program import FEATURES, LOGITS, Program
+
+try:
+    import openvino as ov
+    from openvino import opset13 as ops
+except ImportError as error:
+    raise MissingDependencyError(f"OpenVINO is not installed: {install_command('openvino')}") from error
+
+_OPERATORS: dict[str, Any] = {
+    "matmul": lambda x, y: ops.matmul(x, y, False, False),
+    "add": ops.add,
+    "subtract": ops.subtract,
+    "multiply": ops.multiply,
+    "sum": lambda x: ops.reduce_sum(x, np.array([1]), True),
+    "max": lambda x: ops.reduce_max(x, np.array([1]), True),
+    "exp": ops.exp,
+    "log": ops.log,
+    "sqrt": ops.sqrt,
+    "relu": ops.relu,
+}
+
+
+def set_output(model: ov.Model, name: str, program: Program | None, path: Path) -> None:
+    """Puts a program into a graph, as the ONNX file's ``set_output`` does.
+
+    Raises:
+        ModelFileError: the graph has no head that features could be read before.
+    """
+    for result in [each for each in model.get_results() if name in each.output(0).get_names()]:
+        model.remove_result(result)
+    if program is None:
+        return
+    logits = model.output(0).get_node().input_value(0)
+    features = _features(logits)
+    if features is None:
+        raise ModelFileError(f"{path}: no head that features could be read before; expected what shvit export made")
+    values: dict[str, Any] = {FEATURES: features, LOGITS: logits}
+    for constant, array in program.constants.items():
+        stored = ops.constant(array)
+        values[constant] = ops.convert(stored, "f32") if array.dtype == np.float16 else stored
+    for step in program.steps:
+        values[step.name] = _OPERATORS[step.kind](*(values[each] for each in step.inputs))
+    last = values[program.steps[-1].name]
+    last.set_friendly_name(name)
+    last.output(0).get_tensor().set_names({name})
+    model.add_results([ops.result(last)])
+    model.validate_nodes_and_infer_types()
+
+
+def _features(logits: Any) -> Any:
+    """What the head reads: a product of rows and a matrix, and a bias added."""
+    node = logits.get_node()
+    if node.get_type_name() == "Add":
+        node = node.input_value(0).get_node()
+    return node.input_value(0) if node.get_type_name() == "MatMul" else None
