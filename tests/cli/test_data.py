@@ -177,11 +177,29 @@ def test_files_that_are_not_read_are_a_problem(shvit, photos):
     assert report["problems"] == ["12 files among the images are not read"]
 
 
+def test_a_class_without_validation_images_is_told(shvit, photos):
+    for file in (photos / "val" / "cat").iterdir():
+        file.unlink()
+    (photos / "val" / "cat").rmdir()
+    status, output, _ = shvit(photos)
+    assert status == 0
+    assert "(validation: no images of 1 of the 2 classes, of which nothing is measured: cat)" in output
+    _, output, _ = shvit(photos, "--format", "json")
+    splits = report_of(output)["splits"]
+    assert {name: each["classes_without_images"] for name, each in splits.items()} == {"train": [], "val": ["cat"]}
+    counts = [(each["label"], each["images"]) for each in splits["val"]["class_counts"]]
+    assert counts == [("cat", 0), ("dog", 2)]
+
+
 def test_wrong_usage(shvit, photos, capsys):
     (photos / "val" / "dog").rename(photos / "val" / "dogs")
     status, output, errors = shvit(photos)
     assert (status, output) == (2, "")
-    assert errors.startswith("shvit data: error: ") and "lacks class 'dog'" in errors and errors.count("\n") == 1
+    assert (
+        errors.startswith("shvit data: error: ")
+        and "val: has class 'dogs', which" in errors
+        and errors.count("\n") == 1
+    )
     with pytest.raises(SystemExit) as stopped:
         shvit(photos, "--workers", 0)
     assert stopped.value.code == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +15,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from shvit.data import open_dataset
+from shvit.data.datasets import open_datasets
+from shvit.data.splits import Subset
 from shvit.errors import ArgumentError, CheckpointError, DataError
 from shvit.models.checkpoints import load_model
 from shvit.runs.best import is_better
@@ -49,6 +52,24 @@ def test_it_learns_and_leaves_what_the_next_step_needs(colours, tmp_path):
     again = evaluate(model, run.val, run.preprocessing, batch_size=5, workers=0)
     assert again.top1 == progress.best_top1
     assert again.images == 12
+
+
+def test_without_the_first_class_validation_scores_what_the_rest_scores_beside_it(colours, tmp_path):
+    """The others are folders 0 and 1 of validation then, but outputs 1 and 2 of the network."""
+    shutil.copytree(colours, tmp_path / "data")
+    shutil.rmtree(tmp_path / "data" / "val" / WNIDS[0])
+    torch.set_num_threads(1)
+    train, val, _ = open_datasets(tmp_path / "data")
+    execution = Execution(device="cpu", workers=0)
+    run = setup(replace(RECIPE, epochs=1), train, val, tmp_path / "run", execution)
+    progress = fit(run)
+    whole = open_dataset(colours, "val")
+    rest = Subset(whole, np.flatnonzero(whole.labels > 0))
+    model, _ = load_model(run.folder / "best.safetensors")
+    found, expected = (evaluate(model, images, run.preprocessing, batch_size=5, workers=0) for images in (val, rest))
+    assert found == expected
+    assert val.labels.tolist() == [1] * 4 + [2] * 4
+    assert (found.top1, found.images) == (progress.best_top1, 8)
 
 
 def test_few_images_choose_by_loss_and_early_stopping_goes_by_the_same(colours, tmp_path, monkeypatch):

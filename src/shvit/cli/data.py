@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,7 +37,9 @@ split, the one that training would make with this seed is checked.
 
 Every image is decoded. Reported are counts, sizes, formats and class balance; images that are broken or next to
 empty; pictures that are there more than once, pixel for pixel: within a split, in both (so that the accuracy
-measured is too high), or with different labels; and files among the images that are not read, by suffix.
+measured is too high), or with different labels; and files among the images that are not read, by suffix. Classes
+of validation are found among those of training by name: one without validation images is named, one that training
+lacks is an error.
 
 examples:
   shvit data check photos/
@@ -80,6 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     check_folder_name("--output", args.output)
+    from shvit.data.alignment import describe_alignment
     from shvit.data.check import check_datasets
     from shvit.data.datasets import open_datasets
 
@@ -95,23 +99,24 @@ def run(args: argparse.Namespace) -> int:
     with progress_bar("decoding", len(train) + len(val)) as advance:
         report = check_datasets(splits, args.workers, advance)
     contents = {"path": args.path, "seed": args.seed, "note": note, **report.to_dict()}
+    notes = [each for each in (note, describe_alignment(val)) if each]
     if args.output is not None:
         write_json(contents, args.output / "report.json")
         draw_report(report, splits, Path(args.path).name or args.path, args.output / "report.png")
     if args.format == "json":
         print(json_text(contents, indent=2))
     else:
-        _print_report(report, args.path, note, args.output)
+        _print_report(report, args.path, notes, args.output)
     return 1 if report.problems else 0
 
 
-def _print_report(report: DataReport, path: str, note: str | None, output: Path | None) -> None:
+def _print_report(report: DataReport, path: str, notes: Sequence[str], output: Path | None) -> None:
     console = terminal(soft_wrap=True)
     width = columns()
     counts = " and ".join(f"{len(summary.widths):,} {split}" for split, summary in report.splits.items())
     for line in folded(f"{path}: {counts} images of {len(report.classes):,} classes", 2, width):
         console.print(line, style="bold")
-    if note:
+    for note in notes:
         say(f"({note})", hang=1)
     rows = []
     for split, summary in report.splits.items():

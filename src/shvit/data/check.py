@@ -167,6 +167,9 @@ class DataReport:
             "formats": summary.formats,
             "modes": summary.modes,
             "images_per_class": _spread(summary.class_counts),
+            "classes_without_images": [
+                label for label, count in zip(self.classes, summary.class_counts, strict=True) if not count
+            ],
             "class_counts": [
                 {"class_id": class_id, "label": label, "images": int(count)}
                 for class_id, (label, count) in enumerate(zip(self.classes, summary.class_counts, strict=True))

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from shvit.data.alignment import align
 from shvit.data.classes import check_class_count, name_classes
 from shvit.data.formats.files import ImageFiles, image_folder, subfolders
 from shvit.data.formats.listing import listed_splits, lists_images
@@ -78,6 +79,8 @@ def open_datasets(
 ) -> OpenedDatasets:
     """Opens training and validation images; where there are no validation images, holds some out.
 
+    Both have the classes of training; those of validation are found among them by name, and may be fewer.
+
     Args:
         path: as for ``open_dataset``.
         seed: decides which images are held out.
@@ -85,7 +88,7 @@ def open_datasets(
         image_key: as for ``open_dataset``.
 
     Raises:
-        DataError: as ``open_dataset``; or a class has no training images, or the two splits' classes differ.
+        DataError: as ``open_dataset``; or a class has no training images.
     """
     with _readable(path):
         splits = _find_splits(path, image_key)
@@ -100,8 +103,7 @@ def open_datasets(
             "add some, or leave the class out (numbered labels begin at 0)"
         )
     if val is not None:
-        _match_classes(train, val)
-        return OpenedDatasets(train, val, None)
+        return OpenedDatasets(train, align(train, val), None)
     train, val = split_dataset(train, val_share, seed)
     note = f"no validation split: {val_share * 100:.3g} % of each class held out ({len(val):,} images), seed {seed}"
     return OpenedDatasets(train, val, note)
@@ -143,22 +145,6 @@ def _open(path: str | Path, splits: Splits, split: str) -> ImageDataset:
 def _check_image_key(images: ImageDataset, image_key: str | None) -> None:
     if image_key is not None and not getattr(images, "takes_image_key", False):
         raise DataError(f"{images.name}: --image-key chooses among the images of tar shards; leave it out")
-
-
-def _match_classes(train: ImageDataset, val: ImageDataset) -> None:
-    """Refuses splits that do not number the same classes alike."""
-    numbered = all(each.label == str(each.class_id) for each in train.classes)
-    if numbered and val.classes == train.classes[: len(val.classes)]:
-        val.classes = train.classes  # numbers without names: validation may lack the highest
-    ours, theirs = ([each.label for each in images.classes] for images in (train, val))
-    for images, missing in ((val, set(ours) - set(theirs)), (train, set(theirs) - set(ours))):
-        if missing:
-            raise DataError(
-                f"{images.name}: lacks class {min(missing)!r} that the other split has ({len(missing)} such classes); "
-                "both need the same class folders or class names"
-            )
-    if ours != theirs:
-        raise DataError(f"{train.name} and {val.name}: their classes are the same but in another order")
 
 
 @contextmanager

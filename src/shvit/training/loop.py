@@ -17,6 +17,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from shvit.atomic import atomic_path
+from shvit.data.alignment import align
 from shvit.data.datasets import short_path
 from shvit.data.loader import Batch, BrokenImages, dead_workers_named, normalize, training_loader
 from shvit.data.protocol import ImageDataset
@@ -66,7 +67,7 @@ def setup(
             that compare SHViT with others by the same recipe.
 
     Raises:
-        DataError: too few images for a batch, or classes that differ between training and validation.
+        DataError: too few images for a batch, or a validation class that training lacks.
         CheckpointError: the pretrained weights cannot be read, or are of another network.
         ArgumentError: this machine does not have the device, or a process would get one image of a batch.
     """
@@ -77,8 +78,7 @@ def setup(
             "give a smaller --batch-size"
         )
     _check_normalization(recipe, execution.processes)
-    if [c.label for c in train.classes] != [c.label for c in val.classes]:
-        raise DataError(f"{train.name} and {val.name}: the classes of training and validation differ")
+    val = align(train, val)
     fabric = launch(recipe, execution)
     fabric.seed_everything(recipe.seed, verbose=False)
     model = network or _build(recipe, len(train.classes))

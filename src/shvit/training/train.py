@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shvit.atomic import check_outputs
+from shvit.data.alignment import describe_alignment
 from shvit.data.datasets import OpenedDatasets, open_datasets, short_path
 from shvit.data.unread import describe_unread, left_out
 from shvit.data.workers import check_guarded
@@ -300,6 +301,7 @@ def _notes(plan: TrainingPlan, run: Run, resumed: bool) -> tuple[str, ...]:
         begins = f"going on from epoch {run.progress.epoch + 1} of {recipe.epochs}, step {run.progress.step + 1}"
     lines = (
         note or f"validation: {short_path(val.name)}",
+        describe_alignment(val),
         describe_unread(left_out(train, val)),
         f"{recipe.model}: {len(train):,} training and {len(val):,} validation images, "
         f"{len(train.classes)} classes; {run.fabric.world_size} x {run.fabric.device.type}",

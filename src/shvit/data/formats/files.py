@@ -62,10 +62,12 @@ class ImageFiles:
 def image_folder(root: Path) -> ImageFiles:
     """One sub-folder for each class, as torchvision and timm lay them out; images may lie deeper.
 
-    Links to folders are followed, each folder once in a class; ``left_out`` counts what is not read.
+    Links to folders are followed, each folder once in a class; ``left_out`` counts what is not read. An empty folder
+    is a class without images.
 
     Raises:
-        DataError: there are no class folders, or one of them has no images or is a link to a folder above.
+        DataError: there are no class folders, none of them has images, one has only files that are not read, or is a
+            link to a folder above.
         OSError: a folder cannot be read.
     """
     folders = subfolders(root)
@@ -79,14 +81,16 @@ def image_folder(root: Path) -> ImageFiles:
             raise DataError(f"{root / folder}: is a link to a folder that it lies in; remove it")
         others = Counter[str]()
         found = _images_below(root / folder, others)
-        if not found:
-            there = f" ({describe_unread(others)})" if others else ""
+        if others and not found:
             raise DataError(
-                f"{root / folder}: no images in the folder of class {folder!r}{there}; add some or remove it"
+                f"{root / folder}: no images in the folder of class {folder!r} ({describe_unread(others)}); add some "
+                "or remove it"
             )
         paths += (f"{folder}{os.sep}{path}" for path in found)
         labels.append(np.full(len(found), label, dtype=np.int64))
         left_out += others
+    if not paths:
+        raise DataError(f"{root}: no images in the folders of its classes, such as {folders[0]!r}; add some")
     with os.scandir(root) as entries:
         files = [entry.name for entry in entries if not entry.is_dir()]
     left_out[OUTSIDE] += sum(is_image(name) or is_unread_picture(name) for name in files if not name.startswith("."))
