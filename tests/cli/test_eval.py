@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import asdict
@@ -193,7 +194,10 @@ def test_labels_from_a_file(data, colour_model, tmp_path, capsys):
     labels.write_text(json.dumps({"green/3.png": ["blue", "green"], "red/0.png": [], "red/1.png": 0, "blue/1.png": 2}))
     _, results, _ = evaluate(capsys, "--model", colour_model, "--data", data, "--labels", labels)
     assert (results["images"], results["top1"]) == (3, 1)
-    assert results["notes"] == [f"labels of {labels}, which has none for 9 images"]
+    assert results["notes"] == [
+        f"labels of {labels}, which has none for 9 images",
+        "no images of 1 of the 3 classes, of which nothing is measured: green",
+    ]
 
 
 def test_limit_is_evenly_spaced_and_said(data, colour_model, capsys):
@@ -202,11 +206,44 @@ def test_limit_is_evenly_spaced_and_said(data, colour_model, capsys):
     assert results["notes"][-1] == "3 of 12 images, evenly spaced"
 
 
+def test_without_the_first_class_the_others_score_what_they_score_beside_it(data, colour_model, tmp_path, capsys):
+    """green and red are folders 0 and 1 then, but outputs 1 and 0; one green picture is taken for blue."""
+
+    def rows(name: str, file: str) -> list[list[str]]:
+        with (tmp_path / name / file).open() as table:
+            return list(csv.reader(table))
+
+    arguments = ("--model", colour_model, "--data", data, "--output")
+    _, whole, _ = evaluate(capsys, *arguments, tmp_path / "whole")
+    shutil.rmtree(data / "val" / "blue")
+    _, results, _ = evaluate(capsys, *arguments, tmp_path / "without")
+    others = [row for row in rows("whole", "predictions.csv") if row[1] != "blue"]
+    assert rows("without", "predictions.csv") == others
+    assert (results["images"], results["correct"]) == (8, 7)
+    recognised = [
+        {each["label"]: (each["images"], each["accuracy"]) for each in figures["per_class"]}
+        for figures in (whole, results)
+    ]
+    assert recognised[1] == recognised[0] | {"blue": (0, None)}
+    assert results["classes_without_images"] == ["blue"]
+    assert results["notes"][-1] == "no images of 1 of the 3 classes, of which nothing is measured: blue"
+    assert rows("without", "confusion.csv") == [
+        ["label \\ predicted", "red", "green", "blue"],
+        ["red", "4", "0", "0"],
+        ["green", "0", "3", "1"],
+        ["blue", "0", "0", "0"],
+    ]
+    assert ["2", "blue", "", "0", "0", "", "1", "0.0"] in rows("without", "per_class.csv")
+    page = (tmp_path / "without" / "report.html").read_text()
+    assert results["notes"][-1] in page
+    assert "<td>blue</td>" not in page.partition("Least recognised classes")[2].partition("<h2>")[0]
+
+
 def test_imagenet_v2s_folders_are_class_numbers(tmp_path, colour_model, capsys):
     for folder, colour in (("0", "red"), ("2", "blue")):
         paint(tmp_path / "v2" / folder / "a.png", COLOURS[colour])
     _, results, _ = evaluate(capsys, "--model", colour_model, "--data", tmp_path / "v2")
-    assert (results["top1"], results["notes"][0]) == (1, "classes matched by number")
+    assert (results["top1"], results["notes"][0]) == (1, "classes matched by number, not by name: 0 is red")
 
 
 @pytest.fixture(scope="module")
@@ -265,9 +302,12 @@ def test_what_cannot_be_measured_is_refused(data, colour_model, checkpoint, tmp_
     assert "none of the 12 images can be read" in refuse(capsys, *model, "--data", data)
 
 
-def test_an_empty_class_and_no_images_are_refused(data, colour_model, capsys):
+def test_an_empty_folder_changes_nothing_and_no_images_are_refused(data, colour_model, capsys):
+    _, before, _ = evaluate(capsys, "--model", colour_model, "--data", data)
     (data / "val" / "grey").mkdir()
-    assert "grey" in refuse(capsys, "--model", colour_model, "--data", data)
+    (data / "val" / ".cache").mkdir()
+    _, after, _ = evaluate(capsys, "--model", colour_model, "--data", data)
+    assert (after["per_class"], after["loss"]) == (before["per_class"], before["loss"])
     for picture in data.rglob("*.png"):
         picture.unlink()
     assert str(data) in refuse(capsys, "--model", colour_model, "--data", data)

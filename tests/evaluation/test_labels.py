@@ -46,7 +46,9 @@ class Images:
 
 
 def of_classes(*classes: tuple[str, str | None]) -> Images:
-    return Images(["a"], tuple(ClassInfo(i, name, wnid) for i, (name, wnid) in enumerate(classes)))
+    """One image of each."""
+    infos = tuple(ClassInfo(i, name, wnid) for i, (name, wnid) in enumerate(classes))
+    return Images([f"{i}.png" for i in range(len(infos))], infos, list(range(len(infos))))
 
 
 @pytest.mark.parametrize(
@@ -66,6 +68,34 @@ def test_classes_are_matched_whatever_their_number_and_order(classes, expected):
 def test_a_models_own_numeric_names_win_over_class_numbers():
     digits = tuple(ClassInfo(i, name) for i, name in enumerate(("9", "0")))
     assert match_classes(of_classes(("0", None), ("9", None)), digits, "m.onnx") == ([1, 0], "name")
+
+
+@pytest.mark.parametrize(
+    ("model", "data"),
+    [
+        (("1", "2", "3"), ("0", "1")),
+        (("1", "2", "3"), ("0",)),
+        (("01", "02", "03"), ("1", "2")),
+        (("1", "10", "2"), ("0", "1", "2")),
+    ],
+)
+def test_a_number_that_is_no_name_is_no_place_among_other_numbers(model, data):
+    """Class 0 of a model of 1, 2 and 3 is called 1: each would be measured as its neighbour."""
+    digits = tuple(ClassInfo(i, name) for i, name in enumerate(model))
+    with pytest.raises(DataError, match=f"the data has .*; the model knows {', '.join(model)}; leave their images out"):
+        match_classes(of_classes(*((name, None) for name in data)), digits, "m.onnx")
+
+
+def test_a_class_without_images_need_not_be_known():
+    images = of_classes(("tractor", None), ("Egyptian cat", None))
+    images.labels[:] = 1
+    assert match_classes(images, MODEL, "m.onnx") == ([-1, 3], "name")
+    assert dataset_labels(images, [-1, 3]) == {0: (3,), 1: (3,)}
+
+
+def test_two_classes_of_the_data_are_not_one_of_the_models():
+    with pytest.raises(DataError, match="the data has cat"):
+        match_classes(of_classes(("Cat", None), ("cat", None)), (ClassInfo(0, "Cat"), ClassInfo(1, "dog")), "m.onnx")
 
 
 def test_a_model_without_names_takes_as_many_classes_in_their_order():
@@ -159,6 +189,16 @@ def test_label_files_that_cannot_be_used(tmp_path, name, content, expected):
         labels_from_file(write(tmp_path / name, content), Images(["a.jpg"]), MODEL)
     assert str(caught.value).startswith(str(tmp_path / name))
     assert "\n" not in str(caught.value)
+
+
+def test_a_number_in_a_label_file_is_a_name_where_classes_are_called_so(tmp_path):
+    file, images = tmp_path / "labels.csv", Images(["a.png"])
+    digits = tuple(ClassInfo(i, str(i + 1)) for i in range(3))
+    file.write_text("file,label\na.png,1\n")
+    assert labels_from_file(file, images, digits) == {0: (0,)}
+    file.write_text("file,label\na.png,0\n")
+    with pytest.raises(DataError, match="'0' is not a class number below 3, a WordNet id or a name"):
+        labels_from_file(file, images, digits)
 
 
 def test_a_label_file_that_is_missing_or_no_text(tmp_path):

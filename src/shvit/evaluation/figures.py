@@ -64,6 +64,7 @@ def summarize(
         "corruptions_mean_top1": float(np.mean([each.top1 for each in robustness])) if robustness else None,
         "broken": [{"source": each.source, "reason": each.reason} for each in evaluation.broken],
         "per_class": per_class,
+        "classes_without_images": [each.label for each in classes if not counts.images[each.class_id]],
         "confused_pairs": [
             {"label": classes[label].label, "predicted": classes[taken].label, "images": count}
             for label, taken, count in confused_pairs(predictions, PAIRS)

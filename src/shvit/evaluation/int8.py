@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 
 from shvit.card import Card, Metric
+from shvit.data.alignment import describe_missing
 from shvit.data.datasets import short_path
 from shvit.data.protocol import ImageDataset
 from shvit.errors import DataError, ExportError, ShvitError
@@ -154,12 +155,14 @@ class AccuracyJudge(Judge):
         self.calibration, self._calibration_labels = calibration_images(train, card)
         labels = dataset_labels(val, match_classes(val, card.classes, name)[0])
         self._val = LabelledImages(val, labels, evenly_spaced(list(labels), None))
-        self._max_loss, self._classes = max_loss, len(card.classes)
+        self._max_loss, self._classes = max_loss, card.classes
 
     def observe(self, float32: Path, tell: Callable[[str], None]) -> None:
         self._whole, self._right = self._measure(float32)
         if self._max_loss < 100:
-            _check_above_chance(self._whole, self._classes, self._val.name, tell)
+            _check_above_chance(self._whole, len(self._classes), self._val.name, tell)
+            if missing := describe_missing(self._whole.labels, self._classes):
+                tell(f"{self._val.name}: {missing}")
         if len(self._whole) < ENOUGH_TO_JUDGE:
             tell(
                 f"{len(self._whole):,} validation images do not tell a loss of {self._max_loss:g} points; the "

@@ -5,14 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
 
-from shvit.card import ClassInfo, short_labels
+from shvit.card import ClassInfo
+from shvit.data.alignment import WAYS, examples, first_synonym, has_images, have_numbers, match_by_name, unambiguous
 from shvit.data.protocol import ImageDataset
 from shvit.data.splits import Subset
 from shvit.errors import DataError
@@ -39,31 +39,12 @@ class LabelledImages(Subset):
         self.accepted = accepted
 
 
-def _plain(label: str) -> str:
-    """What a folder may be called: the first synonym, in any case."""
-    return label.split(",")[0].strip().replace("_", " ").casefold()
-
-
-WAYS: dict[str, Callable[[ClassInfo], str | None]] = {
-    "WordNet id": lambda each: each.wnid,
-    "name": lambda each: each.label,
-    "first synonym": lambda each: _plain(each.label),
-}
-"""How a class is recognised, surest way first."""
-
-
-def _unambiguous(classes: Sequence[ClassInfo], key: Callable[[ClassInfo], str | None]) -> dict[str, int]:
-    """Class numbers by key; keys that two classes share are left out."""
-    keys = [key(each) for each in classes]
-    shared = Counter(keys)
-    return {each: place for place, each in enumerate(keys) if each is not None and shared[each] == 1}
-
-
 def match_classes(images: ImageDataset, classes: Sequence[ClassInfo], model: str) -> tuple[list[int], str]:
     """The classifier's class for each class of a dataset, which may have fewer and in another order.
 
     They are matched by WordNet id; or else by name; or else by the first synonym, whatever its case. Folders named 0,
-    1, 2, ... (ImageNet-V2) are class numbers. A classifier whose classes have no names is taken to have been trained
+    1, 2, ... (ImageNet-V2) are class numbers, unless the classifier's classes are called by numbers themselves. A
+    classifier whose classes have no names is taken to have been trained
     on just the dataset's, in its order.
 
     Args:
@@ -71,41 +52,34 @@ def match_classes(images: ImageDataset, classes: Sequence[ClassInfo], model: str
         model: what to call it in errors.
 
     Returns:
-        The class number for each class of the dataset, and how they were matched.
+        The class number for each class of the dataset, -1 for one that has no images and is none of the classifier's;
+        and how they were matched.
 
     Raises:
-        DataError: a class of the dataset is none of the classifier's; the message gives examples of both.
+        DataError: a class of the dataset's images is none of the classifier's; the message gives examples of both.
     """
-    attempts: list[list[int | None]] = []
-    for way, key in WAYS.items():
-        known = _unambiguous(classes, key)
-        found = [known.get(key(each) or "") for each in images.classes]
-        matched = [place for place in found if place is not None]
-        if len(matched) == len(found):
-            return matched, way
-        attempts.append(found)
+    match = match_by_name(images, classes)
+    if not match.unknown:
+        return match.places, match.way
     names = [each.label for each in images.classes]
-    if all(name.isdecimal() and int(name) < len(classes) for name in names):
-        return [int(name) for name in names], "number"
+    present = has_images(images.labels, images.classes)
+    if not have_numbers(classes):
+        numbers = [int(name) if name.isdecimal() and int(name) < len(classes) else -1 for name in names]
+        if all(place >= 0 for place, has in zip(numbers, present, strict=True) if has):
+            return numbers, "number"
     # A card made from a checkpoint that does not know its classes calls them so.
     unnamed = all(each.label == f"class {each.class_id}" for each in classes)
     if unnamed and len(names) == len(classes):
         return list(range(len(classes))), "position"
-    closest = min(attempts, key=lambda found: found.count(None))
-    unknown = [each for each, place in zip(images.classes, closest, strict=True) if place is None]
-    advice = ", which are no names: export it with --classes FILE, or --classes imagenet-1k" if unnamed else ""
-    raise DataError(
-        f"{images.name}: {len(unknown)} of its {len(names)} classes are not among the {len(classes)} of {model}: "
-        f"the data has {_examples(unknown)}; the model knows {_examples(classes)}{advice}"
+    advice = (
+        "the model knows no names: export it with --classes FILE, or --classes imagenet-1k"
+        if unnamed
+        else "leave their images out, or correct their names"
     )
-
-
-def _examples(classes: Sequence[ClassInfo]) -> str:
-    shown = [
-        name if each.wnid in (None, each.label) else f"{each.wnid} ({name})"
-        for each, name in zip(classes[:3], short_labels(classes[:3]), strict=True)
-    ]
-    return ", ".join(shown) + (", ..." if len(classes) > 3 else "")
+    raise DataError(
+        f"{images.name}: {len(match.unknown)} of its {int(present.sum())} classes are not among the {len(classes)} of "
+        f"{model}: the data has {examples(match.unknown)}; the model knows {examples(classes)}; {advice}"
+    )
 
 
 def dataset_labels(images: ImageDataset, classes: Sequence[int]) -> Accepted:
@@ -192,20 +166,20 @@ def _read_csv(path: Path, table: TextIO) -> dict[str, list[Any]]:
 
 def _resolver(path: Path, classes: Sequence[ClassInfo]) -> Callable[[str, Any], int]:
     """From a label as a file has it to a class number."""
-    by_text = {str(place): place for place in range(len(classes))}
+    by_text = {} if have_numbers(classes) else {str(place): place for place in range(len(classes))}
     for key in reversed(WAYS.values()):
-        by_text |= _unambiguous(classes, key)
+        by_text |= unambiguous(classes, key)
 
     def resolve(name: str, label: Any) -> int:
         if type(label) is int and 0 <= label < len(classes):
             return label
         if isinstance(label, str):
-            place = by_text.get(label.strip(), by_text.get(_plain(label)))
+            place = by_text.get(label.strip(), by_text.get(first_synonym(label)))
             if place is not None:
                 return place
         raise DataError(
             f"{path}: {name}: {label!r} is not a class number below {len(classes)}, a WordNet id or a name that the "
-            f"model knows, such as {_examples(classes)}"
+            f"model knows, such as {examples(classes)}"
         )
 
     return resolve

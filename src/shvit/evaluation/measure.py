@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from shvit.atomic import check_outputs
-from shvit.card import Card, ClassInfo, TrainingSplit
+from shvit.card import Card, ClassInfo, TrainingSplit, short_labels
+from shvit.data.alignment import describe_missing
 from shvit.data.broken import BrokenImage
 from shvit.data.datasets import is_divided, open_dataset, open_datasets
 from shvit.data.protocol import ImageDataset
@@ -233,6 +234,8 @@ def evaluate(
     if options.report is not None:
         Path(options.report).mkdir(parents=True, exist_ok=True)
     measured, figures = _measure(classifier, chosen, options, progress)
+    missing = describe_missing(measured.predictions.labels, classifier.card.classes)
+    notes += [missing] if missing else []
     call = f"shvit.evaluate({str(model)!r}, {str(data)!r})"
     result = EvaluationResult(
         {
@@ -271,6 +274,9 @@ def _choose(
         matched, way = match_classes(images, classes, model)
         accepted = dataset_labels(images, matched)
         notes = [f"classes matched by {way}"]
+        if way == "number":
+            first = int(images.labels[0])
+            notes[0] += f", not by name: {images.classes[first].label} is {short_labels(classes)[matched[first]]}"
     else:
         accepted = labels_from_file(Path(options.labels), images, classes)
         notes = [f"labels of {options.labels}, which has none for {len(images) - len(accepted):,} images"]
