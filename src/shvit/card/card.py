@@ -274,11 +274,12 @@ class Card:
         return json.dumps({**asdict(self), "schema_version": SCHEMA_VERSION}, ensure_ascii=False)
 
     @classmethod
-    def from_json(cls, text: str, source: str = "card") -> Card:
+    def from_json(cls, text: str, source: str = "card", with_decision: bool = True) -> Card:
         """Reads a card.
 
         Args:
             source: what to call it in errors, such as the model file's name.
+            with_decision: read that part too; without, for what is about to be calibrated anew, it may be wrong.
 
         Raises:
             ModelFileError: it is not JSON, is of a newer schema, or a field is missing, of a wrong type or out of its
@@ -301,6 +302,8 @@ class Card:
                 f"{source}: the card has schema version {describe(version)}, this shvit reads up to {SCHEMA_VERSION}; "
                 "use a newer shvit"
             )
+        if not with_decision:
+            raw.pop("decision", None)
         try:
             return build(cls, raw, "card")
         except ValueError as error:

@@ -65,6 +65,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="1..5",
         help="of the corruptions, one or several (default: 3)",
     )
+    parser.add_argument(
+        "--unknown",
+        type=Path,
+        metavar="DIR",
+        help="measure how many of these pictures, of none of its classes, it notices",
+    )
     parser.add_argument("--fast-decode", action="store_true", help="measure also what fast decoding changes")
     parser.add_argument("--engine", choices=ENGINES, default="auto", help="for a model file (default: auto)")
     parser.add_argument("--threads", type=positive, metavar="N", help="threads of one inference (default: all)")
@@ -103,6 +109,7 @@ def run(args: argparse.Namespace) -> int:
         corruptions=parse_corruptions(args.corruptions),
         severities=args.severity,
         fast_decode=args.fast_decode,
+        unknown=args.unknown,
         engine=args.engine,
         threads=args.threads,
         image_size=args.image_size,
@@ -131,6 +138,27 @@ def parse_corruptions(text: str | None) -> list[str]:
     from shvit.evaluation.corruptions import CORRUPTIONS
 
     return list(CORRUPTIONS)
+
+
+def print_decisions(results: dict[str, Any]) -> None:
+    """How often the answers of a file that decides are right, and how many unknown pictures it notices."""
+    if (before := results["ece_before_temperature"]) is not None:
+        say(f"  calibration error {results['ece']:.2%}, without the card's temperature {before:.2%}", hang=4)
+    if (answers := results["answers"]) is not None and answers["precision"] is not None:
+        low, high = answers["interval"]
+        say(
+            f"  answers {answers['coverage']:.1%} of the images, right {answers['precision']:.1%} of the time (95% "
+            f"interval {low:.1%} to {high:.1%})",
+            hang=4,
+        )
+    if (unknown := results["unknown"]) is not None:
+        say(
+            f"  unknown: {unknown['noticed']:.1%} of {unknown['pictures']:,} pictures of {unknown['data']} are "
+            f"noticed, {unknown['known_kept']:.1%} of its own stay known (AUROC {unknown['auroc']:.3f}, "
+            f"{unknown['fpr_at_95_recall']:.1%} missed at 95% kept; largest score alone: AUROC "
+            f"{unknown['auroc_of_largest_score']:.3f})",
+            hang=4,
+        )
 
 
 def print_summary(results: dict[str, Any], predictions: Predictions, card: Card, output: Path | None) -> None:
@@ -165,6 +193,7 @@ def print_summary(results: dict[str, Any], predictions: Predictions, card: Card,
             f"the same prediction for {fast['same_prediction']:.2%}, {fast['images_per_second']:.0f} images/s",
             hang=4,
         )
+    print_decisions(results)
     worst = (
         f"{card.short_labels[each['class_id']]} {each['accuracy']:.0%} ({each['correct']:,} of {each['images']:,})"
         for each in worst_classes(results)[:5]

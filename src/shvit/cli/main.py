@@ -22,6 +22,7 @@ COMMANDS = {
     "export": "write a verified model file from a checkpoint",
     "train": "train or fine-tune on a dataset of your own",
     "eval": "measure the accuracy of a model file or a checkpoint",
+    "calibrate": "fit when a model's scores are answers, and what is none of its classes",
     "distill": "prepare distillation: run a teacher once",
     "data": "look a dataset over before training on it",
     "runs": "compare training runs in a table",

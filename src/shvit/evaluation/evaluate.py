@@ -7,13 +7,16 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
+import numpy as np
+
 from shvit.data.broken import BrokenImage
 from shvit.data.prepared import prepared_batches
 from shvit.errors import DataError
 from shvit.evaluation.classifiers import ImageClassifier
 from shvit.evaluation.labels import LabelledImages
-from shvit.evaluation.metrics import Predictions, concatenate, rank
+from shvit.evaluation.metrics import SMALLEST, Predictions, concatenate, rank
 from shvit.images.decoding import Decoding
+from shvit.predicting.classifier import Classifier
 
 SEVERITIES = range(1, 6)
 """Of corruptions."""
@@ -29,6 +32,10 @@ class Evaluation:
     """Images that could not be read; they are in none of the figures."""
     seconds: float
     """Wall-clock time of the pass, decoding included."""
+    unknown: np.ndarray | None = None
+    """Each image's unknown score, ``float64 (N,)``, where the file has one."""
+    confidence_before: np.ndarray | None = None
+    """Each image's best score without the card's temperature, ``float64 (N,)``, where it has one."""
 
 
 @dataclass(frozen=True)
@@ -76,19 +83,57 @@ def evaluate_classifier(
     started = time.perf_counter()
     parts: list[Predictions] = []
     broken: list[BrokenImage] = []
+    unknown: list[np.ndarray] = []
+    before: list[np.ndarray] = []
+    decision = classifier.card.decision
     with closing(prepared_batches(images, classifier.card.preprocessing, batch_size, workers, decoding)) as batches:
         for batch in batches:
             broken += batch.broken
             if len(batch.indices):
                 indices = images.indices[batch.indices]
                 accepted = [images.accepted[index] for index in indices.tolist()]
-                parts.append(rank(classifier.predict_batch(batch.images), accepted, indices))
+                if decision is not None and decision.unknown is not None and isinstance(classifier, Classifier):
+                    probabilities, scores = classifier.judge_batch(batch.images)
+                    unknown.append(scores)
+                else:
+                    probabilities = classifier.predict_batch(batch.images)
+                if decision is not None:
+                    before.append(_without_temperature(probabilities, decision.temperature))
+                parts.append(rank(probabilities, accepted, indices))
             advance(len(batch.indices) + len(batch.broken))
     if not parts:
         raise DataError(
             f"{images.name}: none of the {len(images)} images can be read: {broken[0].source}: {broken[0].reason}"
         )
-    return Evaluation(concatenate(parts), tuple(broken), time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    unknown_scores, confidence = (np.concatenate(each) if each else None for each in (unknown, before))
+    return Evaluation(concatenate(parts), tuple(broken), seconds, unknown_scores, confidence)
+
+
+def _without_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarray:
+    """The best probability of each row, ``(N,)``, before logits were divided: softmax(l / T)^T, scaled."""
+    logarithms = temperature * np.log(probabilities.astype(np.float64).clip(SMALLEST, 1))
+    return np.exp(logarithms.max(axis=1) - np.logaddexp.reduce(logarithms, axis=1))
+
+
+def unknown_scores_of(classifier: Classifier, sources: Sequence[str], batch_size: int) -> tuple[np.ndarray, list[str]]:
+    """Of pictures of none of the classes.
+
+    Args:
+        classifier: whose card has an unknown score.
+
+    Returns:
+        ``float64 (N, 2)``, the unknown score and the best label's score of each picture that can be read; and why
+        others cannot.
+    """
+    rows: list[tuple[float, float]] = []
+    broken: list[str] = []
+    for result in classifier.stream(list(sources), top_k=1, batch_size=batch_size):
+        if result.error is not None or result.unknown_score is None:
+            broken.append(f"{result.source}: {result.error}")
+        else:
+            rows.append((result.unknown_score, result.predictions[0].score))
+    return np.array(rows, np.float64).reshape(-1, 2), broken
 
 
 def evaluate_corrupted(

@@ -12,13 +12,77 @@ from typing import Any
 
 import numpy as np
 
-from shvit.card import ClassInfo
+from shvit.card import ClassInfo, Decision
 from shvit.evaluation.evaluate import Evaluation, Robustness
-from shvit.evaluation.metrics import calibration, class_counts, confused_pairs, wilson_interval
+from shvit.evaluation.metrics import calibration, calibration_of, class_counts, confused_pairs, wilson_interval
+from shvit.evaluation.selective import RiskCoverage, auroc, risk_coverage, taken_for_known
+
+PRECISIONS = (0.8, 0.9, 0.95, 0.99)
+"""Shares of right answers for which it is told how many images get one."""
+
+CURVE_POINTS = 200
+"""Of the risk over the coverage, as JSON has it."""
 
 PAIRS = 20
 """How many pairs of confused classes are listed."""
 PACKAGES = ("shvit", "torch", "onnxruntime", "openvino", "numpy", "pillow")
+
+
+def unknown_figures(
+    evaluation: Evaluation, strange: np.ndarray, folder: str, decision: Decision
+) -> dict[str, Any] | None:
+    """How well pictures of none of the classes are told apart.
+
+    Args:
+        strange: their unknown score and best score, ``(M, 2)``.
+    """
+    if evaluation.unknown is None or decision.unknown is None or not len(strange):
+        return None
+    limit, scores = decision.unknown.limit, strange[:, 0]
+    noticed = int((scores > limit).sum())
+    return {
+        "data": folder,
+        "pictures": len(strange),
+        "noticed": noticed / len(strange),
+        "noticed_interval": list(wilson_interval(noticed, len(strange))),
+        "known_kept": float((evaluation.unknown <= limit).mean()),
+        "auroc": auroc(evaluation.unknown, scores),
+        "fpr_at_95_recall": taken_for_known(evaluation.unknown, scores),
+        "auroc_of_largest_score": auroc(-evaluation.predictions.confidence, -strange[:, 1]),
+    }
+
+
+def decision_figures(evaluation: Evaluation, decision: Decision | None) -> dict[str, Any]:
+    """How often answers are right where only high scores are answers."""
+    predictions = evaluation.predictions
+    curve = risk_coverage(predictions.confidence, predictions.correct)
+    before = evaluation.confidence_before
+    figures = {
+        "aurc": curve.area,
+        "coverage": [{"precision": each, "coverage": curve.coverage_at(each)} for each in PRECISIONS],
+        "risk_coverage": [
+            {"score": float(curve.scores[place]), "coverage": float(curve.coverage[place]), **_share(curve, place)}
+            for place in np.unique(np.linspace(0, len(curve.scores) - 1, CURVE_POINTS).astype(int)).tolist()
+        ],
+        "ece_before_temperature": None if before is None else calibration_of(before, predictions.correct).error,
+        "answers": None,
+    }
+    if decision is not None and (decision.min_score is not None or decision.thresholds):
+        least = np.array([decision.threshold(each) or 0.0 for each in range(int(predictions.ranked.max()) + 1)])
+        taken = predictions.confidence >= least[predictions.predicted]
+        right, answers = int(predictions.correct[taken].sum()), int(taken.sum())
+        figures["answers"] = {
+            "coverage": answers / len(predictions),
+            "precision": right / answers if answers else None,
+            "interval": list(wilson_interval(right, answers)) if answers else None,
+            "target_precision": None if decision.promise is None else decision.promise.target_precision,
+        }
+    return figures
+
+
+def _share(curve: RiskCoverage, place: int) -> dict[str, Any]:
+    right, answers = int(curve.right[place]), int(curve.answers[place])
+    return {"precision": right / answers, "interval": list(wilson_interval(right, answers))}
 
 
 def summarize(

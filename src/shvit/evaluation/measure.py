@@ -28,11 +28,14 @@ from shvit.evaluation.evaluate import (
     evaluate_classifier,
     evaluate_corrupted,
     evaluate_fast_decoding,
+    unknown_scores_of,
 )
-from shvit.evaluation.figures import provenance, summarize
+from shvit.evaluation.figures import decision_figures, provenance, summarize, unknown_figures
 from shvit.evaluation.labels import LabelledImages, dataset_labels, evenly_spaced, labels_from_file, match_classes
+from shvit.evaluation.samples import pictures_in
 from shvit.images.decoding import preparation
 from shvit.images.preprocess import decode, preprocess
+from shvit.predicting.classifier import Classifier
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,8 @@ class EvaluationOptions:
     """Of the corruptions, each 1 to 5."""
     fast_decode: bool = False
     """Measure also what fast decoding changes."""
+    unknown: str | Path | None = None
+    """A folder of pictures of none of the classes: measure how many are noticed, by a file that was calibrated."""
     engine: EngineName = "auto"
     """For a model file."""
     threads: int | None = None
@@ -220,7 +225,8 @@ def evaluate(
     if options.report is not None:
         import shvit.evaluation.report  # noqa: F401
     classifier = open_classifier(model, options.engine, options.threads, options.image_size)
-    images, origin, warning = _open_images(model, data, options, classifier.card.training_split)
+    _check_unknown(classifier, model, options)
+    images, origin, warning = open_images(model, data, options, classifier.card.training_split)
     if warning is not None:
         if progress:
             say(f"warning: {warning}", sys.stderr)
@@ -229,7 +235,7 @@ def evaluate(
     read = tuple(str(each) for each in (model, data, options.labels) if each is not None)
     if options.report is not None:
         _check_report(Path(options.report), read, images)
-    chosen, notes = _choose(str(model), images, classifier.card.classes, options)
+    chosen, notes = choose_images(str(model), images, classifier.card.classes, options)
     notes[1:1] = [*origin, *([] if warning is None else [f"warning: {warning}"])]
     if options.report is not None:
         Path(options.report).mkdir(parents=True, exist_ok=True)
@@ -266,7 +272,7 @@ def _check_report(folder: Path, read: Sequence[str], images: ImageDataset) -> No
     check_outputs([("--output", folder / name) for name in REPORT_FILES], chain(read, sources))
 
 
-def _choose(
+def choose_images(
     model: str, images: ImageDataset, classes: Sequence[ClassInfo], options: EvaluationOptions
 ) -> tuple[LabelledImages, list[str]]:
     """The images to measure with the classes that are right for each, and what is worth noting of them."""
@@ -304,10 +310,36 @@ def _measure(
     first = decode(chosen.images.read(int(readable.indices[0])))
     latency = measure_latency(classifier, preprocess(first, classifier.card.preprocessing))
     figures = summarize(measured, latency, robustness, classifier.card.classes)
-    return measured, {**figures, "fast_decoding": None if fast is None else asdict(fast)}
+    figures |= decision_figures(measured, classifier.card.decision)
+    figures["fast_decoding"] = None if fast is None else asdict(fast)
+    figures["unknown"] = _measure_unknown(classifier, measured, options)
+    return measured, figures
 
 
-def _open_images(
+def _measure_unknown(
+    classifier: ImageClassifier, measured: Evaluation, options: EvaluationOptions
+) -> dict[str, Any] | None:
+    decision = classifier.card.decision
+    if options.unknown is None or decision is None or not isinstance(classifier, Classifier):
+        return None
+    scores, broken = unknown_scores_of(classifier, pictures_in(options.unknown), options.batch_size)
+    figures = unknown_figures(measured, scores, str(options.unknown), decision)
+    return None if figures is None else {**figures, "broken": broken}
+
+
+def _check_unknown(classifier: ImageClassifier, model: str | Path, options: EvaluationOptions) -> None:
+    """Raises: ArgumentError, DataError: nothing can be told of unknown pictures."""
+    decision = classifier.card.decision
+    if options.unknown is not None and (decision is None or decision.unknown is None):
+        raise ArgumentError(
+            f"--unknown: {model} has no unknown score; give it one with: shvit calibrate --model {model} --data DATA "
+            "--output FILE"
+        )
+    if options.unknown is not None:
+        pictures_in(options.unknown)
+
+
+def open_images(
     model: str | Path, data: str | Path, options: EvaluationOptions, trained: TrainingSplit | None
 ) -> tuple[ImageDataset, list[str], str | None]:
     """The images to measure, what is worth noting of them, and a warning where the model may know them.

@@ -140,13 +140,23 @@ class Calibration:
 
 def calibration(predictions: Predictions, bins: int = 15) -> Calibration:
     """Sorts predictions into bins by their confidence."""
+    return calibration_of(predictions.confidence, predictions.correct, bins)
+
+
+def calibration_of(confidence: np.ndarray, correct: np.ndarray, bins: int = 15) -> Calibration:
+    """Sorts answers into bins.
+
+    Args:
+        confidence: score of each, ``float (N,)`` in [0, 1].
+        correct: whether it is right, ``bool (N,)``.
+    """
     edges = np.linspace(0, 1, bins + 1)
-    places = np.digitize(predictions.confidence, edges[1:-1], right=True)
+    places = np.digitize(confidence, edges[1:-1], right=True)
     counts = np.bincount(places, minlength=bins)
     with np.errstate(invalid="ignore"):  # empty bins are NaN
-        confidence = np.bincount(places, predictions.confidence, minlength=bins) / counts
-        accuracy = np.bincount(places, predictions.correct, minlength=bins) / counts
-    return Calibration(counts, confidence, accuracy)
+        mean = np.bincount(places, confidence, minlength=bins) / counts
+        accuracy = np.bincount(places, correct, minlength=bins) / counts
+    return Calibration(counts, mean, accuracy)
 
 
 @dataclass(frozen=True)

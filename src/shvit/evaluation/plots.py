@@ -12,7 +12,8 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from shvit.evaluation.metrics import Calibration
+from shvit.evaluation.metrics import Calibration, wilson_interval
+from shvit.evaluation.selective import RiskCoverage
 
 TICK_LABELS = 25
 """Up to how many classes the confusion matrix has their names at its sides."""
@@ -82,6 +83,20 @@ def reliability_figure(calibration: Calibration) -> Figure:
     upper.legend(loc="upper left")
     lower.bar(centres, calibration.counts, width=0.9 / bins, color="tab:gray")
     lower.set(xlabel="confidence", ylabel="images")
+    return figure
+
+
+def coverage_figure(curve: RiskCoverage) -> Figure:
+    """How often answers are right over the share of the images that get one, with the 95 % interval."""
+    places = np.unique(np.linspace(0, len(curve.scores) - 1, 300).astype(int)).tolist()
+    intervals = np.array([wilson_interval(int(curve.right[each]), int(curve.answers[each])) for each in places])
+    coverage = curve.coverage[places]
+    figure = Figure(figsize=(5.2, 4.2), layout="constrained")
+    axes = figure.subplots()
+    axes.fill_between(coverage, intervals[:, 0], intervals[:, 1], alpha=0.25, color="tab:blue", linewidth=0)
+    axes.plot(coverage, curve.precision[places], color="tab:blue")
+    axes.set(xlabel="share of the images answered", ylabel="share of the answers right", xlim=(0, 1), ylim=(0, 1.02))
+    axes.set_title(f"area under the risk {curve.area:.3f}")
     return figure
 
 

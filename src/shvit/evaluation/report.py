@@ -26,6 +26,7 @@ from shvit.evaluation.metrics import (
     confused_pairs,
     confusion_matrix,
 )
+from shvit.evaluation.selective import risk_coverage
 from shvit.evaluation.verdict import verdict
 from shvit.images.preprocess import decode
 from shvit.install import install_command
@@ -43,7 +44,7 @@ MISTAKES = 48
 """How many mistakes are shown."""
 REPORT_FILES = (
     *("results.json", "per_class.csv", "confusion.csv", "predictions.csv"),
-    *("confusion.png", "reliability.png", "mistakes.jpg", "report.html"),
+    *("confusion.png", "reliability.png", "coverage.png", "mistakes.jpg", "report.html"),
 )
 """What a report is made of."""
 
@@ -142,7 +143,9 @@ def _write_pictures(folder: Path, material: _Material) -> dict[str, dict[str, st
     """Returns: the figures for the page, by name and by its colours."""
     names = material.card.short_labels
     reliability, present = calibration(material.predictions), [names[place] for place in material.present]
+    curve = risk_coverage(material.predictions.confidence, material.predictions.correct)
     draw = {
+        "coverage": lambda: plots.coverage_figure(curve),
         "confusion": lambda: plots.confusion_figure(material.matrix, present),
         "reliability": lambda: plots.reliability_figure(reliability),
     }

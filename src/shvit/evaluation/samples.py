@@ -18,7 +18,7 @@ from shvit.data.splits import Subset
 from shvit.errors import DataError, ImageError
 from shvit.evaluation.labels import evenly_spaced, match_classes
 from shvit.images.preprocess import decode, preprocess
-from shvit.images.sources import is_image
+from shvit.images.sources import is_image, walk_images
 from shvit.modelfile.verify import ENOUGH_IMAGES
 
 CALIBRATION_IMAGES = 512
@@ -29,6 +29,9 @@ FEWEST_CALIBRATION_IMAGES = 32
 
 VERIFICATION_IMAGES = 512
 """Of a dataset given, at most this many."""
+
+MOST_PICTURES = 5000
+"""Of none of the classes."""
 
 BATCH = 64
 
@@ -89,6 +92,20 @@ def are_unlabelled(data: str | Path) -> bool:
         return False
     inner = (each for each in folder.iterdir() if each.is_dir() and is_data(each.name))
     return not any(is_image(each.name) for each in chain.from_iterable(each.iterdir() for each in inner))
+
+
+def pictures_in(folder: str | Path) -> list[str]:
+    """Pictures of a folder and all below it, whatever their classes: at most ``MOST_PICTURES``, evenly spaced.
+
+    Raises:
+        DataError: there are none.
+    """
+    found = [str(each) for each in walk_images(Path(folder))]
+    if not found:
+        raise DataError(
+            f"--unknown {folder}: no pictures there; give a folder of pictures that show none of the classes"
+        )
+    return [found[place] for place in evenly_spaced(range(len(found)), MOST_PICTURES)]
 
 
 def photographs(data: str | Path, preprocessing: Preprocessing, tell: Callable[[str], None]) -> np.ndarray:

@@ -15,12 +15,19 @@ from shvit.evaluation.metrics import (
     confused_pairs,
     wilson_interval,
 )
+from shvit.evaluation.selective import risk_coverage
 
 ONE_PAIR = 0.1
 """Share of all mistakes from which on one pair of classes is the main weakness."""
 
 NAMED = 3
 """Classes that are named as the weakest, at most."""
+
+COSTLY = 3
+"""Pairs of classes that are named as confused most, at most."""
+
+SURELY = 0.95
+"""Share of right answers for which it is told how much can be answered."""
 
 OFF = 0.02
 """Mean gap of score and accuracy up to which scores are taken for probabilities."""
@@ -29,15 +36,23 @@ ENOUGH_FOR_SCORES = 500
 """Images from which on the error of 15 bins says more of the classifier than of the sample."""
 
 
-def verdict(predictions: Predictions, card: Card) -> tuple[str, str, str]:
-    """How good the classifier is, its main weakness, and whether its scores can be believed; a sentence each.
+def verdict(predictions: Predictions, card: Card) -> tuple[str, ...]:
+    """How good the classifier is, its main weakness, which confusions cost most, how much it can answer surely, and
+    whether its scores can be believed; a sentence each.
 
     Args:
         predictions: at least one.
         card: the classifier's; the accuracy that it states, if it does, is compared with.
     """
     counts = class_counts(predictions, len(card.classes))
-    return _how_good(predictions, counts, card), _weakness(predictions, counts, card), _scores(predictions)
+    sentences = (
+        _how_good(predictions, counts, card),
+        _weakness(predictions, counts, card),
+        _confusions(predictions, counts, card),
+        _coverage(predictions),
+        _scores(predictions),
+    )
+    return tuple(each for each in sentences if each is not None)
 
 
 def _how_good(predictions: Predictions, counts: ClassCounts, card: Card) -> str:
@@ -79,6 +94,28 @@ def _weakness(predictions: Predictions, counts: ClassCounts, card: Card) -> str:
     named = ", ".join(f"{names[each]} ({counts.correct[each]:,} of {counts.images[each]:,})" for each in weak[:NAMED])
     others = f", {len(weak)} such classes in all" if len(weak) > NAMED else ""
     return f"Main weakness: the classes that it recognises least: {named}{others}."
+
+
+def _confusions(predictions: Predictions, counts: ClassCounts, card: Card) -> str | None:
+    """``None`` where nothing is confused more than once."""
+    names, wrong = card.short_labels, int((~predictions.correct).sum())
+    pairs = [each for each in confused_pairs(predictions, COSTLY) if each[2] > 1]
+    if len(pairs) < 2:
+        return None
+    named = "; ".join(
+        f"{names[label]} taken for {names[taken]} ({times:,} of {counts.images[label]:,})"
+        for label, taken, times in pairs
+    )
+    share = sum(times for _, _, times in pairs) / wrong
+    return f"Most costly confusions, {share:.0%} of all mistakes: {named}."
+
+
+def _coverage(predictions: Predictions) -> str | None:
+    """``None`` where it is right so often anyway."""
+    if predictions.top1 >= SURELY or len(predictions) < ENOUGH_FOR_SCORES:
+        return None
+    share = risk_coverage(predictions.confidence, predictions.correct).coverage_at(SURELY)
+    return f"To be right {SURELY:.0%} of the time it could answer only the surest {share:.0%} of these images."
 
 
 def _scores(predictions: Predictions) -> str:

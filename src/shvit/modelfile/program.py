@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,7 +11,7 @@ import numpy as np
 from shvit.errors import ArgumentError
 
 Kind = Literal["matmul", "add", "subtract", "multiply", "sum", "max", "exp", "log", "sqrt", "relu"]
-"""``matmul`` multiplies rows with a constant ``(inputs, outputs)``; ``sum`` and ``max`` go over a row, to ``(N, 1)``."""
+"""``matmul`` is of rows and a constant ``(inputs, outputs)``; ``sum`` and ``max`` go over a row, to ``(N, 1)``."""
 
 FEATURES, LOGITS = "features", "logits"
 """What a program may read: pooled features ``float32 (N, channels)`` and logits ``float32 (N, classes)``."""
@@ -66,7 +66,7 @@ class Program:
         return values[self.steps[-1].name][:, 0]
 
 
-_RUN = {
+_RUN: dict[Kind, Callable[..., np.ndarray]] = {
     "matmul": lambda x, y: x @ y,
     "add": lambda x, y: x + y,
     "subtract": lambda x, y: x - y,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -89,7 +90,7 @@ def set_output(proto: onnx.ModelProto, name: str, program: Program | None, path:
     graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [batch.dim_param or batch.dim_value, 1]))
 
 
-def _node(kind: str, inputs: list[str], output: str, **attributes: int) -> onnx.NodeProto:
+def _node(kind: str, inputs: list[str], output: str, **attributes: Any) -> onnx.NodeProto:
     return helper.make_node(kind, inputs, [output], name=output, **attributes)
 
 

@@ -53,15 +53,33 @@ def set_output(graph: bytes, name: str, program: Program | None, path: Path) -> 
     Raises:
         ModelFileError: it has no head that features could be read before.
     """
-    try:
-        model = flatbuffer_utils.convert_bytearray_to_object(bytearray(graph))
-        (subgraph,) = model.subgraphs
-    except Exception as error:  # whatever a damaged file makes of the reader
-        raise ModelFileError(f"{path}: not a TFLite file: {' '.join(str(error).split())[:200]}") from None
+    model, subgraph = _read(graph, path)
     _remove(model, subgraph, name)
     if program is not None:
         _Writer(model, subgraph, name, path).write(program)
     return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+
+
+def with_features(graph: bytes, name: str, path: Path) -> bytes:
+    """The graph with the pooled features as a further output of that name.
+
+    Raises:
+        ModelFileError: it has no head that features could be read before.
+    """
+    model, subgraph = _read(graph, path)
+    features = _Writer(model, subgraph, name, path).features
+    subgraph.tensors[features].name = name
+    subgraph.outputs = [*subgraph.outputs, features]
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+
+
+def _read(graph: bytes, path: Path) -> tuple[Any, Any]:
+    try:
+        model = flatbuffer_utils.read_model_from_bytearray(bytearray(graph))
+        (subgraph,) = model.subgraphs
+    except Exception as error:  # whatever a damaged file makes of the reader
+        raise ModelFileError(f"{path}: not a TFLite file: {' '.join(str(error).split())[:200]}") from None
+    return model, subgraph
 
 
 class _Writer:
@@ -69,12 +87,17 @@ class _Writer:
 
     def __init__(self, model: Any, subgraph: Any, name: str, path: Path) -> None:
         self._model, self._graph, self._name = model, subgraph, name
-        head = subgraph.operators[-1] if subgraph.operators else None
-        if head is None or self._kind(head) != "FULLY_CONNECTED" or list(head.outputs) != list(subgraph.outputs):
+        head = next((each for each in subgraph.operators if subgraph.outputs[0] in each.outputs), None)
+        if head is None or self._kind(head) != "FULLY_CONNECTED":
             raise ModelFileError(f"{path}: no head that features could be read before; expected what shvit export made")
         self._indices = {FEATURES: int(head.inputs[0]), LOGITS: int(head.outputs[0])}
         self._rows = int(subgraph.tensors[head.outputs[0]].shape[0])
         self._columns = {each: int(subgraph.tensors[place].shape[-1]) for each, place in self._indices.items()}
+
+    @property
+    def features(self) -> int:
+        """Place of the pooled features among the tensors."""
+        return self._indices[FEATURES]
 
     def _kind(self, operator: Any) -> str:
         return flatbuffer_utils.opcode_to_name(self._model, operator.opcodeIndex) or ""
@@ -172,7 +195,7 @@ def _remove(model: Any, subgraph: Any, name: str) -> None:
     subgraph.outputs = [each for each in subgraph.outputs if int(each) not in own]
     for signature in model.signatureDefs or ():
         signature.outputs = [each for each in signature.outputs if each.tensorIndex not in own]
-    buffers = sorted(subgraph.tensors[place].buffer for place in own)
+    for place in own:
+        if subgraph.tensors[place].buffer:  # 0 is the empty one, which many share
+            model.buffers[subgraph.tensors[place].buffer].data = None
     del subgraph.tensors[first:]
-    if buffers == list(range(buffers[0], len(model.buffers))):
-        del model.buffers[buffers[0] :]

@@ -42,9 +42,7 @@ def set_output(model: ov.Model, name: str, program: Program | None, path: Path) 
     if program is None:
         return
     logits = model.output(0).get_node().input_value(0)
-    features = _features(logits)
-    if features is None:
-        raise ModelFileError(f"{path}: no head that features could be read before; expected what shvit export made")
+    features = _features(logits, path)
     values: dict[str, Any] = {FEATURES: features, LOGITS: logits}
     for constant, array in program.constants.items():
         stored = ops.constant(array)
@@ -58,9 +56,37 @@ def set_output(model: ov.Model, name: str, program: Program | None, path: Path) 
     model.validate_nodes_and_infer_types()
 
 
-def _features(logits: Any) -> Any:
-    """What the head reads: a product of rows and a matrix, and a bias added."""
+def read(path: Path) -> ov.Model:
+    """Raises: ModelFileError: it is no OpenVINO IR."""
+    try:
+        return ov.Core().read_model(path)
+    except Exception as error:  # the engine's own
+        raise ModelFileError(
+            f"{path}: not a model that openvino can load: {' '.join(str(error).split())[:200]}"
+        ) from None
+
+
+def save(model: ov.Model, path: Path) -> None:
+    """Weights stay in the precision that they are in."""
+    ov.save_model(model, path, compress_to_fp16=False)
+
+
+def add_features(model: ov.Model, name: str, path: Path) -> None:
+    """The pooled features as a further output of that name.
+
+    Raises:
+        ModelFileError: the graph has no head that features could be read before.
+    """
+    features = _features(model.output(0).get_node().input_value(0), path)
+    features.get_tensor().add_names({name})
+    model.add_results([ops.result(features)])
+
+
+def _features(logits: Any, path: Path) -> Any:
+    """What the head reads: a product of rows and a matrix, scaled, and a bias added."""
     node = logits.get_node()
-    if node.get_type_name() == "Add":
+    while node.get_type_name() in ("Add", "Multiply"):
         node = node.input_value(0).get_node()
-    return node.input_value(0) if node.get_type_name() == "MatMul" else None
+    if node.get_type_name() != "MatMul":
+        raise ModelFileError(f"{path}: no head that features could be read before; expected what shvit export made")
+    return node.input_value(0)

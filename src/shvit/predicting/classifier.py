@@ -190,6 +190,11 @@ class Classifier(MadeOfFile):
             )
         return np.ascontiguousarray(batch)
 
+    def judge_batch(self, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Like ``predict_batch``, and the unknown scores ``float32 (N,)``, of a file with a limit for them."""
+        judged = self._judge(self._checked(batch))
+        return np.stack([each.scores for each in judged]), np.array([each.unknown for each in judged], np.float32)
+
     def judge_each(self, batch: np.ndarray) -> list[Judged | ModelOutputError]:
         """What the graph says of each image: its scores, its unknown score and its embedding, where there are such.
 
@@ -342,8 +347,11 @@ def check_graph(path: Path, engine: Engine, card: Card) -> None:
         )
 
 
-def read_card(metadata: dict[str, str], path: Path) -> Card:
+def read_card(metadata: dict[str, str], path: Path, with_decision: bool = True) -> Card:
     """The card in a model file's metadata.
+
+    Args:
+        with_decision: as for ``Card.from_json``.
 
     Raises:
         ModelFileError: there is none, or it cannot be read.
@@ -352,4 +360,4 @@ def read_card(metadata: dict[str, str], path: Path) -> Card:
         raise ModelFileError(
             f"{path}: the file has no card, so its classes and preprocessing are unknown; make one with: shvit export"
         )
-    return Card.from_json(metadata[METADATA_KEY], source=str(path))
+    return Card.from_json(metadata[METADATA_KEY], str(path), with_decision)

@@ -19,6 +19,11 @@ class Classification(Task):
             exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
         return exponentials / exponentials.sum(axis=-1, keepdims=True)
 
+    def losses(self, logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        shifted = logits - logits.max(axis=1, keepdims=True)
+        of_labels = np.take_along_axis(shifted, targets[:, None], axis=1)[:, 0]
+        return np.log(np.exp(shifted).sum(axis=1, dtype=np.float64)) - of_labels
+
     def accepted(self, place: int, class_id: int, score: float, card: Card, min_score: float | None) -> bool | None:
         least = self.threshold(class_id, card) if min_score is None else min_score
         return None if place or least is None else score >= least

@@ -21,6 +21,11 @@ class MultiLabel(Task):
         with np.errstate(over="ignore"):
             return (1 / (1 + np.exp(-logits))).astype(logits.dtype, copy=False)
 
+    def losses(self, logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        # log(1 + exp(x)) of minus the logit where the label holds, without overflow.
+        against = np.where(targets, -logits, logits).astype(np.float64)
+        return np.logaddexp(0, against).sum(axis=1)
+
     def accepted(self, place: int, class_id: int, score: float, card: Card, min_score: float | None) -> bool | None:
         least = self.threshold(class_id, card) if min_score is None else min_score
         return score >= (USUAL_THRESHOLD if least is None else least)

@@ -57,6 +57,15 @@ class Task(ABC):
         """Scores in [0, 1] of logits divided by the temperature, both ``(N, classes)``."""
 
     @abstractmethod
+    def losses(self, logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        """Negative log-likelihood of each image, ``float64 (N,)``.
+
+        Args:
+            logits: divided by the temperature, ``(N, classes)``.
+            targets: of one label its number, ``int64 (N,)``; of several whether each holds, ``bool (N, classes)``.
+        """
+
+    @abstractmethod
     def accepted(self, place: int, class_id: int, score: float, card: Card, min_score: float | None) -> bool | None:
         """Whether a score is an answer; ``None`` where nothing says so.
 

@@ -1,5 +1,6 @@
 // The page: pictures and a camera in, labels out. Where they come from is the predictor's business.
 
+import { headline } from "./decide.js";
 import { choosePredictor } from "./predictor.js";
 
 const RATE_WINDOW = 2000; // milliseconds that the live frame rate is taken over
@@ -68,7 +69,7 @@ function withoutName(message, name) {
 
 // ---- labels ----------------------------------------------------------------------------------------------------------
 
-function showLabels(predictions, source) {
+function showLabels({ predictions, decision }, source) {
   const list = part("labels");
   while (list.children.length < predictions.length) list.append(labelRow());
   while (list.children.length > predictions.length) list.lastChild.remove();
@@ -80,8 +81,8 @@ function showLabels(predictions, source) {
     share.value = String(score);
     bar.firstChild.style.transform = `scaleX(${score})`;
   });
-  part("best").textContent = predictions[0].short_label;
-  part("best").classList.toggle("unsure", predictions[0].score < SURE);
+  part("best").textContent = headline({ predictions, decision });
+  part("best").classList.toggle("unsure", decision ? decision !== "answer" : predictions[0].score < SURE);
   part("source").textContent = source;
   part("hint").hidden = true;
 }
@@ -133,8 +134,8 @@ async function classify(picture) {
     const result = await predictor.predict(picture.blob);
     if (model !== ready) return;
     picture.result = { ...result, milliseconds: performance.now() - started };
-    picture.button.querySelector("span").textContent = result.predictions[0].short_label;
-    if (picture === shown) say(`${picture.name}: ${result.predictions[0].short_label}, ${percent(result.predictions[0].score)}`);
+    picture.button.querySelector("span").textContent = headline(result);
+    if (picture === shown) say(`${picture.name}: ${headline(result)}, ${percent(result.predictions[0].score)}`);
   } catch (error) {
     if (model !== ready) return;
     picture.error = error;
@@ -171,8 +172,8 @@ function show(picture) {
 function showResult(picture) {
   part("picture").hidden = picture.error?.kind === "image"; // nothing that a browser could show
   if (picture.result) {
-    const { predictions, milliseconds } = picture.result;
-    showLabels(predictions, `${picture.name} · ${milliseconds.toFixed(0)} ms`);
+    const { milliseconds } = picture.result;
+    showLabels(picture.result, `${picture.name} · ${milliseconds.toFixed(0)} ms`);
   } else {
     clearLabels(picture.error ? `${picture.name}: no labels` : `${picture.name} …`);
   }
@@ -290,11 +291,11 @@ async function run(mine, video) {
     if (camera !== mine) return;
     try {
       const started = performance.now();
-      const { predictions } = await predictor.frame(video);
+      const result = await predictor.frame(video);
       if (camera !== mine) return;
       showRates(mine, performance.now() - started);
-      showLabels(predictions, "Camera");
-      sayNow(predictions[0].short_label, predictions[0].score);
+      showLabels(result, "Camera");
+      sayNow(headline(result), result.predictions[0].score);
       if (failing) hideProblem();
       failing = false;
     } catch (error) {

@@ -3,7 +3,7 @@
 //   models()            -> Promise<string[]>              names
 //   load(name, told)    -> Promise<{ card, where }>       `told` is given the share loaded, in [0, 1]
 //   predict(blob)       -> Promise<{ predictions, ... }>  best first, as `shvit predict --format jsonl` writes them,
-//                                                         each with a `short_label` to be shown
+//                                                         each with a `short_label` to be shown, and what they decide
 //   frame(video)        -> Promise<{ predictions, ... }>  of what a playing <video> shows
 //   explanations()      -> Promise<string[]>              kinds of picture that `explain` makes
 //   explain(blob, kind, point) -> Promise<Blob>           a picture; `point` is { x, y } in pixels, or left out

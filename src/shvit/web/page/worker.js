@@ -1,5 +1,6 @@
 // The network in the browser: decodes, prepares and runs, away from the page's thread. Messages are answered by number.
 
+import { decide, scoresOf } from "./decide.js";
 import { attentionMap, classActivation, draw, keptRegion } from "./explain.js";
 import { shortLabels } from "./labels.js";
 import { apply, plan } from "./preprocess.js";
@@ -109,7 +110,7 @@ async function readAll(response, total, onProgress) {
  *
  * @param {Blob|ImageBitmap} image a file's content, or a camera's frame, which is closed
  * @param {number} topK labels wanted
- * @returns {Promise<{predictions: object[], milliseconds: object}>} as the page's predictors give them
+ * @returns {Promise<{predictions: object[], decision: ?string, milliseconds: object}>} as the page's predictors give them
  */
 async function predict({ image, topK }) {
   const started = performance.now();
@@ -117,11 +118,11 @@ async function predict({ image, topK }) {
   try {
     const pixels = prepare(bitmap, image instanceof Blob, session.card.preprocessing);
     const prepared = performance.now();
-    const output = await infer(session, pixels);
+    const { output, unknown } = await infer(session, pixels);
     const done = performance.now();
-    const scores = session.card.output === "logits" ? softmax(output) : output;
+    const { card, short } = session;
     return {
-      predictions: top(scores, session, topK),
+      ...decide(scoresOf(output, card), unknown, card, short, topK),
       milliseconds: { prepare: prepared - started, infer: done - prepared },
     };
   } finally {
@@ -183,10 +184,14 @@ function run(ort, inference, card, pixels) {
 
 async function infer({ ort, inference, card }, pixels) {
   const outputs = await run(ort, inference, card, pixels);
-  const output = outputs[inference.outputNames[0]];
-  const values = Float64Array.from(await output.getData());
-  output.dispose();
-  return values;
+  const read = async (name) => {
+    const values = Float64Array.from(await outputs[name].getData());
+    outputs[name].dispose();
+    return values;
+  };
+  const output = await read(inference.outputNames[0]);
+  const unknown = inference.outputNames.includes("unknown") ? (await read("unknown"))[0] : null;
+  return { output, unknown };
 }
 
 /** An image to the network's input, `Uint8Array` (height, width, 3), RGB. */
@@ -250,19 +255,4 @@ function readUnderTransparency(bitmap, { left, top, width, height }) {
   const failed = gl.getError() !== gl.NO_ERROR;
   gl.getExtension("WEBGL_lose_context")?.loseContext();
   return failed ? null : pixels;
-}
-
-function softmax(logits) {
-  const highest = logits.reduce((most, each) => Math.max(most, each), -Infinity);
-  const powers = logits.map((each) => Math.exp(each - highest));
-  const sum = powers.reduce((total, each) => total + each, 0);
-  return powers.map((each) => each / sum);
-}
-
-// The most probable, and of equals the first.
-function top(scores, { card, short }, topK) {
-  return Array.from(scores.keys())
-    .sort((a, b) => scores[b] - scores[a] || a - b)
-    .slice(0, topK)
-    .map((index) => ({ ...card.classes[index], score: scores[index], short_label: short[index] }));
 }

@@ -1,0 +1,207 @@
+"""The decision part of a card, fitted to what a model says of labelled images."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, cast
+
+import numpy as np
+
+from shvit.calibration.outputs import Outputs
+from shvit.calibration.temperature import FEWEST_IMAGES, cross_validated_scores, fit_temperature
+from shvit.calibration.thresholds import least_score, promise
+from shvit.calibration.unknown import (
+    FEWEST_KNOWN,
+    FEWEST_UNKNOWN,
+    METHOD,
+    METHOD_WITH_UNKNOWN,
+    fit_unknown,
+    held_out_scores,
+)
+from shvit.card import Card, Decision, Promise, Threshold, Unknown
+from shvit.errors import ArgumentError
+from shvit.evaluation.metrics import calibration_of
+from shvit.evaluation.selective import auroc, risk_coverage
+from shvit.modelfile.program import Program
+from shvit.tasks import task_of
+
+
+@dataclass(frozen=True)
+class CalibrationOptions:
+    """All that ``shvit calibrate`` can be told."""
+
+    unknown: str | Path | None = None
+    """A folder of pictures of none of the classes: to tell how many of such are noticed, and to notice more."""
+    target_precision: float | None = None
+    """Share of the answers that are to be right, in (0, 1); lower scores are then no answers."""
+    per_class: bool = False
+    """With it: a threshold of its own for each class with enough images."""
+    keep: float = 0.95
+    """Share of the pictures of its own classes that stay known, in (0, 1)."""
+    split: Literal["val", "train"] = "val"
+    """Which of the data's images; ``val`` or ``train``."""
+    image_key: str | None = None
+    """Of tar shards with several images under one key, the extension of the one that is meant."""
+    limit: int | None = None
+    """Only so many images, evenly spaced over the split."""
+    threads: int | None = None
+    """Threads of one inference; all when not given."""
+    workers: int = 2
+    """Decoding processes; 0 decodes in this one."""
+
+    def __post_init__(self) -> None:
+        if self.target_precision is not None and not 0 < self.target_precision < 1:
+            raise ArgumentError(
+                f"--target-precision: expected more than 0 and less than 1, got {self.target_precision:g}"
+            )
+        if self.per_class and self.target_precision is None:
+            raise ArgumentError("--per-class: thresholds are for a target; give --target-precision too, such as 0.95")
+        if not 0 < self.keep < 1:
+            raise ArgumentError(f"--keep: expected more than 0 and less than 1, got {self.keep:g}")
+
+
+class Fitting:
+    """What can be fitted to these images, and notes of what cannot.
+
+    Args:
+        card: without a decision.
+        outputs: of N images.
+        targets: the right class of each, ``int64 (N,)``.
+        made: of made pictures, by kind; none where the file gives no features.
+        strange: of pictures of none of the classes, if there are any.
+    """
+
+    program: Program | None
+    """What computes the unknown score inside of the file."""
+
+    def __init__(
+        self,
+        card: Card,
+        outputs: Outputs,
+        targets: np.ndarray,
+        made: Sequence[Outputs],
+        strange: Outputs | None,
+        options: CalibrationOptions,
+    ) -> None:
+        self._card, self._outputs, self._targets, self._options = card, outputs, targets, options
+        self.notes: list[str] = []
+        self._temperature = 1.0
+        self._error: float | None = None
+        self._error_before: float | None = None
+        self._fit_temperature()
+        scores = task_of(card).scores(outputs.logits / np.float32(self._temperature))
+        self._best = scores.argmax(axis=1)
+        self.curve = risk_coverage(scores.max(axis=1), self._best == targets)
+        """How often its answers are right, from each score on."""
+        self._scores = scores.max(axis=1)
+        self._min_score: float | None = None
+        self._promise: Promise | None = None
+        self._thresholds: tuple[Threshold, ...] = ()
+        if options.target_precision is not None:
+            self._fit_thresholds(options.target_precision)
+        self.program = None
+        self._unknown: Unknown | None = None
+        self._fit_unknown(made, strange)
+
+    def decision(self, data: str) -> Decision:
+        """Args: data: what the images are called."""
+        written = self._card.verification
+        return Decision(
+            precision="fp32" if written is None else cast(Literal["fp32", "fp16", "int8"], written.precision),
+            data=data,
+            images=len(self._outputs),
+            temperature=self._temperature,
+            calibration_error=self._error,
+            calibration_error_before=self._error_before,
+            min_score=self._min_score,
+            thresholds=self._thresholds,
+            promise=self._promise,
+            unknown=self._unknown,
+            created=datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        )
+
+    def _fit_temperature(self) -> None:
+        logits, targets, task = self._outputs.logits, self._targets, task_of(self._card)
+        if len(targets) < FEWEST_IMAGES:
+            self.notes.append(
+                f"no temperature: {len(targets)} images are too few to tell how sure it should be; give at least "
+                f"{FEWEST_IMAGES}"
+            )
+            return
+        temperature = fit_temperature(task, logits, targets)
+        before, after = (
+            calibration_of(each.max(axis=1), each.argmax(axis=1) == targets).error
+            for each in (task.scores(logits), cross_validated_scores(task, logits, targets))
+        )
+        if after < before:
+            self._temperature, self._error, self._error_before = temperature, after, before
+            return
+        self._error = self._error_before = before
+        self.notes.append(
+            f"temperature left at 1: {temperature:.2f}, the most likely, would make the calibration error {after:.1%} "
+            f"where it is {before:.1%}"
+        )
+
+    def _fit_thresholds(self, target: float) -> None:
+        """Those of classes first; the other classes share one."""
+        right = self._best == self._targets
+        shared = np.ones(len(right), bool)
+        accepted = np.zeros(len(right), bool)
+        if self._options.per_class:
+            for each in self._card.classes:
+                taken = self._best == each.class_id
+                found = least_score(risk_coverage(self._scores[taken], right[taken]), target) if taken.any() else None
+                if found is not None:
+                    self._thresholds += (Threshold(each.class_id, each.label, found[0]),)
+                    shared &= ~taken
+                    accepted |= taken & (self._scores >= found[0])
+            self.notes.append(
+                f"{len(self._thresholds)} of {len(self._card.classes)} classes have a threshold of their own; the "
+                "others have too few images here, or are not right often enough"
+            )
+        common = least_score(risk_coverage(self._scores[shared], right[shared]), target) if shared.any() else None
+        if common is not None:
+            self._min_score = common[0]
+            accepted |= shared & (self._scores >= common[0])
+        elif self._thresholds:
+            self._min_score = 1.0
+        if not accepted.any():
+            self.notes.append(
+                f"no threshold: on these {len(right)} images no score is surely right {target:.0%} of the time; give "
+                "more images, or a lower --target-precision"
+            )
+            return
+        self._promise = promise(target, int(right[accepted].sum()), int(accepted.sum()), len(right))
+
+    def _fit_unknown(self, made: Sequence[Outputs], strange: Outputs | None) -> None:
+        known, keep = self._outputs, self._options.keep
+        if not made:
+            self.notes.append("no unknown score: the file gives no features; export it anew with: shvit export")
+            return
+        if len(known) < FEWEST_KNOWN:
+            self.notes.append(
+                f"no unknown score: {len(known)} images are too few to tell what its own look like; give at least "
+                f"{FEWEST_KNOWN}"
+            )
+            return
+        if strange is not None and len(strange) < FEWEST_UNKNOWN:
+            self.notes.append(
+                f"{len(strange)} unknown pictures are too few to learn from or to tell how many are noticed; give at "
+                f"least {FEWEST_UNKNOWN}"
+            )
+            strange = None
+        fitted = fit_unknown(known, made, strange, keep)
+        self.program = fitted.program()
+        self._unknown = Unknown(METHOD if strange is None else METHOD_WITH_UNKNOWN, fitted.limit, keep)
+        if strange is not None:
+            of_known, of_strange, noticed = held_out_scores(known, made, strange, keep)
+            self._unknown = replace(
+                self._unknown,
+                kept=float((of_known <= 0).mean()),
+                pictures=len(strange),
+                auroc=auroc(of_known, of_strange),
+                taken_for_known=float(1 - noticed.mean()),
+            )

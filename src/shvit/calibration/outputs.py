@@ -1,0 +1,147 @@
+"""What a model file says of images: logits and pooled features, before anything is decided."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from shvit.card import Card
+from shvit.data.broken import BrokenImage
+from shvit.data.prepared import prepared_batches
+from shvit.engines import Engine, load_engine
+from shvit.engines.base import as_model_output_error
+from shvit.errors import DataError, ImageError, ModelOutputError
+from shvit.evaluation.labels import LabelledImages
+from shvit.images.preprocess import ImageSource, decode, preprocess
+from shvit.modelfile.finished import FinishedFile
+from shvit.predicting.outputs import check_rows
+
+BATCH = 32
+
+SAMPLE = 16
+"""Images that are kept to compare a written file with."""
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Of N images."""
+
+    logits: np.ndarray
+    """``float32 (N, classes)``."""
+    features: np.ndarray | None
+    """``float32 (N, channels)``; ``None`` of a file that has none."""
+
+    def __len__(self) -> int:
+        return len(self.logits)
+
+    def of(self, chosen: np.ndarray) -> Outputs:
+        """Some of the images, by a mask or their places."""
+        return Outputs(self.logits[chosen], None if self.features is None else self.features[chosen])
+
+
+@dataclass(frozen=True)
+class LabelledOutputs:
+    """Of a dataset."""
+
+    outputs: Outputs
+    targets: np.ndarray
+    """The right class of each image, ``int64 (N,)``."""
+    broken: tuple[BrokenImage, ...]
+    """Images that could not be read."""
+    sample: np.ndarray
+    """Some of the images, prepared, ``uint8 (M, H, W, 3)``."""
+
+
+class Network:
+    """A model file with its features, on the engine that runs its format.
+
+    Args:
+        file: what is to be calibrated.
+        path: where it lies.
+        threads: of one inference.
+    """
+
+    def __init__(self, file: FinishedFile, path: Path, card: Card, threads: int | None) -> None:
+        self._path, self._card = path, card
+        self._features: str | None = None
+        with ExitStack() as stack:
+            if file.features is not None:
+                aside = Path(stack.enter_context(tempfile.TemporaryDirectory())) / f"with-features{path.suffix}"
+                file.write_with_features(aside)
+                self._engine: Engine = load_engine(file.engine, aside, threads)
+                self._features = self._engine.outputs[-1]
+            else:
+                self._engine = load_engine(file.engine, path, threads)
+
+    def run(self, batch: np.ndarray) -> Outputs:
+        """Args: batch: ``uint8 (N, H, W, 3)``, prepared."""
+        with as_model_output_error(self._path):
+            found = self._engine.run(batch)
+        logits = check_rows(next(iter(found.values())), len(batch), self._path, "output")
+        if logits.shape[1] != len(self._card.classes):
+            raise ModelOutputError(f"{self._path}: the graph returned output of shape {logits.shape}")
+        features = None
+        if self._features is not None:
+            features = check_rows(found[self._features], len(batch), self._path, "features")
+        return Outputs(logits, features)
+
+    def run_labelled(self, images: LabelledImages, workers: int, advance: Callable[[int], None]) -> LabelledOutputs:
+        """All images of a dataset.
+
+        Raises:
+            DataError: not one could be read.
+        """
+        parts: list[Outputs] = []
+        labels: list[int] = []
+        broken: list[BrokenImage] = []
+        sample = None
+        batches = prepared_batches(images, self._card.preprocessing, BATCH, workers)
+        with closing(batches):
+            for batch in batches:
+                broken += batch.broken
+                if len(batch.indices):
+                    sample = batch.images[:SAMPLE].copy() if sample is None else sample
+                    parts.append(self.run(batch.images))
+                    labels += [images.accepted[index][0] for index in images.indices[batch.indices].tolist()]
+                advance(len(batch.indices) + len(batch.broken))
+        if sample is None:
+            raise DataError(
+                f"{images.name}: none of the {len(images)} images can be read: {broken[0].source}: {broken[0].reason}"
+            )
+        return LabelledOutputs(_joined(parts), np.array(labels), tuple(broken), sample)
+
+    def run_pictures(
+        self, sources: Iterable[ImageSource], advance: Callable[[int], None]
+    ) -> tuple[Outputs | None, list[str]]:
+        """Pictures without labels.
+
+        Returns:
+            What the network says, and why others could not be read.
+        """
+        parts: list[Outputs] = []
+        waiting: list[np.ndarray] = []
+        broken = []
+        for source in sources:
+            try:
+                waiting.append(preprocess(decode(source), self._card.preprocessing))
+            except ImageError as error:
+                broken.append(str(error))
+            advance(1)
+            if len(waiting) == BATCH:
+                parts.append(self.run(np.stack(waiting)))
+                waiting.clear()
+        if waiting:
+            parts.append(self.run(np.stack(waiting)))
+        return (_joined(parts) if parts else None), broken
+
+
+def _joined(parts: list[Outputs]) -> Outputs:
+    features = None
+    if parts[0].features is not None:
+        features = np.concatenate([each.features for each in parts if each.features is not None])
+    return Outputs(np.concatenate([each.logits for each in parts]), features)

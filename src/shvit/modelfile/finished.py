@@ -1,0 +1,134 @@
+"""Finished model files of every format, opened to be written anew with another card and a second output."""
+
+from __future__ import annotations
+
+import zipfile
+from abc import ABC, abstractmethod
+from pathlib import Path
+
+from shvit.card import METADATA_KEY, Card
+from shvit.engines.base import FILE_ENGINES
+from shvit.errors import ModelFileError
+from shvit.modelfile.program import Program
+
+
+class FinishedFile(ABC):
+    """A model file as it is read; what it is written to may be the same file.
+
+    Args:
+        path: the file.
+
+    Raises:
+        ModelFileError: it cannot be read.
+        MissingDependencyError: the package that reads this format is not installed.
+    """
+
+    engine: str
+    """What runs such files."""
+    features: str | None
+    """Name of the output with pooled features in what ``write_with_features`` writes; ``None`` where there is none."""
+
+    @abstractmethod
+    def __init__(self, path: Path) -> None:
+        raise NotImplementedError
+
+    @abstractmethod
+    def write_with_features(self, target: Path) -> None:
+        """The same graph with the pooled features as a further output, for a while."""
+
+    @abstractmethod
+    def write(self, target: Path, output: str, program: Program | None, card: Card) -> None:
+        """The same graph with a program as its second output, or without one.
+
+        Args:
+            output: that output's name.
+        """
+
+
+class _ONNXFile(FinishedFile):
+    engine = "onnxruntime"
+
+    def __init__(self, path: Path) -> None:
+        from shvit.modelfile import second_output
+
+        self._path, self._proto = path, second_output.read(path)
+        self.features = second_output.features_of(self._proto)
+
+    def write_with_features(self, target: Path) -> None:
+        from shvit.engines.onnx_graph import with_outputs
+
+        assert self.features is not None
+        target.write_bytes(with_outputs(self._path.read_bytes(), [self.features]))
+
+    def write(self, target: Path, output: str, program: Program | None, card: Card) -> None:
+        from shvit.modelfile.second_output import set_output
+
+        set_output(self._proto, output, program, self._path)
+        others = [each for each in self._proto.metadata_props if each.key != METADATA_KEY]
+        del self._proto.metadata_props[:]
+        self._proto.metadata_props.extend(others)
+        self._proto.metadata_props.add(key=METADATA_KEY, value=card.to_json())
+        target.write_bytes(self._proto.SerializeToString())
+
+
+class _LiteRTFile(FinishedFile):
+    engine = "litert"
+    features = "features"
+
+    def __init__(self, path: Path) -> None:
+        from shvit.modelfile import second_output_litert
+
+        self._module, self._path, self._graph = second_output_litert, path, path.read_bytes()
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                self._files = {each: archive.read(each) for each in archive.namelist()}
+        else:
+            self._files = {}
+
+    def write_with_features(self, target: Path) -> None:
+        target.write_bytes(self._module.with_features(self._graph, self.features, self._path))
+
+    def write(self, target: Path, output: str, program: Program | None, card: Card) -> None:
+        from shvit.card import CARD_FILE
+
+        target.write_bytes(self._module.set_output(self._graph, output, program, self._path))
+        with zipfile.ZipFile(target, "a") as archive:
+            for name, contents in {**self._files, CARD_FILE: card.to_json().encode()}.items():
+                archive.writestr(name, contents)
+
+
+class _OpenVINOFile(FinishedFile):
+    engine = "openvino"
+    features = "features"
+
+    def __init__(self, path: Path) -> None:
+        from shvit.modelfile import second_output_openvino
+
+        self._module, self._path = second_output_openvino, path
+
+    def write_with_features(self, target: Path) -> None:
+        model = self._module.read(self._path)
+        self._module.add_features(model, self.features, self._path)
+        self._module.save(model, target)
+
+    def write(self, target: Path, output: str, program: Program | None, card: Card) -> None:
+        model = self._module.read(self._path)
+        self._module.set_output(model, output, program, self._path)
+        model.set_rt_info(card.to_json(), ["framework", METADATA_KEY])
+        self._module.save(model, target)
+
+
+_KINDS: dict[str, type[FinishedFile]] = {"onnxruntime": _ONNXFile, "litert": _LiteRTFile, "openvino": _OpenVINOFile}
+
+
+def open_finished(path: Path) -> FinishedFile:
+    """Opens a model file by its suffix, as the engines do."""
+    return _KINDS[FILE_ENGINES.get(path.suffix.lower(), "onnxruntime")](path)
+
+
+def check_suffix(path: Path, output: Path) -> None:
+    """Raises: ModelFileError: what is written would have another format's name."""
+    if output.suffix.lower() != path.suffix.lower():
+        raise ModelFileError(
+            f"{output}: the format stays that of {path.name}; name it {output.with_suffix(path.suffix)}"
+        )
