@@ -1,8 +1,8 @@
 """SHViT: the Single-Head Vision Transformer, trained in PyTorch and run without it.
 
-``Classifier`` runs model files and ``evaluate`` measures them; they need NumPy, Pillow and an engine. ``Client`` asks a
-server that runs one. The lab (``train``, ``create_model`` and the rest, and ``evaluate`` of checkpoints) needs PyTorch,
-the extra ``torch``. Importing this package loads neither.
+``Classifier`` runs model files, ``evaluate`` measures them and ``calibrate`` fits when they answer; they need NumPy,
+Pillow and an engine. ``Client`` asks a server that runs one. The lab (``train``, ``create_model`` and the rest, and
+``evaluate`` of checkpoints) needs PyTorch, the extra ``torch``. Importing this package loads neither.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 from shvit._version import __version__
 
 if TYPE_CHECKING:
+    from shvit.calibration.calibrate import calibrate
+    from shvit.calibration.fitting import CalibrationOptions
     from shvit.card import Card
     from shvit.evaluation.export import ExportOptions, export
     from shvit.evaluation.measure import EvaluationOptions, evaluate
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "AsyncClient": "shvit.serve.client",
+    "CalibrationOptions": "shvit.calibration.fitting",
     "Card": "shvit.card",
     "Classifier": "shvit.predicting.classifier",
     "Client": "shvit.serve.client",
@@ -37,6 +40,7 @@ _MODULES = {
     "Execution": "shvit.training",
     "ExportOptions": "shvit.evaluation.export",
     "Recipe": "shvit.training",
+    "calibrate": "shvit.calibration.calibrate",
     "create_model": "shvit.models",
     "evaluate": "shvit.evaluation.measure",
     "export": "shvit.evaluation.export",
@@ -62,6 +66,7 @@ _PACKAGES = {
 
 __all__ = [
     "AsyncClient",
+    "CalibrationOptions",
     "Card",
     "Classifier",
     "Client",
@@ -73,6 +78,7 @@ __all__ = [
     "Recipe",
     "Result",
     "__version__",
+    "calibrate",
     "create_model",
     "evaluate",
     "export",

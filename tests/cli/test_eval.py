@@ -107,6 +107,7 @@ def test_the_report_is_whole_and_needs_no_other_file(data, colour_model, tmp_pat
     assert sorted(path.name for path in out.iterdir()) == [
         "confusion.csv",
         "confusion.png",
+        "coverage.png",
         "mistakes.jpg",
         "per_class.csv",
         "predictions.csv",
@@ -114,7 +115,7 @@ def test_the_report_is_whole_and_needs_no_other_file(data, colour_model, tmp_pat
         "report.html",
         "results.json",
     ]
-    for picture in ("confusion.png", "reliability.png", "mistakes.jpg"):
+    for picture in ("confusion.png", "coverage.png", "reliability.png", "mistakes.jpg"):
         with Image.open(out / picture) as opened:
             opened.load()
     written = json.loads((out / "results.json").read_text())

@@ -17,7 +17,7 @@ SOURCE = Path(shvit.cli.info.__file__).parents[1]
 PATIENCE = 60
 
 CAUGHT_WHERE_RAISED = {
-    "card.py",
+    "card/fields.py",
     "engines/auto.py",
     "engines/onnx_graph.py",
     "network/integrity.py",

@@ -84,7 +84,7 @@ def test_the_main_weakness_is_a_pair_or_some_classes_or_neither():
 )
 def test_whether_scores_can_be_believed(right, wrong, confidence, said):
     found = predictions({(0, 0): right // 2, (1, 1): right - right // 2, (1, 2): wrong}, confidence)
-    assert verdict(found, card())[2] == said
+    assert verdict(found, card())[-1] == said
 
 
 def test_scores_that_are_wrong_both_ways():
@@ -92,4 +92,4 @@ def test_scores_that_are_wrong_both_ways():
     high = predictions({(1, 1): 100, (1, 2): 400}, 0.6)
     both = Predictions(*(np.concatenate(parts) for parts in zip(vars(low).values(), vars(high).values(), strict=True)))
     both.scores[:500, 0], both.scores[500:, 0] = 0.8, 0.4
-    assert verdict(both, card())[2].startswith("Its scores are too high for some images and too low for others")
+    assert verdict(both, card())[-1].startswith("Its scores are too high for some images and too low for others")

@@ -136,7 +136,7 @@ def calibrate(
         strange, unread = network.run_pictures(pictures, advance)
         made = [network.run_pictures(made_pictures(kind), advance)[0] for kind in kinds]
     fitting = Fitting(card, labelled.outputs, labelled.targets, [each for each in made if each], strange, options)
-    decision = fitting.decision(str(data))
+    decision = fitting.decision(Path(data).resolve().name)
     card = replace(card, decision=decision)
     _write(file, path, output, card, fitting.program, network, labelled.sample)
     broken = (*(f"{each.source}: {each.reason}" for each in labelled.broken), *unread)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal, cast
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from shvit.calibration.outputs import Outputs
 from shvit.calibration.temperature import FEWEST_IMAGES, cross_validated_scores, fit_temperature
@@ -104,7 +105,9 @@ class Fitting:
             self._fit_thresholds(options.target_precision)
         self.program = None
         self._unknown: Unknown | None = None
-        self._fit_unknown(made, strange)
+        # One thread: the linear algebra's others wait by spinning, and beside a busy process take many times as long.
+        with threadpool_limits(1, "blas"):
+            self._fit_unknown(made, strange)
 
     def decision(self, data: str) -> Decision:
         """Args: data: what the images are called."""

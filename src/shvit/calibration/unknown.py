@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from shvit.calibration.outputs import Outputs
+from shvit.evaluation.labels import evenly_spaced
 from shvit.modelfile.program import FEATURES, LOGITS, Program, Step
 
 FEWEST_KNOWN = 50
@@ -40,7 +41,10 @@ FOLDS = 5
 FAR_SLOPE, FAR_OFFSET = 2.0, 2.0
 """The far term takes over where it is more than so many deviations above the known pictures' mean."""
 
-NEWTON_STEPS = 12
+NEWTON_STEPS, CONVERGED = 12, 1e-6
+
+MOST_KNOWN = 3000
+"""Known pictures that the regressions are of, evenly spaced; more take minutes and change little."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,7 @@ def fit_unknown(known: Outputs, made: Sequence[Outputs], unknown: Outputs | None
         unknown: of real pictures of none of the classes, if there are enough.
         keep: share of the known pictures that is to stay below the limit.
     """
-    rows = _inputs(known)
+    rows = _inputs(known.of(evenly_spaced(range(len(known)), MOST_KNOWN)))
     far, far_known = _standardised(rows, [_inputs(each) for each in made], FAR_PENALTY)
     doubt = rows[:, -1]
     spread = doubt.std() + 1e-6
@@ -168,6 +172,9 @@ def _regression(known: np.ndarray, others: list[np.ndarray], penalty: float) -> 
         chance = 0.5 * (1 + np.tanh(rows @ weights / 2))
         slope = rows.T @ (share * (chance - target)) + ridge * weights
         bend = (rows * (share * chance * (1 - chance))[:, None]).T @ rows + np.diag(ridge + 1e-9)
-        weights -= np.linalg.solve(bend, slope)
+        step = np.linalg.solve(bend, slope)
+        weights -= step
+        if np.abs(step).max() < CONVERGED:
+            break
     whole = weights[:-1] / spread
     return np.append(whole, weights[-1] - whole @ mean)

@@ -97,7 +97,7 @@ def print_report(model: str, data: str, report: CalibrationReport) -> None:
     for note in report.notes:
         say(f"  {note}", hang=4)
     decision = report.decision
-    if decision.calibration_error is not None:
+    if decision.temperature != 1:
         say(
             f"  temperature {decision.temperature:.2f}: calibration error {decision.calibration_error_before:.1%} "
             f"before, {decision.calibration_error:.1%} with it (on images that it was not fitted on)",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 
-from shvit.card import Verification, Weights
+from shvit.card import Card, Verification, Weights
 from shvit.cli.arguments import MODELS
 from shvit.display import json_escaped, say
 from shvit.predicting.classifier import Classifier
+from shvit.tasks import task_of
 
 EPILOG = """\
 examples:
@@ -32,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     more = f", ... ({len(card.classes)} in all)" if len(card.classes) > 5 else ""
     rows = {
         "name": card.name,
-        "task": card.task,
+        "task": task_of(card).title,
         "architecture": card.architecture,
         "parameters": f"{card.parameters:,}" if card.parameters else None,
         "MACs": f"{card.macs:,}" if card.macs else None,
@@ -52,6 +53,8 @@ def run(args: argparse.Namespace) -> int:
     for key, value in rows.items():
         if value:
             say(f"{key:>14}  {value}", hang=16)
+    for line in describe_decision(card):
+        say(f"{'decides':>14}  {line}", hang=16)
     if card.verification is not None:
         say(f"{'verified':>14}  {describe(card.verification)}", hang=16)
     for metric in card.metrics:
@@ -63,6 +66,34 @@ def run(args: argparse.Namespace) -> int:
 
 def describe_weights(weights: Weights | None) -> str | None:
     return None if weights is None else f"{weights.repository}, {weights.file}, SHA-256 {weights.sha256}"
+
+
+def describe_decision(card: Card) -> list[str]:
+    """When its scores are answers, a line for each thing that is decided; none where nothing is."""
+    decision = card.decision
+    if decision is None:
+        return []
+    fitted = f"fitted on {decision.images:,} images of {decision.data}"
+    lines = []
+    if decision.temperature != 1:
+        lines.append(
+            f"temperature {decision.temperature:.3g}: calibration error {decision.calibration_error:.1%}, without it "
+            f"{decision.calibration_error_before:.1%}; {fitted}"
+        )
+    if (promise := decision.promise) is not None:
+        by = "" if decision.min_score is None else f" from a score of {decision.min_score:.3f} on"
+        own = f", {len(decision.thresholds):,} classes by thresholds of their own" if decision.thresholds else ""
+        lines.append(
+            f"answers{by}{own}: right {promise.precision:.1%} of the time ({promise.low:.1%} to {promise.high:.1%}), "
+            f"for {promise.coverage:.0%} of the images; {fitted}"
+        )
+    if (unknown := decision.unknown) is not None:
+        lines.append(
+            f"unknown above {unknown.limit:.3f}: {unknown.method}; keeps {unknown.kept:.1%} of its own; {fitted}"
+        )
+        if unknown.auroc is not None:
+            lines.append(f"unknown pictures, {unknown.pictures:,} of them: AUROC {unknown.auroc:.3f}")
+    return lines
 
 
 def describe(verification: Verification) -> str:

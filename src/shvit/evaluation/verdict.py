@@ -115,6 +115,8 @@ def _coverage(predictions: Predictions) -> str | None:
     if predictions.top1 >= SURELY or len(predictions) < ENOUGH_FOR_SCORES:
         return None
     share = risk_coverage(predictions.confidence, predictions.correct).coverage_at(SURELY)
+    if share < 0.005:
+        return f"No score is high enough to be right {SURELY:.0%} of the time."
     return f"To be right {SURELY:.0%} of the time it could answer only the surest {share:.0%} of these images."
 
 

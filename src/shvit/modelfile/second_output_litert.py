@@ -54,7 +54,7 @@ def set_output(graph: bytes, name: str, program: Program | None, path: Path) -> 
         ModelFileError: it has no head that features could be read before.
     """
     model, subgraph = _read(graph, path)
-    _remove(model, subgraph, name)
+    _remove(model, subgraph, name, path)
     if program is not None:
         _Writer(model, subgraph, name, path).write(program)
     return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
@@ -178,7 +178,7 @@ class _Writer:
         return len(self._model.operatorCodes) - 1
 
 
-def _remove(model: Any, subgraph: Any, name: str) -> None:
+def _remove(model: Any, subgraph: Any, name: str, path: Path) -> None:
     """Takes an earlier program out: its tensors are the last ones, and their operators too."""
 
     def is_program(place: int) -> bool:
@@ -190,7 +190,7 @@ def _remove(model: Any, subgraph: Any, name: str) -> None:
         return
     first = min(own)
     if own != set(range(first, len(subgraph.tensors))):
-        raise ValueError(f"tensors called {name} are not the last ones")
+        raise ModelFileError(f"{path}: tensors called {name} are not the last ones; export the file anew")
     subgraph.operators = [each for each in subgraph.operators if not own & set(map(int, each.outputs))]
     subgraph.outputs = [each for each in subgraph.outputs if int(each) not in own]
     for signature in model.signatureDefs or ():
