@@ -125,7 +125,7 @@ def test_the_report_is_whole_and_needs_no_other_file(data, colour_model, tmp_pat
     page = (out / "report.html").read_text()
     references = References()
     references.feed(page)
-    assert len(references.found) == 4 + 2
+    assert len(references.found) == 6 + 2
     assert all(each.startswith("data:image/") for each in references.found)
     assert not re.search(r"url\(|@import|https?://", page)
     assert "<script" not in page

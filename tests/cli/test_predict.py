@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -225,7 +226,7 @@ def test_help_of_every_command_has_examples(command):
 def test_version_and_help():
     assert shvit("--version").stdout == f"shvit {__version__}\n"
     listed = shvit("--help").stdout
-    assert all(f"{name} " in listed for name in COMMANDS)
+    assert all(re.search(rf"^ +{name}\b", listed, re.MULTILINE) for name in COMMANDS)
     assert shvit().returncode == 2
 
 

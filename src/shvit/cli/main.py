@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable, Sequence
-from functools import partial
 from importlib import import_module
 from typing import Any, NoReturn
 
@@ -146,7 +145,7 @@ def _parse(arguments: list[str], chosen: str | None) -> argparse.Namespace:
         prog="shvit",
         description="SHViT image classification: predict, train, export.",
         epilog=EPILOG,
-        formatter_class=partial(argparse.RawDescriptionHelpFormatter, max_help_position=16),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"shvit {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
