@@ -55,14 +55,12 @@ class Result:
     def answer(self) -> tuple[Prediction, ...] | None:
         """The predictions to act on: none of an unknown picture or where no score is high enough.
 
-        ``None`` where the model decides nothing: its card has no thresholds and no limit for the unknown.
+        ``None`` where nothing says from which score on a label is an answer: the card has no thresholds.
         """
         if self.known is False:
             return ()
         decided = [each for each in self.predictions if each.accepted is not None]
-        if decided:
-            return tuple(each for each in decided if each.accepted)
-        return self.predictions[:1] if self.known else None
+        return tuple(each for each in decided if each.accepted) if decided else None
 
     @property
     def decision(self) -> str | None:

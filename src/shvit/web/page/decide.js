@@ -42,7 +42,6 @@ export function decide(scores, unknown, card, short, topK) {
   let decision = null;
   if (known === false) decision = "unknown";
   else if (decided.length) decision = decided.some(({ accepted }) => accepted) ? "answer" : "unsure";
-  else if (known) decision = "answer";
   return {
     predictions,
     ...(decision !== null && { decision }),
