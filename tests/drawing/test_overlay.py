@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from shvit import Explainer
+from shvit.card import Preprocessing
 from shvit.drawing.overlay import (
     OUTSIDE,
     attention_map,
@@ -20,7 +21,7 @@ from shvit.drawing.overlay import (
     fit,
     overlay,
 )
-from shvit.images.preprocess import Region
+from shvit.images.preprocess import Region, kept_region
 
 from ..conftest import SAMPLES
 
@@ -107,6 +108,35 @@ def test_between_the_cells_a_map_has_no_edges_and_none_beyond_its_values():
     slopes = np.diff(across[6::8])
     assert abs(slopes).max() > 20  # from nothing to the peak within a cell of 100 pixels
     assert abs(np.diff(slopes)).max() <= 14  # a peak of straight lines would turn by 40
+
+
+@given(
+    size=st.tuples(st.integers(1, 200), st.integers(1, 200)),
+    beyond=st.tuples(*[st.floats(0, 100)] * 4),
+    cells=st.tuples(st.integers(1, 5), st.integers(1, 5)),
+)
+def test_of_a_map_that_reaches_beyond_the_image_what_is_on_it_is_drawn(size, beyond, cells):
+    """As on a larger image, of which it is then cut out."""
+    (width, height), (left, top, right, bottom) = size, (round(each) for each in beyond)
+    values = np.random.default_rng(0).random(cells)
+    image = Image.fromarray(np.random.default_rng(1).integers(0, 256, (height, width, 3), np.uint8))
+    drawn = np.asarray(overlay(image, values, Region(-left, -top, width + right, height + bottom))).astype(int)
+    larger = Image.new("RGB", (left + width + right, top + height + bottom))
+    larger.paste(image, (left, top))
+    expected = np.asarray(overlay(larger, values))[top : top + height, left : left + width].astype(int)
+    assert drawn.shape == (height, width, 3)
+    assert np.abs(drawn - expected).max() <= 3  # the map's colours are steps: a value on the edge of two
+
+
+def test_a_padded_pictures_map_is_drawn_on_all_of_it_and_costs_what_the_picture_costs():
+    image = Image.new("RGB", (30_000, 2), (GREY,) * 3)
+    region = kept_region(30_000, 2, Preprocessing((128, 128), resize_mode="pad"))
+    assert region.bottom - region.top == 256  # two pixels are one of the input
+    values = np.zeros((4, 4))
+    values[:, 3] = 1
+    drawn = np.asarray(overlay(image, values, region, (0, 1), 1.0))
+    assert drawn.shape == (2, 30_000, 3)
+    assert (drawn[:, 0] == colour_table()[0]).all() and (drawn[:, -1] == colour_table()[-1]).all()
 
 
 def test_a_map_without_preferences_is_of_one_middling_colour():

@@ -92,7 +92,7 @@ for name in names:
 """
 
 
-@pytest.mark.parametrize("resize_mode", ["crop", "squash"])
+@pytest.mark.parametrize("resize_mode", ["crop", "squash", "pad"])
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear", "lanczos"])
 @pytest.mark.parametrize(("image_size", "crop_ratio"), [((64, 64), 0.875), ((48, 96), 0.9), ((65, 33), 1.0)])
 def test_the_pixels_are_the_runtimes(resize_mode, interpolation, image_size, crop_ratio, tmp_path):

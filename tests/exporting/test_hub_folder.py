@@ -220,6 +220,11 @@ def test_timm_prepares_the_same_pixels(preprocessing, tmp_path, own_card):
     ("changes", "preprocessing", "message"),
     [
         ({}, Preprocessing((64, 96)), "transformers.js cannot crop to 96x64 pixels"),
+        (
+            {},
+            Preprocessing((64, 64), resize_mode="pad"),
+            "transformers.js cannot put an image into the middle of padding",
+        ),
         ({"stem_stride": 8}, Preprocessing((64, 64)), "timm's SHViT has stem_stride=16, this network 8"),
         ({"num_heads": 2}, Preprocessing((64, 64)), "timm's SHViT has num_heads=1, this network 2"),
         ({"widths": (16, 24, 24)}, Preprocessing((64, 64)), r"downsamples only where the width changes"),

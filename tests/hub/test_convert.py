@@ -77,6 +77,23 @@ def test_what_is_said_and_empty_is_not_known(folder):
     assert (card.licence, card.training_data, card.preprocessing.crop_ratio) == (None, None, 0.875)
 
 
+@pytest.mark.parametrize(
+    ("config", "mode", "note"),
+    [
+        ({"crop_mode": "center", "crop_pct": 1.0}, "crop", None),
+        ({"crop_mode": "squash"}, "squash", None),
+        ({"crop_mode": "border", "crop_pct": 1.0}, "pad", None),
+        ({"crop_mode": "border", "crop_pct": 0.9}, "crop", "crop_mode 'border' is not known here with crop_pct 0.9"),
+        ({"crop_mode": ["odd"]}, "crop", "crop_mode ['odd'] is not known here with crop_pct 0.875"),
+    ],
+)
+def test_timms_ways_to_bring_an_image_to_size(folder, config, mode, note):
+    _, card, notes = open_published(fetched(folder, {"pretrained_cfg": config}, {}), "odd")
+    assert card.preprocessing.resize_mode == mode
+    said = [each for each in notes if "crop_mode" in each]
+    assert said == ([] if note is None else [f"config.json: {note}: center is taken"])
+
+
 @pytest.mark.parametrize("model", [b"shvit_s4", None, 7, ["shvit_s4"]])
 def test_what_is_no_text_and_no_path_is_refused(model):
     with pytest.raises(ArgumentError, match="expected a model's name or the path of its file, got "):

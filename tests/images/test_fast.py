@@ -55,7 +55,7 @@ def photograph(path: Path, width: int, height: int, **options) -> bytes:
     size=st.sampled_from([64, 96, 128, 224]),
     crop_ratio=st.sampled_from([0.5, 0.875, 1.0]),
     interpolation=st.sampled_from(["bicubic", "lanczos", "bilinear"]),
-    resize_mode=st.sampled_from(["crop", "squash"]),
+    resize_mode=st.sampled_from(["crop", "squash", "pad"]),
     progressive=st.booleans(),
 )
 def test_pixels_of_photographs_are_near(path, width, height, size, crop_ratio, interpolation, resize_mode, progressive):
@@ -109,7 +109,7 @@ def test_a_large_photograph_is_decoded_at_a_fraction_of_its_size(size, fraction,
     height=st.integers(1, 300),
     size=st.tuples(st.integers(1, 130), st.integers(1, 130)),
     crop_ratio=st.sampled_from([0.5, 0.875, 1.0]),
-    resize_mode=st.sampled_from(["crop", "squash"]),
+    resize_mode=st.sampled_from(["crop", "squash", "pad"]),
 )
 def test_every_size_gives_an_image_in_its_place(width, height, size, crop_ratio, resize_mode):
     """A smooth picture, of which a part from elsewhere would be seen, comes out within three levels."""

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 from timm.data import create_transform
 
-from shvit.card import Preprocessing
+from shvit.card import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from shvit.errors import ImageError
-from shvit.images.preprocess import decode, preprocess, resized_size
+from shvit.images.preprocess import decode, kept_region, preprocess, resize_and_crop, resized_size
 
 from ..conftest import SAMPLES
 
@@ -68,6 +68,104 @@ def test_squash_keeps_everything():
     image = noise(300, 200)
     pixels = preprocess(image, Preprocessing((64, 128), resize_mode="squash", interpolation="bilinear"))
     assert np.array_equal(pixels, np.asarray(image.resize((128, 64), Image.Resampling.BILINEAR)))
+
+
+def timms_border(image: Image.Image, image_size: tuple[int, int], interpolation: str) -> np.ndarray:
+    transform = create_transform(
+        input_size=(3, *image_size),
+        interpolation=interpolation,
+        crop_pct=1.0,
+        crop_mode="border",
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        normalize=False,
+    )
+    return transform(image).numpy().transpose(1, 2, 0)
+
+
+@settings(max_examples=200)
+@given(
+    width=st.integers(5, 500),
+    height=st.integers(5, 500),
+    image_size=st.tuples(st.integers(16, 160), st.integers(16, 160)),
+    interpolation=st.sampled_from(["bicubic", "bilinear"]),
+)
+@example(width=500, height=375, image_size=(224, 224), interpolation="bicubic")
+@example(width=640, height=480, image_size=(160, 320), interpolation="bicubic")
+@example(width=64, height=64, image_size=(128, 128), interpolation="bicubic")
+def test_padded_pixels_are_those_of_timms_border_mode(width, height, image_size, interpolation):
+    assume(max(width / height, height / width) < 10)  # timm fails where less than half a pixel is left
+    image = noise(width, height)
+    ours = preprocess(image, Preprocessing(image_size, resize_mode="pad", interpolation=interpolation))
+    assert np.array_equal(ours, timms_border(image, image_size, interpolation))
+
+
+@settings(max_examples=200)
+@given(
+    size=st.tuples(st.integers(1, 500), st.integers(1, 500)),
+    image_size=st.tuples(st.integers(1, 160), st.integers(1, 160)),
+    interpolation=st.sampled_from(["bicubic", "bilinear", "lanczos"]),
+    colour=st.tuples(*[st.integers(0, 255)] * 3),
+)
+def test_padded_pixels_are_those_of_pillow(size, image_size, interpolation, colour):
+    """Of ``ImageOps.pad``, which rounds lengths and places of x.5 otherwise: those are left to timm."""
+    (width, height), (rows, columns) = size, image_size
+    inner_width, inner_height = (side * min(columns / width, rows / height) for side in size)
+    assume(all(abs(side % 1 - 0.5) > 1e-6 and side > 0.5 for side in (inner_width, inner_height)))
+    assume((columns - round(inner_width)) % 2 == (rows - round(inner_height)) % 2 == 0)
+    image = noise(*size)
+    ours = preprocess(
+        image, Preprocessing(image_size, resize_mode="pad", interpolation=interpolation, pad_color=colour)
+    )
+    expected = ImageOps.pad(image, (columns, rows), Image.Resampling[interpolation.upper()], colour)
+    assert np.array_equal(ours, np.asarray(expected))
+
+
+def test_padding_is_on_both_sides_and_of_the_cards_colour():
+    colour = (1, 2, 3)
+    how = Preprocessing((64, 129), resize_mode="pad", pad_color=colour)
+    pixels = preprocess(Image.new("RGB", (100, 200), (200, 100, 50)), how)
+    assert (pixels[:, :48] == colour).all() and (pixels[:, 80:] == colour).all()
+    assert (pixels[:, 48:80] == (200, 100, 50)).all()
+
+
+@given(
+    width=st.integers(1, 4000),
+    height=st.integers(1, 4000),
+    image_size=st.tuples(st.integers(1, 400), st.integers(1, 400)),
+    crop_ratio=st.floats(0.25, 1),
+    resize_mode=st.sampled_from(["crop", "squash", "pad"]),
+)
+def test_where_the_input_lies_in_the_picture(width, height, image_size, crop_ratio, resize_mode):
+    """Its middle is the picture's, within half a pixel of the input, and so it shows all or a part of it."""
+    how = Preprocessing(image_size, crop_ratio, resize_mode)
+    rows, columns = resize_and_crop(width, height, how)
+    left, top, right, bottom = kept_region(width, height, how)
+    for (start, end), axis, kept in (((top, bottom), rows, image_size[0]), ((left, right), columns, image_size[1])):
+        pixel = axis.source / axis.resized  # of the input, in the picture's
+        assert axis.kept == kept and axis.resized >= 1
+        assert end - start == pytest.approx(kept * pixel)
+        assert abs((start + end) / 2 - axis.source / 2) <= pixel * 0.5 + 1e-6
+        if resize_mode == "crop":
+            assert -1e-6 <= start < end <= axis.source + 1e-6
+        elif resize_mode == "pad":
+            assert start <= 1e-6 and end >= axis.source - 1e-6
+        else:
+            assert (start, end) == (0, pytest.approx(axis.source))
+    if resize_mode == "pad":  # one side fills the input; the other has what the shape gives it, or one pixel
+        assert rows.resized == rows.kept or columns.resized == columns.kept
+        scale = min(image_size[0] / height, image_size[1] / width)
+        for axis in (rows, columns):
+            assert axis.resized == 1 or abs(axis.resized - axis.source * scale) <= 0.5 + 1e-6
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 10_000), (10_000, 1), (3, 5_000)])
+def test_extreme_shapes_are_padded_too(size):
+    pixels = preprocess(Image.new("RGB", size, (200, 100, 50)), Preprocessing((128, 96), resize_mode="pad"))
+    assert pixels.shape == (128, 96, 3)
+    assert (pixels == (200, 100, 50)).all(-1).sum() == max(1, round(size[0] * min(128 / size[1], 96 / size[0]))) * max(
+        1, round(size[1] * min(128 / size[1], 96 / size[0]))
+    )
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 10_000), (10_000, 1), (3, 5_000)])

@@ -166,7 +166,7 @@ def test_an_int8_file_attends_nearly_as_its_network_does():
     width=st.integers(20, 600),
     height=st.integers(20, 600),
     input_size=st.tuples(st.integers(24, 160), st.integers(24, 160)),
-    mode=st.sampled_from(["crop", "squash"]),
+    mode=st.sampled_from(["crop", "squash", "pad"]),
 )
 def test_the_region_is_where_the_networks_pixels_come_from(width, height, input_size, mode):
     """In a picture whose red and green are each pixel's place, what preprocessing keeps tells where it was."""
@@ -176,10 +176,12 @@ def test_the_region_is_where_the_networks_pixels_come_from(width, height, input_
     preprocessing = Preprocessing(input_size, resize_mode=mode, interpolation="bilinear")
     seen = preprocess(Image.fromarray(ramps), preprocessing).astype(float) / 255
     left, top, right, bottom = kept_region(width, height, preprocessing)
-    assert 0 <= left < right <= width + 1e-6 and 0 <= top < bottom <= height + 1e-6
+    if mode != "pad":
+        assert 0 <= left < right <= width + 1e-6 and 0 <= top < bottom <= height + 1e-6
+    middle = tuple((side - 1) // 2 for side in input_size)
     for found, start, end, whole in (
-        (seen[..., 0].mean(0) * width, left, right, width),
-        (seen[..., 1].mean(1) * height, top, bottom, height),
+        (seen[middle[0], :, 0] * width, left, right, width),
+        (seen[:, middle[1], 1] * height, top, bottom, height),
     ):
         step = (end - start) / len(found)
         expected = start + (np.arange(len(found)) + 0.5) * step
@@ -198,6 +200,28 @@ def test_a_point_and_the_token_there():
         assert explanation.token_at(stage, right - 0.01, bottom - 0.01) == (rows - 1, columns - 1)
     for x, y in ((left - 1, top), (right + 1, top), (left, top - 1), (left, bottom)):
         with pytest.raises(ValueError, match="outside of what the network sees"):
+            explanation.token_at(2, x, y)
+
+
+@pytest.mark.parametrize("size", [(300, 90), (90, 300)])
+def test_of_a_padded_picture_every_point_has_its_token(size, tmp_path):
+    """A rectangular input with a picture in its middle: the tokens of the padding are not the picture's."""
+    path = write_model(randomized(SMALL).float(), tmp_path / "padded.onnx", (64, 128))
+    how = Preprocessing((64, 128), resize_mode="pad")
+    proto = onnx.load(path)
+    set_card(proto, Card("small", "shvit", tuple(ClassInfo(i, f"class {i}") for i in range(4)), how))
+    onnx.save(proto, path)
+    width, height = size
+    explanation = Explainer(path, threads=1).explain(Image.effect_noise(size, 60).convert("RGB"))
+    assert explanation.region == kept_region(width, height, how)
+    rows, columns = explanation.attention_map(2).shape
+    seen = preprocess(Image.new("RGB", size, "white"), how).min(-1) == 255
+    for x, y in ((0, 0), (width - 0.01, 0), (width / 2, height / 2), (width - 0.01, height - 0.01)):
+        row, column = explanation.token_at(2, x, y)
+        cell = seen[row * 64 // rows : (row + 1) * 64 // rows, column * 128 // columns : (column + 1) * 128 // columns]
+        assert cell.any(), (x, y)
+    for x, y in ((-0.1, 0), (width, 0), (0, height), (0, -0.1)):
+        with pytest.raises(ValueError, match=rf"x from 0.0 to {width}.0 and y from 0.0 to {height}.0"):
             explanation.token_at(2, x, y)
 
 

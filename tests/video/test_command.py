@@ -145,9 +145,18 @@ def test_annotated_copies_have_the_same_frames_and_times(colour_model, tmp_path,
     assert video.codec == "h264"
 
 
-def test_frames_are_prepared_as_still_images_are():
+@pytest.mark.parametrize(
+    "preprocessing",
+    [
+        Preprocessing((128, 128)),
+        Preprocessing((96, 192)),
+        Preprocessing((128, 128), resize_mode="pad"),
+        Preprocessing((30, 128), resize_mode="pad", pad_color=(9, 8, 7)),
+    ],
+    ids=str,
+)
+def test_frames_are_prepared_as_still_images_are(preprocessing):
     """One preprocessing: a frame's RGB as a picture of its own gives nearly the same pixels; fast ones are near."""
-    preprocessing = Preprocessing((128, 128))
     from PIL import Image
 
     photographs = [np.asarray(Image.open(each).convert("RGB")) for each in sorted(SAMPLES.glob("*.jpg"))]

@@ -9,14 +9,17 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 from playwright.sync_api import Page, expect
 
 from shvit import Classifier, Explainer
 from shvit.drawing.overlay import COLOURS, Map, attention_map, class_activation_map, draw_map
+from shvit.modelfile.onnx import set_card
 from shvit.predicting.explain import Explanation
 from shvit.shipped import DEFAULT_MODEL
 from shvit.web import SAMPLES
@@ -178,6 +181,29 @@ def test_a_served_model_that_cannot_be_explained(browser, colour_model):
         page.get_by_role("button", name="Dismiss").click()
         page.get_by_label("Model", exact=True).select_option(DEFAULT_MODEL)
         expect(page.locator("#labels li")).to_have_count(5)
+
+
+def test_a_padded_pictures_map_lies_on_all_of_it(page, site, tmp_path):
+    folder = tmp_path / "site"
+    shutil.copytree(site, folder)
+    proto = onnx.load(folder / "model.onnx")
+    card = Classifier().card
+    card = replace(card, preprocessing=replace(card.preprocessing, resize_mode="pad"))
+    set_card(proto, card)
+    onnx.save(proto, folder / "model.onnx")
+    complete_site(folder, card)
+    explanation = Explainer(folder / "model.onnx").explain(SAMPLES / "coffee.jpg")
+    assert explanation.region.top < -10 and explanation.region.bottom > explanation.image.height + 10
+    with served(folder) as address:
+        page.goto(address)
+        is_ready(page, "in this browser")
+        page.get_by_role("button", name="coffee").click()
+        found = labels(page, "coffee.jpg · ")
+        expected = {each.short_label: each.score for each in explanation.predictions}
+        assert found == pytest.approx(expected, abs=0.01)
+        page.get_by_label("class map").check()
+        expect(page.locator("#looked")).to_be_visible()
+        is_drawn(page, explanation, class_activation_map(explanation))
 
 
 def test_a_packed_model_that_cannot_be_explained(page, site, colour_model, tmp_path):

@@ -55,13 +55,16 @@ def in_browser(script: Page, pixels: np.ndarray, preprocessing: Preprocessing) -
         Preprocessing,
         image_size=st.tuples(st.integers(1, 260), st.integers(1, 260)),
         crop_ratio=st.floats(0.25, 1),
-        resize_mode=st.sampled_from(["crop", "squash"]),
+        resize_mode=st.sampled_from(["crop", "squash", "pad"]),
         interpolation=st.sampled_from(["bicubic", "bilinear", "lanczos"]),
+        pad_color=st.tuples(*[st.integers(0, 255)] * 3),
     ),
     seed=st.integers(0, 99),
 )
 @example(size=(2, 1999), preprocessing=Preprocessing((128, 128)), seed=0)  # so long that only a part is resized
 @example(size=(5000, 3), preprocessing=Preprocessing((128, 128)), seed=0)
+@example(size=(5000, 3), preprocessing=Preprocessing((128, 96), resize_mode="pad"), seed=0)
+@example(size=(300, 901), preprocessing=Preprocessing((160, 320), resize_mode="pad"), seed=0)
 @example(size=(300, 900), preprocessing=Preprocessing((128, 128)), seed=0)  # Pillow begins with the columns
 @example(size=(128, 128), preprocessing=Preprocessing((128, 128), 1.0), seed=0)  # nothing to do
 @settings(max_examples=60, derandomize=True)

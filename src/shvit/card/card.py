@@ -88,9 +88,13 @@ class Preprocessing:
     """Height and width, in pixels, each 1 to ``MAX_SIDE``."""
     crop_ratio: float = 0.875
     """Share of the resized image that the centre crop keeps, in [``MIN_CROP_RATIO``, 1]."""
-    resize_mode: Literal["crop", "squash"] = "crop"
-    """``crop``: keep the aspect ratio, cut the centre. ``squash``: resize to the input, whatever the shape."""
+    resize_mode: Literal["crop", "squash", "pad"] = "crop"
+    """``crop``: keep the aspect ratio, cut the centre. ``squash``: resize to the input, whatever the shape. ``pad``:
+    keep the aspect ratio and the whole image, fill what is left of the input with ``pad_color``."""
     interpolation: Literal["bicubic", "bilinear", "lanczos"] = "bicubic"
+    pad_color: tuple[int, int, int] = (124, 116, 104)
+    """RGB, each 0 to 255; for ``pad``. ImageNet's mean colour is next to zero once it is normalised, which is what
+    convolutions take to be around an image; timm pads with it too."""
 
     def __post_init__(self) -> None:
         if not all(isinstance(side, Integral) and 1 <= side <= MAX_SIDE for side in self.image_size):
@@ -98,6 +102,10 @@ class Preprocessing:
             raise ArgumentError(f"image_size: expected a height and a width of 1 to {MAX_SIDE} pixels, got {sides}")
         if not MIN_CROP_RATIO <= self.crop_ratio <= 1:
             raise ArgumentError(f"crop_ratio: expected {MIN_CROP_RATIO} to 1, got {describe(self.crop_ratio)}")
+        levels = self.pad_color
+        if len(levels) != 3 or not all(isinstance(level, Integral) and 0 <= level <= 255 for level in levels):
+            found = ", ".join(map(describe, levels))
+            raise ArgumentError(f"pad_color: expected red, green and blue of 0 to 255, got {found}")
 
 
 @dataclass(frozen=True)

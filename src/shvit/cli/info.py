@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from shvit.card import Card, Verification, Weights
+from shvit.card import Card, Preprocessing, Verification, Weights
 from shvit.cli.arguments import MODELS
 from shvit.display import json_escaped, say
 from shvit.predicting.classifier import Classifier
@@ -37,8 +37,7 @@ def run(args: argparse.Namespace) -> int:
         "architecture": card.architecture,
         "parameters": f"{card.parameters:,}" if card.parameters else None,
         "MACs": f"{card.macs:,}" if card.macs else None,
-        "input": f"uint8 (N, {height}, {width}, 3) RGB, {card.preprocessing.resize_mode}, "
-        f"crop ratio {card.preprocessing.crop_ratio}, {card.preprocessing.interpolation}",
+        "input": f"uint8 (N, {height}, {width}, 3) RGB, {_resizing(card.preprocessing)}",
         "output": card.output,
         "classes": labels + more,
         "training data": card.training_data,
@@ -62,6 +61,15 @@ def run(args: argparse.Namespace) -> int:
         if metric.command:
             say(f"{'':>14}  measured by: {metric.command}")
     return 0
+
+
+def _resizing(preprocessing: Preprocessing) -> str:
+    detail = {
+        "crop": f", crop ratio {preprocessing.crop_ratio}",
+        "squash": "",
+        "pad": " with {}, {}, {}".format(*preprocessing.pad_color),
+    }[preprocessing.resize_mode]
+    return f"{preprocessing.resize_mode}{detail}, {preprocessing.interpolation}"
 
 
 def describe_weights(weights: Weights | None) -> str | None:

@@ -63,7 +63,8 @@ def overlay(
         image: RGB, of any size.
         values: ``(rows, columns)``, each the value of an equal part of ``region``; between their centres values are
             interpolated (bicubic, and never beyond the map's own).
-        region: the part of the image that the map covers; all of it when not given.
+        region: the part of the image that the map covers; all of it when not given. It may reach beyond the image, as
+            with padding: what lies there is not drawn.
         limits: values that get the first and the last colour; the map's smallest and largest when not given.
         alpha: in [0, 1]; 0 leaves the picture as it is.
 
@@ -76,10 +77,19 @@ def overlay(
         raise ArgumentError(f"alpha: expected 0 to 1, got {alpha}")
     low, high = (float(values.min()), float(values.max())) if limits is None else limits
     scaled = np.clip((values - low) / (high - low if high > low else 1), 0, 1).astype(np.float32)
-    box = _whole_pixels(region or Region(0, 0, *image.size), image.size)
+    whole = _whole_pixels(region or Region(0, 0, *image.size), image.size)
+    box = _inside(whole, image.size)
     size = (box[2] - box[0], box[3] - box[1])
+    across, down = values.shape[1] / (whole[2] - whole[0]), values.shape[0] / (whole[3] - whole[1])
+    cells = (
+        (box[0] - whole[0]) * across,
+        (box[1] - whole[1]) * down,
+        min((box[2] - whole[0]) * across, values.shape[1]),
+        min((box[3] - whole[1]) * down, values.shape[0]),
+    )
     # Bilinear would show the few cells' middles as edges.
-    fine = np.asarray(Image.fromarray(scaled).resize(size, Image.Resampling.BICUBIC)).clip(scaled.min(), scaled.max())
+    fine = np.asarray(Image.fromarray(scaled).resize(size, Image.Resampling.BICUBIC, cells))
+    fine = fine.clip(scaled.min(), scaled.max())
     colours = Image.fromarray(colour_table()[np.rint(fine * 255).astype(np.uint8)])
     seen = image.crop(box)
     # Under colours the picture is in grey: its own would be taken for the map's.
@@ -100,10 +110,15 @@ def fit(image: Image.Image, region: Region, side: int) -> tuple[Image.Image, Reg
 
 
 def _whole_pixels(region: Region, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """The pixels nearest to a region, at least one."""
+    """The pixels nearest to a region, at least one; those of padding lie outside of the image."""
     width, height = size
     left, top = min(round(region.left), width - 1), min(round(region.top), height - 1)
     return left, top, max(round(region.right), left + 1), max(round(region.bottom), top + 1)
+
+
+def _inside(box: tuple[int, int, int, int], size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """What of a box is in the image."""
+    return max(box[0], 0), max(box[1], 0), min(box[2], size[0]), min(box[3], size[1])
 
 
 @dataclass(frozen=True)
@@ -202,7 +217,7 @@ def draw_sheet(explanation: Explanation, maps: Sequence[Map], alpha: float = ALP
     )
     draw = ImageDraw.Draw(sheet)
     plain = ImageEnhance.Brightness(image).enhance(OUTSIDE)
-    box = _whole_pixels(region, image.size)
+    box = _inside(_whole_pixels(region, image.size), image.size)
     plain.paste(image.crop(box), box[:2])
     pictures = [
         ("what the network sees", plain),

@@ -29,6 +29,11 @@ def check_expressible(config: SHViTConfig, preprocessing: Preprocessing) -> None
         ExportError: the message says what it is.
     """
     height, width = preprocessing.image_size
+    if preprocessing.resize_mode == "pad":
+        raise ExportError(
+            "a repository for the hub: transformers.js cannot put an image into the middle of padding; expected the "
+            "resize mode crop or squash; export it to ONNX instead"
+        )
     if preprocessing.resize_mode == "crop" and height != width:
         raise ExportError(
             f"a repository for the hub: transformers.js cannot crop to {width}x{height} pixels; expected a square "

@@ -202,15 +202,25 @@ class _Settings:
             raise CheckpointError(
                 f"config.json: crop_pct: expected a number from {MIN_CROP_RATIO} to 1, got {ratio!r}"[:100]
             )
-        mode = "squash" if self._pretrained.get("crop_mode") == "squash" else "crop"
+        mode = self._resize_mode(float(ratio))
         interpolation = self._pretrained.get("interpolation", known.interpolation)
         if interpolation not in ("bicubic", "bilinear", "lanczos"):
             interpolation = known.interpolation
             self.notes.append(f"config.json: interpolation is not known here: {interpolation} is taken")
         try:
-            return Preprocessing(sides, float(ratio), mode, interpolation)  # type: ignore[arg-type]
+            return Preprocessing(sides, float(ratio), mode, interpolation)
         except (TypeError, ValueError) as error:
             raise CheckpointError(f"config.json: pretrained_cfg: {error}") from None
+
+    def _resize_mode(self, ratio: float) -> Literal["crop", "squash", "pad"]:
+        """timm's ``crop_mode``: ``center``, ``squash``, or ``border``, which pads with the mean colour."""
+        said = self._pretrained.get("crop_mode", "center")
+        if said == "squash" or (said == "border" and ratio == 1):
+            return "squash" if said == "squash" else "pad"
+        if said != "center":
+            what = f"crop_mode {said!r}"[:60]
+            self.notes.append(f"config.json: {what} is not known here with crop_pct {ratio:g}: center is taken")
+        return "crop"
 
 
 def _mapping(value: object) -> Mapping[str, Any]:

@@ -199,16 +199,16 @@ def _from_array(array: np.ndarray, name: str) -> Image.Image:
 
 
 class Axis(NamedTuple):
-    """What becomes of an image's rows, or of its columns: they are resized, then cropped. In pixels."""
+    """What becomes of an image's rows, or of its columns: they are resized, then cropped or padded. In pixels."""
 
     source: int
     """Of the image."""
     resized: int
     """Of the whole image after the resize."""
     first: int
-    """The first of those that the crop keeps."""
+    """The first of those that the crop keeps; where padding comes before them, minus so many."""
     kept: int
-    """How many it keeps."""
+    """How many the network's input has."""
 
 
 def resize_and_crop(width: int, height: int, preprocessing: Preprocessing) -> tuple[Axis, Axis]:
@@ -217,6 +217,11 @@ def resize_and_crop(width: int, height: int, preprocessing: Preprocessing) -> tu
     if preprocessing.resize_mode == "squash":
         return Axis(height, kept_height, 0, kept_height), Axis(width, kept_width, 0, kept_width)
     full_width, full_height = resized_size(width, height, preprocessing)
+    if preprocessing.resize_mode == "pad":
+        return (
+            Axis(height, full_height, -((kept_height - full_height) // 2), kept_height),
+            Axis(width, full_width, -((kept_width - full_width) // 2), kept_width),
+        )
     return (
         Axis(height, full_height, _crop_offset(full_height, kept_height), kept_height),
         Axis(width, full_width, _crop_offset(full_width, kept_width), kept_width),
@@ -232,9 +237,10 @@ def is_long(rows: Axis, columns: Axis) -> bool:
 def preprocess(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
     """A decoded image to a network's input.
 
-    The pixels are those of torchvision's ``Resize`` and ``CenterCrop`` on a PIL image, as timm evaluates. Of
-    an image more than ``LONG`` times as long as it is wide, or that would be resized to more than ``MAX_RESIZED``
-    pixels, only what the crop keeps is computed, so that it costs no more than another; its pixels are then the same
+    The pixels are those of torchvision's ``Resize`` and ``CenterCrop`` on a PIL image, as timm evaluates; where it is
+    padded, those of timm's ``ResizeKeepRatio`` and ``CenterCropOrPad``. Where it is cropped, of an image more than
+    ``LONG`` times as long as it is wide, or that would be resized to more than ``MAX_RESIZED`` pixels, only what the
+    crop keeps is computed, so that it costs no more than another; its pixels are then the same
     only up to the rounding of where they lie.
 
     Args:
@@ -245,12 +251,33 @@ def preprocess(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
     """
     resampling = _RESAMPLING[preprocessing.interpolation]
     rows, columns = resize_and_crop(image.width, image.height, preprocessing)
+    if preprocessing.resize_mode == "pad":
+        return padded(np.asarray(image.resize((columns.resized, rows.resized), resampling)), preprocessing)
     if not is_long(rows, columns):
         resized = image.resize((columns.resized, rows.resized), resampling)
         corner = (columns.first + columns.kept, rows.first + rows.kept)
         return np.asarray(resized.crop((columns.first, rows.first, *corner)))
     region = kept_region(image.width, image.height, preprocessing)
     return np.asarray(image.resize((columns.kept, rows.kept), resampling, box=region))
+
+
+def padded(pixels: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
+    """A resized image in the middle of the network's input, with ``pad_color`` around it.
+
+    Args:
+        pixels: ``uint8 (h, w, 3)``, not larger than the input.
+
+    Returns:
+        ``uint8 (H, W, 3)``; the pixels themselves where they fill it.
+    """
+    (height, width), (rows, columns) = preprocessing.image_size, pixels.shape[:2]
+    if (rows, columns) == (height, width):
+        return pixels
+    filled = np.empty((height, width, 3), np.uint8)
+    filled[:] = preprocessing.pad_color
+    top, left = (height - rows) // 2, (width - columns) // 2
+    filled[top : top + rows, left : left + columns] = pixels
+    return filled
 
 
 class Region(NamedTuple):
@@ -263,7 +290,10 @@ class Region(NamedTuple):
 
 
 def kept_region(width: int, height: int, preprocessing: Preprocessing) -> Region:
-    """The part of an image of this size that the network sees: all but what the crop cuts off."""
+    """The part of an image of this size that the network's input shows: all but what the crop cuts off.
+
+    Padding lies outside of the image, so with it the region is larger than the image.
+    """
     rows, columns = resize_and_crop(width, height, preprocessing)
     (top, bottom), (left, right) = _source_range(rows), _source_range(columns)
     return Region(left, top, right, bottom)
@@ -271,16 +301,23 @@ def kept_region(width: int, height: int, preprocessing: Preprocessing) -> Region
 
 def _source_range(axis: Axis) -> tuple[float, float]:
     scale = axis.source / axis.resized
+    if axis.resized < axis.kept:
+        return axis.first * scale, (axis.first + axis.kept) * scale
     # Rounding must not take the box past the image's edge by a hair: Pillow refuses that.
     return axis.first * scale, min((axis.first + axis.kept) * scale, axis.source)
 
 
 def resized_size(width: int, height: int, preprocessing: Preprocessing) -> tuple[int, int]:
-    """Width and height of the whole image after the resize that precedes the crop.
+    """Width and height of the whole image after the resize that precedes the crop, or the padding.
 
     The scale is the smallest at which the image covers the input enlarged by ``1 / crop_ratio``; for a square
-    input that brings the short side to that length.
+    input that brings the short side to that length. With padding it is the largest at which it fits into the input.
     """
+    if preprocessing.resize_mode == "pad":
+        input_height, input_width = preprocessing.image_size
+        shrinking = max(height / input_height, width / input_width)
+        # An image may be so long that it would get no pixel across.
+        return max(1, round(width / shrinking)), max(1, round(height / shrinking))
     target_height, target_width = (math.floor(side / preprocessing.crop_ratio) for side in preprocessing.image_size)
     if width * target_height <= height * target_width:
         return target_width, max(target_height, int(target_width * height / width))

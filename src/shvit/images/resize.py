@@ -1,4 +1,4 @@
-"""Resizing with the processor's vector instructions, by kornia-rs, of no more than the crop keeps.
+"""Resizing with the processor's vector instructions, by kornia-rs, of no more than the network's input keeps.
 
 Its bicubic and Lanczos filters are Pillow's, but for the rounding that Pillow does between rows and columns.
 """
@@ -13,7 +13,7 @@ from kornia_rs.imgproc import resize
 from PIL import Image
 
 from shvit.card import Preprocessing
-from shvit.images.preprocess import Axis, is_long, preprocess, resize_and_crop
+from shvit.images.preprocess import Axis, is_long, padded, preprocess, resize_and_crop
 
 GRID_TOLERANCE = 1 / 32
 """How far, in pixels of the resized image, the part that is resized may lie from where it belongs."""
@@ -63,11 +63,11 @@ def needed_parts(axes: tuple[Axis, Axis], fraction: int, preprocessing: Preproce
 
 
 def resize_parts(pixels: np.ndarray, parts: tuple[Part, Part], preprocessing: Preprocessing) -> np.ndarray:
-    """What the crop keeps of a decoded image, ``uint8 (H, W, 3)``."""
+    """What the crop keeps of a decoded image, or all of it with padding: ``uint8 (H, W, 3)``."""
     rows, columns = parts
     part = np.ascontiguousarray(pixels[rows.taken, columns.taken])
     resized = np.asarray(resize(part, (rows.resized, columns.resized), preprocessing.interpolation))
-    return resized[rows.kept, columns.kept]
+    return padded(resized[rows.kept, columns.kept], preprocessing)
 
 
 @lru_cache(maxsize=4096)
@@ -89,8 +89,9 @@ def _part(axis: Axis, fraction: int, margin: int) -> Part:
     def best(places: range) -> int:
         return next((each for each in places if shift(each) <= GRID_TOLERANCE), min(places, key=shift))
 
-    start = best(range(max(axis.first - margin, 0), -1, -1))
-    stop = best(range(min(axis.first + axis.kept + margin, axis.resized), axis.resized + 1))
+    first, end = max(axis.first, 0), min(axis.first + axis.kept, axis.resized)
+    start = best(range(max(first - margin, 0), -1, -1))
+    stop = best(range(min(end + margin, axis.resized), axis.resized + 1))
     taken = slice(round(start * scale), round(stop * scale))
-    kept = slice(axis.first - start, axis.first - start + axis.kept)
+    kept = slice(first - start, end - start)
     return Part(taken, stop - start, kept, scale, max(shift(start), shift(stop)))

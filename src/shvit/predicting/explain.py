@@ -40,7 +40,8 @@ class Explanation:
     image: Image.Image = field(repr=False)
     """As it was decoded: RGB, upright."""
     region: Region
-    """The part of the image that the network saw: preprocessing cuts the rest off."""
+    """The part of the image that the network saw: preprocessing cuts the rest off. Where it pads instead, the region
+    has the padding, and is larger than the image."""
     predictions: tuple[Prediction, ...]
     """Best first."""
     classes: tuple[ClassInfo, ...] = field(repr=False)
@@ -86,15 +87,17 @@ class Explanation:
         """
         rows, columns = self._weights(stage, None).shape[:2]
         left, top, right, bottom = self.region
-        if not (left <= x < right and top <= y < bottom):
+        first_x, first_y = max(left, 0), max(top, 0)
+        end_x, end_y = min(right, self.image.width), min(bottom, self.image.height)
+        if not (first_x <= x < end_x and first_y <= y < end_y):
             raise ArgumentError(
-                f"point {x:g},{y:g}: outside of what the network sees, x from {left:.1f} to {right:.1f} and y from "
-                f"{top:.1f} to {bottom:.1f}"
+                f"point {x:g},{y:g}: outside of what the network sees, x from {first_x:.1f} to {end_x:.1f} and y from "
+                f"{first_y:.1f} to {end_y:.1f}"
             )
         return int((y - top) / (bottom - top) * rows), int((x - left) / (right - left) * columns)
 
     def center(self, stage: int, token: tuple[int, int]) -> tuple[float, float]:
-        """The point of the image, in pixels, in the middle of a token's part of it.
+        """The point of the image, in pixels, in the middle of a token's part of it; of padding it lies outside.
 
         Raises:
             ValueError: there is no such token.

@@ -16,7 +16,7 @@ from PIL import Image
 
 from shvit.card import Preprocessing
 from shvit.errors import MissingDependencyError, ModelOutputError, VideoError
-from shvit.images.preprocess import is_long, resize_and_crop
+from shvit.images.preprocess import is_long, padded, resize_and_crop
 from shvit.install import install_command
 from shvit.predicting.classifier import Classifier
 from shvit.tasks import Judged
@@ -65,6 +65,8 @@ def frame_preparation(preprocessing: Preprocessing, fast: bool = False) -> Prepa
         if is_long(rows, columns):
             return usual(frame)
         resized = frame.resized(columns.resized, rows.resized)
+        if preprocessing.resize_mode == "pad":
+            return padded(resized, preprocessing)
         return resized[rows.first : rows.first + rows.kept, columns.first : columns.first + columns.kept]
 
     return quick if fast else usual

@@ -3,7 +3,7 @@
 import { cubic, resizeAndCrop, roundHalfEven } from "./preprocess.js";
 
 /**
- * The part of an image that the network sees, in pixels.
+ * The part of an image that the network's input shows, in pixels; with padding it is larger than the image.
  *
  * @param {{image_size: number[], crop_ratio: number, resize_mode: string}} preprocessing of a model's card
  * @returns {{left: number, top: number, right: number, bottom: number}}
@@ -17,6 +17,7 @@ export function keptRegion(width, height, preprocessing) {
 
 function sourceRange({ source, resized, first, kept }) {
   const scale = source / resized;
+  if (resized < kept) return [first * scale, (first + kept) * scale];
   return [first * scale, Math.min((first + kept) * scale, source)];
 }
 

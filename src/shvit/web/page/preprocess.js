@@ -36,16 +36,23 @@ export function roundHalfEven(x) {
 }
 
 /**
- * What becomes of an image's rows and columns: they are resized, then cropped.
+ * What becomes of an image's rows and columns: they are resized, then cropped or padded.
  *
  * @param {number} width of the image, in pixels
  * @param {number} height
  * @param {{image_size: number[], crop_ratio: number, resize_mode: string}} preprocessing of a model's card
- * @returns {{rows: object, columns: object}} each with `source`, `resized`, `first` and `kept`, in pixels
+ * @returns {{rows: object, columns: object}} each with `source`, `resized`, `first` (of those kept; minus what is padded
+ *   before them) and `kept`, in pixels
  */
 export function resizeAndCrop(width, height, { image_size: [keptHeight, keptWidth], crop_ratio, resize_mode }) {
   if (resize_mode === "squash") {
     return { rows: axis(height, keptHeight, keptHeight), columns: axis(width, keptWidth, keptWidth) };
+  }
+  if (resize_mode === "pad") {
+    const shrinking = Math.max(height / keptHeight, width / keptWidth);
+    const inside = (side) => Math.max(1, roundHalfEven(side / shrinking));
+    const padded = (source, resized, kept) => ({ source, resized, first: -Math.floor((kept - resized) / 2), kept });
+    return { rows: padded(height, inside(height), keptHeight), columns: padded(width, inside(width), keptWidth) };
   }
   const targetHeight = Math.floor(keptHeight / crop_ratio);
   const targetWidth = Math.floor(keptWidth / crop_ratio);
@@ -60,7 +67,7 @@ function axis(source, resized, kept) {
 }
 
 /**
- * The weights that make the kept pixels of an axis.
+ * The weights that make the kept pixels of an axis; padding has none.
  *
  * @returns {{starts: Int32Array, counts: Int32Array, weights: Int32Array, stride: number}} for output pixel i:
  *   `counts[i]` weights from `weights[i * stride]` on, for the source pixels from `starts[i]` on
@@ -76,6 +83,7 @@ function resampling({ source, resized, first, kept }, interpolation, boxed) {
     scale = Math.fround(high - low) / kept;
     first = 0;
   }
+  if (resized < kept) [first, kept] = [0, resized];
   const width = Math.max(scale, 1); // of the filter, in source pixels: never narrower than one, so enlarging interpolates
   const reach = support * width;
   const stride = Math.ceil(reach) * 2 + 1;
@@ -106,7 +114,7 @@ function resampling({ source, resized, first, kept }, interpolation, boxed) {
  * What to do to images of one size; made once for a camera's frames.
  *
  * @returns {object} with the part of the image that is needed, `left`, `top`, `width`, `height`, in pixels; the weights
- *   along rows, `across`, and along columns, `down`; and which comes first
+ *   along rows, `across`, and along columns, `down`; which comes first; and what is put around the result, `padding`
  */
 export function plan(width, height, preprocessing) {
   const { rows, columns } = resizeAndCrop(width, height, preprocessing);
@@ -121,17 +129,18 @@ export function plan(width, height, preprocessing) {
   const downFirst = newHeight < height && 2 * (width - newWidth) < height - newHeight;
   const end = ({ starts, counts }) => starts[starts.length - 1] + counts[counts.length - 1];
   const [left, top] = [across.starts[0], down.starts[0]];
-  return { left, top, width: end(across) - left, height: end(down) - top, across, down, downFirst };
+  const padding = { height: rows.kept, width: columns.kept, colour: preprocessing.pad_color };
+  return { left, top, width: end(across) - left, height: end(down) - top, across, down, downFirst, padding };
 }
 
 /**
- * Resizes and crops.
+ * Resizes, and crops or pads.
  *
  * @param {Uint8ClampedArray|Uint8Array} pixels RGBA, of the part of the image that the plan names, row by row
  * @param {object} plan of `plan`
  * @returns {Uint8Array} RGB, row by row: (height, width, 3) with the card's `image_size`
  */
-export function apply(pixels, { left, top, width, height, across, down, downFirst }) {
+export function apply(pixels, { left, top, width, height, across, down, downFirst, padding }) {
   let result;
   if (downFirst) {
     result = resizeColumns(pixels, 4, width, top, down);
@@ -140,7 +149,19 @@ export function apply(pixels, { left, top, width, height, across, down, downFirs
     result = resizeRows(pixels, 4, width, height, left, across);
     result = resizeColumns(result, 3, across.starts.length, top, down);
   }
-  return new Uint8Array(result.buffer);
+  return pad(new Uint8Array(result.buffer), down.starts.length, across.starts.length, padding);
+}
+
+// In the middle of the network's input; the same pixels where they fill it.
+function pad(pixels, rows, columns, { height, width, colour }) {
+  if (rows === height && columns === width) return pixels;
+  const result = new Uint8Array(height * width * 3);
+  for (let at = 0; at < result.length; at += 3) result.set(colour, at);
+  const [top, left] = [Math.floor((height - rows) / 2), Math.floor((width - columns) / 2)];
+  for (let y = 0; y < rows; y++) {
+    result.set(pixels.subarray(y * columns * 3, (y + 1) * columns * 3), ((top + y) * width + left) * 3);
+  }
+  return result;
 }
 
 // Along each row: (height, width, channels) to (height, weights, 3).
