@@ -136,6 +136,8 @@ def test_cost_from_the_command_line(tmp_path, capsys, quick_peaks):
     assert main(["bench", "cost", "--no-peaks", "--layers", "--image-size", "64"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert any("stages.2.blocks.4.ffn.expand" in line and "640×1×1" in line for line in lines)
+    assert main(["bench", "cost", "--no-peaks", "--image-size", "64x96"]) == 0
+    assert " 64x96 " in capsys.readouterr().out
     assert main(["bench", "cost", "--no-peaks", "--output", str(tmp_path)]) == 2
     assert main(["bench", "cost", "--model", "shvit_s9", "--no-peaks"]) == 2
     assert "shvit_s9: no such model; expected one of shvit_s1" in capsys.readouterr().err

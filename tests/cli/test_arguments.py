@@ -82,3 +82,24 @@ def test_a_camera_is_named_by_its_device(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["video", "0"]) == 1
     assert "a camera is named by its device: /dev/video0" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("predict", PICTURE),
+        ("eval", "--model", "m.onnx", "--data", "d"),
+        ("export", "--model", "m.safetensors", "--output", "m.onnx"),
+        ("bench", "speed"),
+        ("bench", "cost"),
+        ("bench", "studies"),
+    ],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("size", ["160x", "0x320", "160x320x3", "2049", "64x4096", "0", "wide"])
+def test_a_size_that_is_none_is_named(command, size, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([*command, "--image-size", size])
+    assert stopped.value.code == 2
+    expected = "a side of 1 to 2048 pixels, such as 224, or height and width, such as 160x320"
+    assert f"--image-size: expected {expected}, got '{size}'" in " ".join(capsys.readouterr().err.split())

@@ -271,6 +271,22 @@ def test_a_checkpoint_scores_as_its_exported_file(data, checkpoint, tmp_path, ca
     assert larger["loss"] != ours["loss"]
 
 
+def test_an_input_that_is_not_square_scores_alike_from_a_checkpoint_and_from_its_files(
+    data, checkpoint, tmp_path, capsys
+):
+    wanted = ("--image-size", "48x96")
+    fixed, dynamic = tmp_path / "fixed.onnx", tmp_path / "dynamic.onnx"
+    assert main(["export", "--model", str(checkpoint), "--output", str(fixed), *wanted]) == 0
+    assert main(["export", "--model", str(checkpoint), "--output", str(dynamic), "--dynamic-size"]) == 0
+    capsys.readouterr()
+    _, ours, _ = evaluate(capsys, "--model", checkpoint, "--data", data, *wanted)
+    for model, more in ((fixed, ()), (dynamic, wanted), (fixed, wanted)):
+        _, theirs, _ = evaluate(capsys, "--model", model, "--data", data, *more)
+        assert theirs["top1"] == ours["top1"]
+        assert theirs["loss"] == pytest.approx(ours["loss"], rel=1e-3)
+    assert "takes images of 48x96 only" in refuse(capsys, "--model", fixed, "--data", data, "--image-size", "96x48")
+
+
 def refuse(capsys, *arguments: object) -> str:
     assert main(["eval", "--workers", "0", *map(str, arguments)]) == 2
     error = capsys.readouterr().err

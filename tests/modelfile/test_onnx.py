@@ -24,6 +24,7 @@ from shvit.modelfile.verify import photograph_crops
 from shvit.models import SHViT, SHViTConfig, create_model, save_checkpoint
 from shvit.models.checkpoints import load_model
 from shvit.models.reparam import folded_network
+from shvit.network.sides import sides
 
 from ..conftest import SAMPLES
 from ..models.test_reparam import randomized
@@ -85,15 +86,16 @@ def test_int8_changes_little_in_either_engine(model, tmp_path, engine):
     assert (found.argmax(1) == expected.argmax(1)).mean() > 0.8
 
 
+@pytest.mark.parametrize("size", [128, (64, 192)], ids=str)
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
-def test_a_file_of_any_size_is_used_at_the_one_that_is_asked_for(model, tmp_path, engine):
+def test_a_file_of_any_size_is_used_at_the_one_that_is_asked_for(model, tmp_path, engine, size):
     path = tmp_path / "any.onnx"
     report = export_model(model, path, small_card(), FileOptions("onnx", "fp32", dynamic_size=True))
     assert report.card.verification.notes == "takes images of any size; run at 96x160, 49x81, 123x220"
     assert Classifier(path).preprocess(photographs()[0]).shape == (96, 160, 3)
-    classifier = Classifier(path, engine=engine, image_size=128)
+    classifier = Classifier(path, engine=engine, image_size=size)
     batch = np.stack([classifier.preprocess(each) for each in photographs()])
-    assert batch.shape[1:] == (128, 128, 3)
+    assert batch.shape[1:] == (*sides(size), 3)
     expected = (
         torch.from_numpy(Source(folded_network(model), path, small_card(), "fp32").logits(batch)).softmax(-1).numpy()
     )
@@ -113,9 +115,13 @@ def test_a_file_of_any_size_in_int8(model, tmp_path, engine):
 
 def test_only_a_file_of_any_size_takes_another(model, tmp_path, capsys):
     export_onnx(model, tmp_path / "fixed.onnx", small_card())
-    arguments = ["predict", str(photographs()[0]), "--model", str(tmp_path / "fixed.onnx"), "--image-size", "64"]
-    assert main(arguments) == 2
-    assert "takes images of 96x160 only; export it with --dynamic-size" in capsys.readouterr().err
+    arguments = ["predict", str(photographs()[0]), "--model", str(tmp_path / "fixed.onnx"), "--image-size"]
+    for size in ("64", "160x96", "96"):
+        assert main([*arguments, size]) == 2
+        error = capsys.readouterr().err
+        assert f"image_size {size}: " in error
+        assert f"takes images of 96x160 only; export it with --dynamic-size, or with --image-size {size}" in error
+    assert main([*arguments, "96x160"]) == 0
     with pytest.raises(
         ExportError, match="a LiteRT file takes one image size; for any size export to ONNX or OpenVINO"
     ):
@@ -212,13 +218,14 @@ def test_export_from_the_command_line(tmp_path, capsys):
     save_checkpoint(create_model("shvit_s1", num_classes=3), tmp_path / "s1.pth", names="reference")
     (tmp_path / "names.txt").write_text("ant\nbee\ncat\n")
     arguments = ["export", "--model", str(tmp_path / "s1.pth"), "--output", str(tmp_path / "s1.onnx")]
-    assert main([*arguments, "--image-size", "64", "--classes", str(tmp_path / "names.txt")]) == 0
+    assert main([*arguments, "--image-size", "64x96", "--classes", str(tmp_path / "names.txt")]) == 0
     assert "on 204 crops of photographs" in capsys.readouterr().out
     assert main(["info", str(tmp_path / "s1.onnx"), "--format", "json"]) == 0
     card = json.loads(capsys.readouterr().out)
     assert card["architecture"] == "shvit_s1"
     assert [each["label"] for each in card["classes"]] == ["ant", "bee", "cat"]
-    assert card["preprocessing"]["image_size"] == [64, 64]
+    assert card["preprocessing"]["image_size"] == [64, 96]
+    assert card["macs"] == pytest.approx(241.4e6 * 64 * 96 / 224**2, rel=0.05)
     for names in (SAMPLES / "none.txt", tmp_path / "latin1.txt"):
         (tmp_path / "latin1.txt").write_bytes(b"caf\xe9\n")
         assert main([*arguments[:3], "--output", str(tmp_path / "no.onnx"), "--classes", str(names)]) == 2

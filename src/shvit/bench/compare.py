@@ -15,6 +15,7 @@ from shvit.bench.peers import PUBLISHED, open_peer
 from shvit.bench.speed import Conditions, Timed, time_files
 from shvit.bench.summary import ratios
 from shvit.bench.tables import figure, machine_line, markdown_table, spread
+from shvit.network.sides import in_words
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ class Comparison:
         for name in self.names:
             cost, known = self.costs[name], PUBLISHED.get(name)
             sides = next((each.measurement.image_size for each in self.timed if each.source.model == name), None)
-            row = [name, str(sides[0]) if sides else "-", f"{known.top1:.1f}" if known else "-"]
+            row = [name, in_words(sides) if sides else "-", f"{known.top1:.1f}" if known else "-"]
             row += [f"{cost.parameters / 1e6:.1f} M", f"{cost.macs / 1e6:,.0f} M"]
             for precision in self.precisions:
                 best = self.best(name, precision)

@@ -17,6 +17,7 @@ from shvit.hub.cached import find_cached
 from shvit.hub.names import PUBLISHED, Reference
 from shvit.hub.resolve import INT8, reference_of, resolve_model
 from shvit.images.preprocess import decode, preprocess
+from shvit.network.sides import ImageSize, sides
 from shvit.shipped import SHIPPED_MODELS, verification_images
 
 if TYPE_CHECKING:
@@ -79,13 +80,13 @@ class Network:
 
 
 def model_files(
-    models: Sequence[str], precisions: Sequence[str], session: Session, image_size: int | None = None
+    models: Sequence[str], precisions: Sequence[str], session: Session, image_size: ImageSize | None = None
 ) -> list[ModelFile]:
     """Model files of everything named, in every precision.
 
     Args:
         models: variants, shipped models, model files, checkpoints. A model file is taken as it is, once.
-        image_size: another side of the input, in pixels, where a file has to be made.
+        image_size: another size of the input, where a file has to be made.
 
     Raises:
         ShvitError: there is no such model, or it cannot be read. A file that cannot be made is an entry
@@ -143,7 +144,7 @@ def precision_of(path: Path) -> str:
     return "int8" if _QUANTISED in path.read_bytes() else "fp32"
 
 
-def open_network(model: str, image_size: int | None = None) -> Network:
+def open_network(model: str, image_size: ImageSize | None = None) -> Network:
     """A variant's or a checkpoint's network, with the weights that this machine has.
 
     Raises:
@@ -165,13 +166,12 @@ def open_network(model: str, image_size: int | None = None) -> Network:
         )
     if weights is not None:
         module, _ = load_model(weights)
-        side = image_size or module.config.image_size
-        return Network(model, module.eval(), (side, side), "hub cache" if model in list_models() else weights.name)
+        size = sides(image_size or module.config.image_size)
+        return Network(model, module.eval(), size, "hub cache" if model in list_models() else weights.name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         module = create_model(model)
-    side = image_size or module.config.image_size
-    return random_network(model, module, (side, side))
+    return random_network(model, module, sides(image_size or module.config.image_size))
 
 
 def random_network(

@@ -110,11 +110,13 @@ STUDIES: dict[str, Callable[[SHViTConfig], list[Choice]]] = {
 }
 
 
-def run_studies(choices: Sequence[Choice], image_size: int, conditions: Conditions, session: Session) -> list[StudyRow]:
+def run_studies(
+    choices: Sequence[Choice], image_size: tuple[int, int], conditions: Conditions, session: Session
+) -> list[StudyRow]:
     """Counts and times all choices in float32 with random weights, in one run; one that fails has its error.
 
     Args:
-        image_size: side of the input, in pixels.
+        image_size: height and width of the input, in pixels.
         conditions: one engine, thread count and batch size.
     """
     import torch
@@ -125,7 +127,7 @@ def run_studies(choices: Sequence[Choice], image_size: int, conditions: Conditio
     for choice in choices:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            network = random_network(choice.name, SHViT(choice.config), (image_size, image_size))
+            network = random_network(choice.name, SHViT(choice.config), image_size)
         costs.append(count_cost(deployed(network), network.image_size))
         files += export_all(network, ["fp32"], session)
     timed = time_files(files, conditions, session.advance)
@@ -134,6 +136,6 @@ def run_studies(choices: Sequence[Choice], image_size: int, conditions: Conditio
         first = timed[next(place for place, other in enumerate(choices) if other.study == choice.study)]
         both = (each.measurement.round_medians, first.measurement.round_medians)
         speed = ratios(*both) if all(both) else None
-        tokens = tuple(math.ceil(image_size / stride) ** 2 for stride in choice.config.strides)
+        tokens = tuple(math.prod(math.ceil(side / stride) for side in image_size) for stride in choice.config.strides)
         rows.append(StudyRow(choice.study, choice.name, tokens, cost, each, speed))
     return rows

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from shvit.errors import ArgumentError
+from shvit.network.sides import sides
 from shvit.shipped import DEFAULT_MODEL
 from shvit.tasks import Answering
 
@@ -21,6 +22,14 @@ def positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"expected a positive number, got {text}")
     return value
+
+
+def image_size(text: str) -> tuple[int, int]:
+    """Height and width of a network's input."""
+    try:
+        return sides(text)
+    except ArgumentError as error:
+        raise argparse.ArgumentTypeError(str(error).removeprefix("image_size: ")) from None
 
 
 def seconds(text: str) -> float:

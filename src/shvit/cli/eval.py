@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shvit.cli.arguments import add_csv_safe, check_folder_name, positive
+from shvit.cli.arguments import add_csv_safe, check_folder_name, image_size, positive
 from shvit.cli.data import IMAGE_KEY_HELP
 from shvit.display import json_text, say, say_all
 from shvit.engines import ENGINES
@@ -77,9 +77,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=positive, default=64, metavar="N", help="default: 64")
     parser.add_argument(
         "--image-size",
-        type=positive,
-        metavar="N",
-        help="another input size, for a checkpoint or a file exported with --dynamic-size",
+        type=image_size,
+        metavar="N|HxW",
+        help="another side of the input, in pixels, or height and width, as 160x320, for a checkpoint or a file "
+        "exported with --dynamic-size",
     )
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="decoding processes (default: 2)")
     parser.add_argument("--format", choices=("text", "json"), default="text", help="default: text")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from shvit.cli.arguments import check_folder_name, positive
+from shvit.cli.arguments import check_folder_name, image_size, positive
 from shvit.cli.data import IMAGE_KEY_HELP
 from shvit.display import say
 from shvit.evaluation.export import ExportOptions, export
@@ -92,9 +92,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--image-size",
-        type=positive,
-        metavar="N",
-        help="side of the input, in pixels (default: the checkpoint's, or the variant's)",
+        type=image_size,
+        metavar="N|HxW",
+        help="side of the input, in pixels, or height and width, as 160x320 (default: the checkpoint's, or the "
+        "variant's)",
     )
     parser.add_argument(
         "--dynamic-size",

@@ -19,6 +19,7 @@ from shvit.cli.arguments import (
     check_folder_name,
     check_format_of,
     check_not_read,
+    image_size,
     positive,
 )
 from shvit.display import CSVWriter, columns, folded, json_text, notice, printable, say, terminal
@@ -65,9 +66,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=positive, default=BATCH_SIZE, metavar="N", help="default: %(default)s")
     parser.add_argument(
         "--image-size",
-        type=positive,
-        metavar="N",
-        help="side of the input, in pixels, for a model file exported with --dynamic-size (default: the file's)",
+        type=image_size,
+        metavar="N|HxW",
+        help="side of the input, in pixels, or height and width, as 160x320, for a model file exported with "
+        "--dynamic-size (default: the file's)",
     )
     parser.add_argument(
         "--fast-decode",

@@ -12,13 +12,14 @@ from shvit.errors import CheckpointError
 from shvit.modelfile.card import card_for
 from shvit.models.checkpoints import load_model
 from shvit.models.reparam import folded_network, inference_form
+from shvit.network.sides import ImageSize
 
 
 class CheckpointClassifier:
     """A checkpoint's network, folded as export folds it, in PyTorch on the CPU.
 
     Args:
-        image_size: another side of the input, in pixels.
+        image_size: another size of the input.
         threads: threads of one inference, for the whole process; PyTorch's default when not given.
 
     Raises:
@@ -27,7 +28,7 @@ class CheckpointClassifier:
 
     engine = "pytorch"
 
-    def __init__(self, path: str | Path, image_size: int | None = None, threads: int | None = None) -> None:
+    def __init__(self, path: str | Path, image_size: ImageSize | None = None, threads: int | None = None) -> None:
         model, checkpoint = load_model(path)
         if model.num_classes == 0:
             raise CheckpointError(f"{path}: has no classification head; train one first with: shvit train")

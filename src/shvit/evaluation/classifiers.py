@@ -11,6 +11,7 @@ import numpy as np
 from shvit.card import Card
 from shvit.errors import ArgumentError, MissingDependencyError
 from shvit.install import install_command
+from shvit.network.sides import ImageSize
 from shvit.network.weight_files import CHECKPOINT_SUFFIXES
 from shvit.predicting.classifier import Classifier
 
@@ -29,13 +30,13 @@ class ImageClassifier(Protocol):
 
 
 def open_classifier(
-    model: str | Path, engine: str = "auto", threads: int | None = None, image_size: int | None = None
+    model: str | Path, engine: str = "auto", threads: int | None = None, image_size: ImageSize | None = None
 ) -> ImageClassifier:
     """Opens a model by its name, a model file or a checkpoint.
 
     Args:
         engine: for a model file.
-        image_size: for a checkpoint, or a model file that takes any size: another side of the input, in pixels.
+        image_size: for a checkpoint, or a model file that takes any size: another size of the input.
 
     Raises:
         ModelFileError, CheckpointError: it cannot be used; the message says why.

@@ -21,6 +21,7 @@ from shvit.exporting.options import FORMATS, HUB_FILES, FileOptions, Format, Pre
 from shvit.hub.resolve import INT8, reference_of
 from shvit.modelfile.report import ExportReport
 from shvit.network.imagenet import IMAGENET
+from shvit.network.sides import ImageSize
 from shvit.reading import read_text
 from shvit.shipped import SHIPPED_MODELS
 
@@ -45,8 +46,8 @@ class ExportOptions(FileOptions):
 
     weights: Weights = "auto"
     """Which weights of a training checkpoint; auto: the moving average where there is one."""
-    image_size: int | None = None
-    """Side of the input, in pixels; the checkpoint's or the variant's when not given."""
+    image_size: ImageSize | None = None
+    """Of the input, in pixels: a side, or height and width; the checkpoint's or the variant's when not given."""
     classes: str | Path | Sequence[str] | None = None
     """Class names, a file of them, one a line, or ``imagenet-1k``, for a checkpoint that has none. When not given, the
     checkpoint's; ImageNet-1k's for the published weights; else numbers."""
@@ -84,7 +85,7 @@ def export(
     format: Format | None = None,
     precision: Precision | None = None,
     calibration: str | Path | None = None,
-    image_size: int | None = None,
+    image_size: ImageSize | None = None,
     progress: bool = False,
 ) -> ExportReport:
     """Writes a network to a file that runs elsewhere: folded, verified on real images, with its card.
@@ -106,7 +107,8 @@ def export(
         precision: fp32, fp16 or int8; the format's first in ``shvit.exporting.FORMATS`` when not given.
         calibration: images for int8, which is measured on them too: labelled ones as ``shvit.train`` takes them, or a
             folder of photographs.
-        image_size: side of the input, in pixels; what the checkpoint was evaluated at when not given.
+        image_size: of the input, in pixels: a side, or height and width, as ``(160, 320)`` or ``"160x320"``; what the
+            checkpoint was evaluated at when not given.
         progress: tell on stderr where class names come from, and how the search for layers goes that int8 would cost
             too much.
 

@@ -36,6 +36,7 @@ from shvit.evaluation.samples import pictures_in
 from shvit.images.decoding import preparation
 from shvit.images.preprocess import decode, preprocess
 from shvit.predicting.classifier import Classifier
+from shvit.network.sides import ImageSize
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class EvaluationOptions:
     """For a model file."""
     threads: int | None = None
     """Threads of one inference; all when not given."""
-    image_size: int | None = None
+    image_size: ImageSize | None = None
     """Another input size, for a checkpoint or a file that takes any."""
     batch_size: int = 64
     workers: int = 2

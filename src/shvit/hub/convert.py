@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from shvit.modelfile.card import ClassNames
     from shvit.network.containers import Weights as WhichWeights
     from shvit.network.network import FoldedNetwork
+    from shvit.network.sides import ImageSize
 
 NamedPrecision = Literal["fp16", "int8"]
 
@@ -70,7 +71,7 @@ def convert(fetched: Fetched, path: Path) -> None:
 def open_published(
     fetched: Fetched,
     name: str,
-    image_size: int | None = None,
+    image_size: ImageSize | None = None,
     class_names: ClassNames = None,
     weights: WhichWeights = "auto",
     keep_unfolded: bool = False,
@@ -79,7 +80,7 @@ def open_published(
 
     Args:
         name: the card's.
-        image_size: side of the input, in pixels; the repository's or the variant's when not given.
+        image_size: of the input; the repository's or the variant's when not given.
         class_names: as of ``card_for``; the repository's when not given.
         weights, keep_unfolded: as of ``load_folded``.
 
@@ -159,7 +160,7 @@ class _Settings:
             or "imagenet-1k" in ([said] if isinstance(said, str) else said)
         )
 
-    def complete(self, card: Card, image_size: int | None) -> Card:
+    def complete(self, card: Card, image_size: ImageSize | None) -> Card:
         """The card with how the network was evaluated, where it is from, and what is known of it."""
         fetched, published = self._fetched, self._fetched.reference.published
         repository = fetched.reference.repository
@@ -179,7 +180,7 @@ class _Settings:
         said = self._fetched.metadata.get("datasets")
         return (", ".join(said) if isinstance(said, list) else said) or None
 
-    def _preprocessing(self, known: Preprocessing, image_size: int | None) -> Preprocessing:
+    def _preprocessing(self, known: Preprocessing, image_size: ImageSize | None) -> Preprocessing:
         """Raises: CheckpointError: the network was trained on images that were normalised in another way."""
         if not self._pretrained:
             return known

@@ -14,6 +14,7 @@ from shvit.network.checkpoint import Checkpoint
 from shvit.network.class_names import known_classes
 from shvit.network.imagenet import IMAGENET, imagenet_classes
 from shvit.network.network import FoldedNetwork
+from shvit.network.sides import ImageSize, sides
 from shvit.network.training_metadata import stored_preprocessing
 from shvit.network.variants import SHViTConfig
 
@@ -25,13 +26,13 @@ def card_for(
     network: FoldedNetwork,
     checkpoint: Checkpoint,
     name: str,
-    image_size: int | None = None,
+    image_size: ImageSize | None = None,
     class_names: ClassNames = None,
 ) -> Card:
     """Fills a card from a checkpoint's metadata, from what is known of published weights, and from a variant's shape.
 
     Args:
-        image_size: side of the input, in pixels; the checkpoint's or the variant's when not given.
+        image_size: of the input; the checkpoint's or the variant's when not given.
         class_names: one for each output in order, or ``imagenet-1k`` for its names. When not given they are the
             checkpoint's, or ImageNet-1k's for published weights (``known_classes``), or numbered: ``class 0``.
 
@@ -76,17 +77,18 @@ def card_for(
         raise CheckpointError(f"{checkpoint.path}: its metadata cannot be used: {error}") from None
 
 
-def preprocessing_for(config: SHViTConfig, checkpoint: Checkpoint, image_size: int | None = None) -> Preprocessing:
+def preprocessing_for(
+    config: SHViTConfig, checkpoint: Checkpoint, image_size: ImageSize | None = None
+) -> Preprocessing:
     """How the network was evaluated when it was saved, or ImageNet's evaluation at the variant's size.
 
     Args:
-        image_size: another side, in pixels.
+        image_size: another size of the input.
     """
-    size = image_size or config.image_size
     stored = stored_preprocessing(checkpoint)
     if stored is None:
-        return Preprocessing((size, size))
-    return stored if image_size is None else replace(stored, image_size=(size, size))
+        return Preprocessing(sides(config.image_size if image_size is None else image_size))
+    return stored if image_size is None else replace(stored, image_size=sides(image_size))
 
 
 def _classes(outputs: int, checkpoint: Checkpoint, names: ClassNames) -> tuple[ClassInfo, ...]:

@@ -28,6 +28,7 @@ from shvit.errors import ArgumentError, ModelFileError, ModelOutputError, check_
 from shvit.hub.resolve import resolve_model
 from shvit.images.decoding import Decoding, preparation
 from shvit.images.preprocess import ImageSource, describe, image_sources
+from shvit.network.sides import ImageSize, in_words, sides
 from shvit.predicting.outputs import UNKNOWN, check_rows, scores_of, unknown_scores
 from shvit.predicting.pickling import MadeOfFile
 from shvit.predicting.pipeline import decoded_batches
@@ -55,7 +56,8 @@ class Classifier(MadeOfFile):
             extra, ``shvit[fast]``).
         images: how many there will be, if that is known: ``auto`` then takes no engine that loads longer than it
             saves.
-        image_size: another side of the input than the card's, in pixels, for a file that takes images of any size.
+        image_size: another size of the input than the card's, in pixels, for a file that takes images of any size: a
+            side, or height and width, as ``(160, 320)`` or ``"160x320"``.
         embedding: give each result the pooled features too; runs in ``onnxruntime``, on a file of ``shvit export``.
 
     Raises:
@@ -81,7 +83,7 @@ class Classifier(MadeOfFile):
         batch_size: int = BATCH_SIZE,
         decoding: Decoding = "exact",
         images: int | None = None,
-        image_size: int | None = None,
+        image_size: ImageSize | None = None,
         embedding: bool = False,
     ) -> None:
         check_engine(engine, threads)
@@ -117,7 +119,7 @@ class Classifier(MadeOfFile):
         self.card = read_card(self._engine.metadata, self._path)
         check_graph(self._path, self._engine, self.card)
         if image_size is not None:
-            self.card = _resized(self.card, image_size, self._engine, self._path)
+            self.card = _resized(self.card, sides(image_size), self._engine, self._path)
 
     def __repr__(self) -> str:
         return f"Classifier({str(self.path)!r}, engine={self.engine!r}, classes={len(self.classes)})"
@@ -317,16 +319,15 @@ def _load_with_embedding(path: Path, threads: int) -> tuple[Engine, str]:
         return ONNXRuntimeEngine(path, threads, (features,)), features
 
 
-def _resized(card: Card, side: int, engine: Engine, path: Path) -> Card:
+def _resized(card: Card, size: tuple[int, int], engine: Engine, path: Path) -> Card:
     """The card with another input size; refused where the graph has a size of its own."""
-    check_positive("image_size", side)
-    if any(own not in (None, side) for own in engine.input_shape[1:3]):
+    if any(own not in (None, side) for own, side in zip(engine.input_shape[1:3], size, strict=True)):
         height, width = card.preprocessing.image_size
         raise ArgumentError(
-            f"image_size {side}: {path} takes images of {height}x{width} only; export it with --dynamic-size, or with "
-            f"--image-size {side}"
+            f"image_size {in_words(size)}: {path} takes images of {height}x{width} only; export it with "
+            f"--dynamic-size, or with --image-size {in_words(size)}"
         )
-    return replace(card, preprocessing=replace(card.preprocessing, image_size=(side, side)))
+    return replace(card, preprocessing=replace(card.preprocessing, image_size=size))
 
 
 def check_graph(path: Path, engine: Engine, card: Card) -> None:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shvit.cli.arguments import positive
+from shvit.cli.arguments import image_size, positive
 from shvit.cli.bench.options import ENGINES, add_format, add_timing, conditions, subcommand
 from shvit.cli.bench.output import exporting_then_timing, make_folder, print_rows, report_failures
 from shvit.display import say
@@ -38,7 +38,12 @@ def add_subcommand(actions: Any) -> None:
     parser.add_argument(
         "--model", nargs="+", default=["shvit_s1"], metavar="MODEL", help="variant or checkpoint (default: shvit_s1)"
     )
-    parser.add_argument("--image-size", type=positive, metavar="N", help="another side of the input, in pixels")
+    parser.add_argument(
+        "--image-size",
+        type=image_size,
+        metavar="N|HxW",
+        help="another side of the input, in pixels, or height and width",
+    )
     parser.add_argument("--threads", type=positive, default=1, metavar="N", help="of the machine's peak (default: 1)")
     parser.add_argument("--no-peaks", action="store_true", help="count only; measure nothing")
     parser.add_argument("--layers", action="store_true", help="list every layer")
@@ -64,6 +69,7 @@ def _run(args: argparse.Namespace) -> int:
     from shvit.bench.machine import machine
     from shvit.bench.networks import deployed, open_network
     from shvit.bench.tables import figure
+    from shvit.network.sides import in_words
 
     if args.no_peaks and (args.output is not None or args.engine):
         raise ArgumentError("--no-peaks: --output and --engine need them")
@@ -120,7 +126,7 @@ def _run(args: argparse.Namespace) -> int:
             cost = costs[each.model]
             row = [
                 each.model,
-                str(each.image_size[0]),
+                in_words(each.image_size),
                 f"{cost.parameters:,}",
                 f"{cost.macs:,}",
                 f"{cost.activations:,}",

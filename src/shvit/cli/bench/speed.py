@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from shvit.cli.arguments import positive
+from shvit.cli.arguments import image_size, positive
 from shvit.cli.bench.options import add_engines, add_format, add_timing, conditions, subcommand
 from shvit.cli.bench.output import print_rows, report_failures
 from shvit.display import notice, progress_bar
@@ -55,7 +55,10 @@ def add_subcommand(actions: Any) -> None:
     parser.add_argument("--threads", nargs="+", type=positive, default=[1], metavar="N", help="default: 1")
     parser.add_argument("--batch-size", nargs="+", type=positive, default=[1], metavar="N", help="default: 1")
     parser.add_argument(
-        "--image-size", type=positive, metavar="N", help="side of the input of what is exported, in pixels"
+        "--image-size",
+        type=image_size,
+        metavar="N|HxW",
+        help="side of the input of what is exported, in pixels, or height and width",
     )
     add_timing(parser, 3)
     add_format(parser)

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from shvit.cli.arguments import positive
+from shvit.cli.arguments import image_size, positive
 from shvit.cli.bench.options import ENGINES, add_format, add_timing, conditions, subcommand
 from shvit.cli.bench.output import exporting_then_timing, make_folder, print_rows, report_failures, typed
 from shvit.errors import ArgumentError
@@ -29,7 +29,12 @@ def add_subcommand(actions: Any) -> None:
     parser = subcommand(actions, "studies", "time the paper's design choices", EPILOG, _run)
     parser.add_argument("--study", nargs="+", choices=names, default=names, metavar="NAME", help=f"{', '.join(names)}")
     parser.add_argument("--model", default="shvit_s1", metavar="VARIANT", help="that is varied (default: %(default)s)")
-    parser.add_argument("--image-size", type=positive, metavar="N", help="another side of the input, in pixels")
+    parser.add_argument(
+        "--image-size",
+        type=image_size,
+        metavar="N|HxW",
+        help="another side of the input, in pixels, or height and width",
+    )
     parser.add_argument("--engine", choices=ENGINES, default="onnxruntime", help="default: onnxruntime")
     parser.add_argument("--threads", type=positive, default=1, metavar="N", help="default: 1")
     parser.add_argument("--batch-size", type=positive, default=16, metavar="N", help="default: 16")
@@ -44,6 +49,7 @@ def _run(args: argparse.Namespace) -> int:
     from shvit.bench.studies import STUDIES, run_studies
     from shvit.bench.tables import figure, spread
     from shvit.models import VARIANTS
+    from shvit.network.sides import sides
 
     if args.model not in VARIANTS:
         raise ArgumentError(f"--model {args.model}: expected one of {', '.join(VARIANTS)}")
@@ -53,7 +59,7 @@ def _run(args: argparse.Namespace) -> int:
     described = machine()
     with exporting_then_timing(len(choices), 1, args.rounds) as session:
         found = conditions(args, [args.engine], [args.threads], [args.batch_size])
-        studied = run_studies(choices, args.image_size or base.image_size, found, session)
+        studied = run_studies(choices, args.image_size or sides(base.image_size), found, session)
     results = [each.to_dict() for each in studied]
     contents = {"command": typed(), "machine": described, "model": args.model, "results": results}
     if args.output is not None:
