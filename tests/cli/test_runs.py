@@ -138,7 +138,7 @@ def test_only_what_differs_in_the_recipes(folder, capsys):
     [
         ("recipe.yaml", "model: [", "recipe.yaml: cannot be read"),
         ("recipe.yaml", "just a text", "recipe.yaml: expected a recipe's keys and values"),
-        ("recipe.yaml", "image_size: wide", "recipe.yaml: image_size: expected int, got 'wide'"),
+        ("recipe.yaml", "image_size: 1.5", "recipe.yaml: image_size: expected int or str, got '1.5'"),
         ("recipe.yaml", "distillation: 3", "recipe.yaml: distillation: expected dict, got '3'"),
         ("recipe.yaml", None, "recipe.yaml: cannot be read: No such file or directory"),
         ("environment.json", '{"sessions": [', "environment.json: cannot be read"),

@@ -196,8 +196,9 @@ def test_loading_does_not_touch_the_process_random_state():
     assert torch.equal(torch.get_rng_state(), states[2])
 
 
-def test_evaluation_sees_every_image_through_the_runtimes_preprocessing():
-    images, preprocessing = Pictures(7), Preprocessing((16, 24))
+@pytest.mark.parametrize("mode", ["crop", "squash", "pad"])
+def test_evaluation_sees_every_image_through_the_runtimes_preprocessing(mode):
+    images, preprocessing = Pictures(7), Preprocessing((16, 24), resize_mode=mode)
     batches = list(evaluation_loader(images, preprocessing, batch_size=3, workers=0))
     assert torch.cat([batch.indices for batch in batches]).tolist() == list(range(7))
     assert np.array_equal(batches[1].images[2].numpy(), preprocess(decode(images.read(5)), preprocessing))

@@ -13,11 +13,12 @@ from timm.data import create_transform
 from timm.data.random_erasing import RandomErasing
 from torchvision.transforms import v2
 
-from shvit.data import Augmentation
+from shvit.card import Preprocessing
+from shvit.data import Augmentation, transforms
 from shvit.data.transforms import GEOMETRY, TrainTransform, erase, jitter_color, random_box, sample_seed
 from shvit.errors import ImageError
 from shvit.images.crop import Box, TrainingImage
-from shvit.images.preprocess import decode
+from shvit.images.preprocess import decode, preprocess, resize_and_crop, resized_size
 
 torch.set_num_threads(1)
 
@@ -120,12 +121,75 @@ def test_crops_stay_those_that_stored_logits_belong_to():
 @pytest.mark.parametrize("name", ["bicubic", "bilinear"])
 def test_resizing_is_pillows(name):
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8))
-    plain = Augmentation(crop_scale=(1, 1), crop_aspect=(4 / 3, 4 / 3), mirror=False, interpolation=name)
     for size in ((31, 47), (96, 100)):
+        aspect = 4 / 3 * size[0] / size[1]  # of the image, as a multiple of the result's
+        plain = Augmentation(crop_scale=(1, 1), crop_aspect=(aspect, aspect), mirror=False, interpolation=name)
         expected = image.resize(size[::-1], Image.Resampling[name.upper()])
         found = TrainTransform(plain, size, seed=0)(image, 0, view=0, epoch=0)
         assert found.shape == (*size, 3)
         assert np.abs(found.astype(int) - np.asarray(expected)).max() <= 2
+
+
+WHOLE = Augmentation(crop_scale=(1, 1), crop_aspect=(1, 1), mirror=False)
+
+
+@given(
+    size=st.tuples(st.integers(1, 120), st.integers(1, 120)),
+    image_size=st.tuples(st.integers(8, 96), st.integers(8, 96)),
+    mode=st.sampled_from(["pad", "squash"]),
+)
+def test_a_crop_of_everything_is_what_evaluation_sees(size, image_size, mode):
+    image, how = noise(*size), Preprocessing(image_size, resize_mode=mode, pad_color=(250, 3, 99))
+    found = TrainTransform(WHOLE, how, seed=0)(image, 0, view=0, epoch=0)
+    expected = preprocess(image, how)
+    assert found.shape == expected.shape
+    # Where nothing of the picture is, colours are the same; where it is, PyTorch resizes as Pillow does, nearly.
+    assert np.abs(found.astype(int) - expected).max() <= 3
+    rows, columns = resize_and_crop(image.width, image.height, how)
+    outside = np.ones(image_size, bool)
+    outside[-rows.first : rows.resized - rows.first, -columns.first : columns.resized - columns.first] = False
+    assert (found[outside] == (250, 3, 99)).all()
+
+
+@given(
+    size=st.tuples(st.integers(30, 200), st.integers(30, 200)),
+    image_size=st.sampled_from([(64, 64), (32, 96), (96, 32)]),
+    mode=st.sampled_from(["crop", "squash", "pad"]),
+    seed=st.integers(0, 99),
+)
+def test_a_crop_has_the_shape_of_what_it_is_resized_to(size, image_size, mode, seed):
+    """Nothing is bent by more than ``crop_aspect`` allows, whatever the shape of the picture and of the input."""
+    boxes = []
+
+    class Recorded(TrainingImage):
+        def crop(self, box, target):
+            boxes.append((box, target))
+            return super().crop(box, target)
+
+    how = Preprocessing(image_size, resize_mode=mode)
+    plan = Augmentation(crop_scale=(0.1, 0.3), crop_aspect=(0.8, 1.25))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(transforms, "TrainingImage", Recorded)
+        pixels = TrainTransform(plan, how, seed)(noise(*size), 0, view=0, epoch=0)
+    assert pixels.shape == (*image_size, 3)
+    ((box, target),) = boxes
+    height, width = size
+    wanted = width / height if mode != "crop" else image_size[1] / image_size[0]
+    rounding = (1 + 0.5 / min(box.height, box.width)) ** 2
+    assert 0.8 / rounding <= box.width / box.height / wanted <= 1.25 * rounding
+    whole_input = resized_size(width, height, how)[::-1] if mode == "pad" else image_size
+    assert target == whole_input
+
+
+def test_padding_keeps_its_colour_whatever_is_done_to_the_picture():
+    plan = Augmentation(color_jitter=0.9, rand_augment=None)
+    policy = Augmentation(rand_augment="rand-m9-n4-p1")
+    how = Preprocessing((64, 64), resize_mode="pad", pad_color=(9, 8, 7))
+    for each in (plan, policy):
+        for index in range(10):
+            pixels = TrainTransform(each, how, seed=1)(noise(20, 80), index, view=0, epoch=0)
+            assert (pixels[:24] == (9, 8, 7)).all() and (pixels[40:] == (9, 8, 7)).all()
+            assert (pixels[24:40] != (9, 8, 7)).any()
 
 
 def test_random_interpolation_takes_both():

@@ -155,6 +155,17 @@ def test_a_teacher_has_its_own_normalisation_and_size(colours, tmp_path, size):
     torch.testing.assert_close(live.logits(normalize(pixels)), expected, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize(("shape", "inner"), [((64, 128), (32, 64)), ((96, 48), (64, 32)), ((1, 200), (1, 64))])
+def test_images_that_are_not_square_are_in_the_middle_of_the_teachers_square(weights, shape, inner):
+    teacher = load_teacher(NAME, weights, classes("a", wnids=("n01443537",)), size=64)
+    shown = teacher.adapt(torch.ones(1, 3, *shape))
+    mean = teacher.adapt(torch.ones(1, 3, 64, 64))[0, :, 0, 0]
+    (rows, columns), (top, left) = inner, ((64 - side) // 2 for side in inner)
+    expected = torch.zeros(1, 3, 64, 64)
+    expected[:, :, top : top + rows, left : left + columns] = mean[:, None, None]
+    torch.testing.assert_close(shown, expected, rtol=0, atol=1e-4)
+
+
 def test_weights_by_name_in_order_and_of_other_classes(weights, tmp_path):
     state = torch.load(weights, weights_only=True)
     image = torch.randn(1, 3, 64, 64)

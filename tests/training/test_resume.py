@@ -109,6 +109,18 @@ def test_killed_at_any_moment_the_run_folder_is_whole(colours, tmp_path):
     assert run.global_step >= 2
 
 
+def test_a_run_of_a_version_that_did_not_know_a_key_goes_on_with_its_default(colours, tmp_path):
+    fit(prepare(colours, tmp_path))
+    newest = checkpoints(tmp_path)[-1]
+    state = torch.load(newest, weights_only=True)
+    for key in ("resize_mode", "pad_color"):
+        del state["recipe"][key]
+    torch.save(state, newest)
+    assert resume(prepare(colours, tmp_path, replace(RECIPE, image_size="64x64")))
+    with pytest.raises(CheckpointError, match="the run had another recipe; changed: resize_mode;"):
+        resume(prepare(colours, tmp_path, replace(RECIPE, resize_mode="pad")))
+
+
 def test_another_recipe_is_not_resumed(colours, tmp_path):
     run = prepare(colours, tmp_path)
     assert not resume(run)

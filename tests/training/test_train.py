@@ -5,25 +5,32 @@ from __future__ import annotations
 import copy
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
+import shvit
+from shvit.card import Preprocessing
 from shvit.data import open_dataset
 from shvit.data.datasets import open_datasets
 from shvit.data.splits import Subset
 from shvit.errors import ArgumentError, CheckpointError, DataError
 from shvit.models.checkpoints import load_model
+from shvit.network.training_metadata import stored_preprocessing
 from shvit.runs.best import is_better
-from shvit.training import Execution, Optimizer, Recipe, ValidationResult, evaluate, fit, loop, setup
+from shvit.training import Distillation, Execution, Optimizer, Recipe, ValidationResult, evaluate, fit, loop, setup
+from shvit.training.defaults import default_recipe
 from shvit.training.mixing import mix
 from shvit.training.optimizer import build_optimizer, build_schedule
 from shvit.training.precision import keep_depthwise_in_float32
+from shvit.training.run import preprocessing_of
 
 from ..conftest import PATIENCE
 from .conftest import WNIDS, drive
@@ -293,7 +300,14 @@ def test_mixing_images_and_targets_in_one_proportion():
         ({"image_size": 0}, "image_size"),
         ({"image_size": 2049}, "image_size"),
         ({"image_size": 64.5}, "image_size"),
-        ({"image_size": "64"}, "image_size"),
+        ({"image_size": "64x"}, "image_size"),
+        ({"image_size": "0x320"}, "image_size"),
+        ({"image_size": "160x320x3"}, "image_size"),
+        ({"image_size": "64x4096"}, "image_size"),
+        ({"resize_mode": "border"}, "resize_mode"),
+        ({"pad_color": (0, 0, 256)}, "pad_color"),
+        ({"resize_mode": "pad", "distillation": Distillation(logits="logits")}, "distillation.logits"),
+        ({"image_size": "64x96", "distillation": Distillation(logits="logits")}, "distillation.logits"),
         ({"precision": "half"}, "precision"),
         ({"mixup": -1}, "mixup"),
         ({"non_finite": "ignore"}, "non_finite"),
@@ -333,16 +347,72 @@ def test_a_size_to_start_from_that_no_epoch_would_have_is_refused(start, size, n
 @pytest.mark.parametrize(("start", "size"), [(32, 224), (96, 200), (192, 224), (224, 224), (200, 200), (24, 24)])
 def test_the_first_epoch_has_the_size_to_start_from(start, size):
     recipe = Recipe(image_size=size, image_size_start=start, epochs=7)
-    assert recipe.image_size_at(0) == start
-    assert recipe.image_size_at(6) == size
+    assert recipe.image_size_at(0) == (start, start)
+    assert recipe.image_size_at(6) == (size, size)
 
 
 def test_image_size_grows_to_the_last_epoch():
     recipe = Recipe(image_size=128, image_size_start=64, epochs=9)
     sizes = [recipe.image_size_at(epoch) for epoch in range(9)]
     assert sizes == sorted(sizes)
-    assert (sizes[0], sizes[-1]) == (64, 128)
-    assert set(sizes) == {64, 96, 128}
+    assert (sizes[0], sizes[-1]) == ((64, 64), (128, 128))
+    assert set(sizes) == {(64, 64), (96, 96), (128, 128)}
+
+
+def test_an_input_that_is_not_square_grows_in_its_proportion():
+    recipe = Recipe(image_size="320x160", image_size_start=64, epochs=9)
+    sizes = [recipe.image_size_at(epoch) for epoch in range(9)]
+    assert sizes == sorted(sizes)
+    assert list(dict.fromkeys(sizes)) == [(128, 64), (192, 96), (256, 128), (320, 160)]
+    assert {recipe.image_size_at(each) for each in (8, 9, 20)} == {(320, 160)}
+    assert {Recipe(image_size="320x160", epochs=5).image_size_at(each) for each in range(5)} == {(320, 160)}
+    with pytest.raises(ValueError, match=r"pixels below the shorter side, or the shorter side itself \(160\), got 320"):
+        Recipe(image_size="320x160", image_size_start=320)
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [(96, 96), ("96", 96), ("96x96", 96), ((96, 96), 96), ("64x96", "64x96"), ((64, 96), "64x96")],
+)
+def test_a_size_has_one_spelling(given, kept):
+    assert Recipe(image_size=given).image_size == kept
+    assert preprocessing_of(Recipe(image_size=given)).image_size == Recipe(image_size=given).sides
+
+
+def wide_and_tall(folder: Path) -> Path:
+    generator = np.random.default_rng(0)
+    for split, count in (("train", 24), ("val", 6)):
+        for name in ("blue", "green", "red"):
+            (folder / split / name).mkdir(parents=True)
+            for number in range(count):
+                size = (24, 96, 3) if number % 2 else (96, 24, 3)
+                Image.fromarray(generator.integers(0, 256, size, np.uint8)).save(
+                    folder / split / name / f"{number}.png"
+                )
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("image_size", "mode"), [("64x96", "pad"), (64, "pad"), ("64x96", "crop"), (64, "squash")], ids=str
+)
+def test_every_shape_and_mode_is_trained_evaluated_and_exported_alike(image_size, mode, tmp_path):
+    recipe = replace(
+        RECIPE, image_size=image_size, resize_mode=mode, pad_color=(3, 2, 1), image_size_start=32, epochs=3, ema_decay=0
+    )
+    data = wide_and_tall(tmp_path / "data")
+    run = prepare(data, tmp_path / "run", recipe, small_shvit())
+    progress = fit(run)
+    _, checkpoint = load_model(run.folder / "best.safetensors")
+    kept = stored_preprocessing(checkpoint)
+    assert kept == Preprocessing(recipe.sides, resize_mode=mode, pad_color=(3, 2, 1)) == run.preprocessing
+    assert checkpoint.metadata["recipe"]["image_size"] == image_size
+    report = shvit.export(run.folder / "best.safetensors", tmp_path / "mine.onnx", precision="fp32")
+    assert report.card.preprocessing == kept
+    for file in (run.folder / "best.safetensors", report.path):
+        result = shvit.evaluate(file, data)
+        assert result.figures["loss"] == pytest.approx(progress.best_loss, rel=1e-4)
+    again = default_recipe("shvit_s1", 72, str(run.folder / "best.safetensors"))
+    assert (again.image_size, again.resize_mode, again.pad_color) == (image_size, mode, (3, 2, 1))
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed"])

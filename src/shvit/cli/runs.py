@@ -108,7 +108,7 @@ def _print_summaries(summaries: list[RunSummary], form: str, csv_safe: bool) -> 
         (
             each.name,
             each.model or "",
-            _text(each.image_size, "d"),
+            _text(each.image_size, ""),
             "" if each.epochs_done is None else f"{each.epochs_done:.3g}/{each.epochs}",
             _text(each.best_top1, ".1%"),
             _text(each.last_loss, ".3f"),

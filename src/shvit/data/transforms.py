@@ -22,9 +22,11 @@ import torch.nn.functional as F
 from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor
 
-from shvit.card import IMAGENET_MEAN
+from shvit.card import IMAGENET_MEAN, Preprocessing
 from shvit.errors import ArgumentError
 from shvit.images.crop import Box, TrainingImage
+from shvit.images.preprocess import padded, resized_size
+from shvit.network.sides import sides
 
 GEOMETRY, APPEARANCE, STEP, ERASURE = 0, 1, 2, 3
 
@@ -44,7 +46,8 @@ class Augmentation:
     crop_scale: tuple[float, float] = (0.35, 1.0)
     """Smallest and largest share of the image's area that a random crop keeps, in (0, 1]."""
     crop_aspect: tuple[float, float] = (3 / 4, 4 / 3)
-    """Smallest and largest width of a random crop divided by its height, before it is resized."""
+    """Smallest and largest width of a random crop divided by its height, before it is resized; as a multiple of what
+    the input has, or, with the resize modes squash and pad, the image."""
     interpolation: Literal["bicubic", "bilinear", "random"] = "bicubic"
     """How crops are resized; random takes one of the two for each image."""
     mirror: bool = True
@@ -99,16 +102,25 @@ def sample_seed(seed: int, stream: int, epoch: int, index: int, copy: int = 0) -
 class TrainTransform:
     """Image to ``uint8 (H, W, 3)``, at one size.
 
+    A random crop is brought to size as evaluation brings the whole image to it: with ``crop`` it has about the shape of
+    the result, with ``squash`` and ``pad`` about the image's own; with ``pad`` it fills the part of the result that the
+    whole image would, and the rest has the colour of the padding.
+
     Args:
-        size: side of the result, or height and width.
+        size: side of the result, or height and width; or how images are evaluated, at that size.
         crops_only: leave the appearance as it is, as a teacher sees it.
     """
 
     def __init__(
-        self, augmentation: Augmentation, size: int | tuple[int, int], seed: int, crops_only: bool = False
+        self,
+        augmentation: Augmentation,
+        size: int | tuple[int, int] | Preprocessing,
+        seed: int,
+        crops_only: bool = False,
     ) -> None:
         self.augmentation, self.seed, self.crops_only = augmentation, seed, crops_only
-        self.size = (size, size) if isinstance(size, int) else size
+        self.evaluation = size if isinstance(size, Preprocessing) else Preprocessing(sides(size))
+        self.size = self.evaluation.image_size
         self._policy = None if crops_only else _timm_policy(augmentation, self.size)
 
     def __call__(self, image: bytes | Image.Image, index: int, view: int, epoch: int, copy: int = 0) -> np.ndarray:
@@ -124,28 +136,44 @@ class TrainTransform:
         # Made here and not kept: a generator does not reach a process that is started anew, as on macOS and Windows.
         draws = torch.Generator().manual_seed(sample_seed(self.seed, GEOMETRY, view, index, copy))
         source = TrainingImage(image)
-        box = random_box(source.size, plan.crop_scale, plan.crop_aspect, draws)
+        target, shape = self._target(source.size)
+        low, high = plan.crop_aspect
+        box = random_box(source.size, plan.crop_scale, (low * shape, high * shape), draws)
         mirrored = plan.mirror and _uniform(draws) < 0.5
         interpolation = plan.interpolation
         if interpolation == "random":
             interpolation = "bilinear" if _uniform(draws) < 0.5 else "bicubic"
-        crop = source.crop(box, self.size)
+        crop = source.crop(box, target)
         if self.crops_only:
-            return _resize(crop, self.size, interpolation, mirrored)
+            return self._padded(_resize(crop, target, interpolation, mirrored))
 
         rng = np.random.default_rng(sample_seed(self.seed, APPEARANCE, epoch, index, copy))
         # A second mirror, so that a precomputed view is not always seen the same way round.
         mirrored ^= plan.mirror and rng.random() < 0.5
-        pixels = _resize(crop, self.size, interpolation, mirrored)
+        pixels = _resize(crop, target, interpolation, mirrored)
         if self._policy is None and not plan.color_jitter:
-            return pixels
+            return self._padded(pixels)
         drawn = result = Image.fromarray(pixels)
         if self._policy is not None:
             with _process_draws_from(rng):
                 result = self._policy(result)
         if plan.color_jitter:
             result = jitter_color(result, plan.color_jitter, rng)
-        return pixels if result is drawn else np.asarray(result)
+        # Padding comes last: evaluation never changes its colour.
+        return self._padded(pixels if result is drawn else np.asarray(result))
+
+    def _target(self, size: tuple[int, int]) -> tuple[tuple[int, int], float]:
+        """To what height and width a crop of an image is resized, and the shape it has before, width by height."""
+        height, width = size
+        if self.evaluation.resize_mode == "crop":
+            return self.size, self.size[1] / self.size[0]
+        if self.evaluation.resize_mode == "squash":
+            return self.size, width / height
+        columns, rows = resized_size(width, height, self.evaluation)
+        return (rows, columns), width / height
+
+    def _padded(self, pixels: np.ndarray) -> np.ndarray:
+        return padded(pixels, self.evaluation) if self.evaluation.resize_mode == "pad" else pixels
 
 
 def random_box(

@@ -65,7 +65,8 @@ class RunSummary:
     state: str
     """``finished``, ``stopped``, ``failed: REASON``, ``running or killed``, or ``damaged: REASON``."""
     model: str | None = None
-    image_size: int | None = None
+    image_size: int | str | None = None
+    """In pixels: a side, or height and width such as 160x320."""
     epochs_done: float | None = None
     epochs: int | None = None
     best_top1: float | None = None
@@ -160,7 +161,7 @@ def summarize(record: RunRecord) -> RunSummary:
         name=record.name,
         state=_get(record.sessions[-1], "outcome", str, ENVIRONMENT) or "running or killed",
         model=_get(recipe, "model", str, RECIPE),
-        image_size=_get(recipe, "image_size", int, RECIPE),
+        image_size=_get(recipe, "image_size", (int, str), RECIPE),
         epochs_done=record.epochs(rows[-1]) if rows else 0,
         epochs=_get(recipe, "epochs", int, RECIPE),
         best_top1=record.best_top1(),
@@ -172,10 +173,11 @@ def summarize(record: RunRecord) -> RunSummary:
     )
 
 
-def _get(values: Mapping[str, Any], key: str, kind: type, file: str) -> Any:
+def _get(values: Mapping[str, Any], key: str, kind: type | tuple[type, ...], file: str) -> Any:
     value = values.get(key)
     if value is not None and not isinstance(value, kind):
-        raise DataError(f"{file}: {key}: expected {kind.__name__}, got {str(value)[:40]!r}")
+        kinds = " or ".join(each.__name__ for each in (kind if isinstance(kind, tuple) else (kind,)))
+        raise DataError(f"{file}: {key}: expected {kinds}, got {str(value)[:40]!r}")
     return value
 
 

@@ -19,6 +19,7 @@ from shvit.atomic import atomic_path
 from shvit.errors import CheckpointError
 from shvit.network.integrity import check_archive
 from shvit.runs.progress import Progress
+from shvit.training.recipe import Recipe
 from shvit.training.run import Run
 
 FOLDER = "checkpoints"
@@ -156,9 +157,8 @@ def resume(run: Run) -> bool:
         except ValueError as error:
             raise CheckpointError(f"{found}: the first process can read it, this one cannot: {error}") from None
     saved, own = state["recipe"], asdict(run.recipe)
-    if not isinstance(saved, dict):
-        saved = {}
-    # A field that an older version did not know counts as None, which such fields mean by default.
+    # A field that an older version did not know has the value that it has by default.
+    saved = {**asdict(Recipe()), **saved} if isinstance(saved, dict) else {}
     if changed := sorted(key for key in own.keys() | saved.keys() if saved.get(key) != own.get(key)):
         raise CheckpointError(
             f"{found}: the run had another recipe; changed: {', '.join(changed)}; "

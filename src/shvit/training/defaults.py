@@ -6,8 +6,10 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+from shvit.card import Preprocessing
 from shvit.data.transforms import Augmentation
 from shvit.models import VARIANTS, read_checkpoint
+from shvit.network.sides import in_words, sides
 from shvit.network.training_metadata import stored_preprocessing
 from shvit.training.optimizer import scaled_lr
 from shvit.training.recipe import Optimizer, Recipe
@@ -36,7 +38,8 @@ def default_recipe(
 ) -> Recipe:
     """What ``shvit train`` starts from when it is given no recipe file; flags change single values.
 
-    Fine-tuning takes few epochs, small rates for early blocks, and the size that the checkpoint was evaluated at.
+    Fine-tuning takes few epochs, small rates for early blocks, and the size and the way to bring images to it that the
+    checkpoint was evaluated with.
     Training from nothing takes many epochs and stronger augmentation. The rate of small folders is not scaled down with
     their small batch (``benchmarks/small_folders.py`` compares rates), and the smallest are fine-tuned for more epochs.
 
@@ -48,11 +51,11 @@ def default_recipe(
         sync_norm: normalisations will see the images of all processes, so they are not frozen.
     """
     batch_size = max(8, min(FULL_BATCH, 1 << max(images // STEPS, 1).bit_length() - 1))
-    size = VARIANTS[model].image_size if model in VARIANTS else Recipe.image_size
+    evaluated = Preprocessing(sides(VARIANTS[model].image_size if model in VARIANTS else Recipe.image_size))
     if pretrained is None:
         return Recipe(
             model=model,
-            image_size=size,
+            image_size=in_words(evaluated.image_size),
             epochs=100 if images < LARGE else 30,
             batch_size=batch_size,
             optimizer=_rated(images, Optimizer(lr=2e-3, weight_decay=0.05, warmup_epochs=5.0)),
@@ -61,13 +64,14 @@ def default_recipe(
             cutmix=1.0,
         )
     if pretrained != "hub" and Path(pretrained).is_file():
-        evaluated = stored_preprocessing(read_checkpoint(pretrained))
-        size = max(evaluated.image_size) if evaluated is not None else size
+        evaluated = stored_preprocessing(read_checkpoint(pretrained)) or evaluated
     if quantization_aware:
         return Recipe(
             model=model,
             pretrained=pretrained,
-            image_size=size,
+            image_size=in_words(evaluated.image_size),
+            resize_mode=evaluated.resize_mode,
+            pad_color=evaluated.pad_color,
             epochs=5 if images < LARGE else 2,
             batch_size=batch_size,
             optimizer=_rated(images, Optimizer(lr=1e-4, weight_decay=0.0, warmup_epochs=0.2, min_lr=1e-6)),
@@ -77,7 +81,9 @@ def default_recipe(
     recipe = Recipe(
         model=model,
         pretrained=pretrained,
-        image_size=size,
+        image_size=in_words(evaluated.image_size),
+        resize_mode=evaluated.resize_mode,
+        pad_color=evaluated.pad_color,
         epochs=20 if images < LARGE else 10,
         batch_size=batch_size,
         optimizer=Optimizer(lr=3e-3, weight_decay=0.05, warmup_epochs=1.0, layer_decay=0.85),

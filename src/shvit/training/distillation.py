@@ -216,9 +216,16 @@ class TeacherNetwork:
         if (self.mean, self.std) != (IMAGENET_MEAN, IMAGENET_STD):
             pixels = images * channels(IMAGENET_STD) + channels(IMAGENET_MEAN)
             images = (pixels - channels(self.mean)) / channels(self.std)
-        if images.shape[-2:] == (self.size, self.size):
+        height, width = images.shape[-2:]
+        if (height, width) == (self.size, self.size):
             return images
-        return F.interpolate(images, (self.size, self.size), mode="bicubic", antialias=True)
+        rows, columns = (max(1, round(side * self.size / max(height, width))) for side in (height, width))
+        resized = F.interpolate(images, (rows, columns), mode="bicubic", antialias=True)
+        if rows == columns:
+            return resized
+        # In the middle of the teacher's square, among its mean colour: any teacher takes that, and no shape is bent.
+        top, left = (self.size - rows) // 2, (self.size - columns) // 2
+        return F.pad(resized, (left, self.size - columns - left, top, self.size - rows - top))
 
     def __call__(self, images: Tensor) -> Tensor:
         """The student's images ``(B, 3, H, W)``, ImageNet-normalised, to logits ``(B, classes)``."""
@@ -303,7 +310,7 @@ def _open_shvit(file: Path, size: int | None) -> _Parts:
     own_size = model.config.image_size
     preprocessing = stored_preprocessing(checkpoint)
     if preprocessing is not None:
-        own_size = preprocessing.image_size[0]
+        own_size = max(preprocessing.image_size)
     known = known_classes(checkpoint, model.num_classes)
     classes = None if known is None else known[0]
     if classes is not None and len(classes) != model.num_classes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -210,7 +210,8 @@ def _train_epoch(run: Run, report: OnStep) -> None:
         rank=fabric.global_rank,
         world_size=fabric.world_size,
     )
-    transform = TrainTransform(recipe.augmentation, recipe.image_size_at(progress.epoch), recipe.seed)
+    evaluation = replace(run.preprocessing, image_size=recipe.image_size_at(progress.epoch))
+    transform = TrainTransform(recipe.augmentation, evaluation, recipe.seed)
     views = run.teacher.views if isinstance(run.teacher, PrecomputedTeacher) else None
     on_gpu = fabric.device.type == "cuda"
     loader = training_loader(run.train, transform, sampler, run.execution.workers, views, pin_memory=on_gpu)

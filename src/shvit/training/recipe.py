@@ -9,6 +9,7 @@ from typing import Literal
 from shvit.card import Preprocessing
 from shvit.data.transforms import Augmentation
 from shvit.errors import ArgumentError
+from shvit.network.sides import in_words, sides
 
 
 def _check_range(where: str, owner: object, names: tuple[str, ...], low: float, high: float | None = None) -> None:
@@ -96,13 +97,18 @@ class Recipe:
     pretrained: str | None = None
     """Start from a checkpoint file, from a repository (``hf://user/name``), or from ``hub`` for the variant's ImageNet
     weights."""
-    image_size: int = 224
-    """Side of the training and evaluation images, in pixels."""
+    image_size: str | int = 224
+    """Side of the training and evaluation images, in pixels; or height and width, such as 160x320."""
     image_size_start: int | None = None
     """Side in the first epoch, a multiple of 32; it grows to image_size in steps of 32. Small images train several
-    times faster."""
+    times faster. Where image_size is not square it is of the shorter side; the longer one keeps the proportion."""
+    resize_mode: Literal["crop", "squash", "pad"] = "crop"
+    """crop: evaluation cuts the centre out. squash: it resizes whatever the shape. pad: it shows the whole image and
+    fills what is left with pad_color. Training takes random crops in the same way."""
+    pad_color: tuple[int, int, int] = Preprocessing.pad_color
+    """RGB, each 0 to 255; for resize_mode pad. The default is ImageNet's mean."""
     crop_ratio: float = 0.875
-    """Evaluation: share of the resized short side that the centre crop keeps."""
+    """Evaluation, resize_mode crop: share of the resized short side that the centre crop keeps."""
     epochs: int = 30
     """Passes over the training images."""
     batch_size: int = 128
@@ -153,7 +159,11 @@ class Recipe:
     """Share of the images that may turn out unreadable before the run is refused; they are left out, in [0, 1)."""
 
     def __post_init__(self) -> None:
-        Preprocessing((self.image_size, self.image_size), self.crop_ratio)  # what a model file's card may say
+        size = sides(self.image_size)
+        # One spelling of each, so that a run goes on whichever it is resumed with.
+        object.__setattr__(self, "image_size", size[0] if size[0] == size[1] else in_words(size))
+        object.__setattr__(self, "pad_color", tuple(self.pad_color))
+        Preprocessing(size, self.crop_ratio, pad_color=self.pad_color)  # what a model file's card may say
         self._check_image_size_start()
         _check_range("", self, ("epochs", "batch_size", "repeats"), 1)
         _check_range("", self, ("mixup", "cutmix", "seed", "early_stopping"), 0)
@@ -171,13 +181,18 @@ class Recipe:
             raise ArgumentError("sync_norm: frozen normalisations (freeze_norm) have no statistics to synchronise")
         if self.quantization_aware:
             self._check_quantization_aware()
-        choices = (("precision", PRECISIONS), ("non_finite", NON_FINITE))
+        if self.distillation.logits and (self.resize_mode != "crop" or size[0] != size[1]):
+            raise ArgumentError(
+                f"distillation.logits: precomputed logits are of square crops, not of images of {in_words(size)} with "
+                f"resize_mode {self.resize_mode}; use a live teacher (distillation.teacher)"
+            )
+        choices = (("precision", PRECISIONS), ("non_finite", NON_FINITE), ("resize_mode", RESIZE_MODES))
         for name, known in choices:
             if getattr(self, name) not in known:
                 raise ArgumentError(f"{name}: expected one of {', '.join(known)}, got {getattr(self, name)!r}")
 
     def _check_image_size_start(self) -> None:
-        start, end = self.image_size_start, self.image_size
+        start, end = self.image_size_start, min(self.sides)
         allowed = [*range(GROWTH, end, GROWTH), end]
         if start is None or start in allowed:
             return
@@ -185,8 +200,9 @@ class Recipe:
         if isinstance(start, Integral):
             near = sorted(sorted(allowed, key=lambda each: abs(each - start))[:2])
         nearest = f"; nearest: {' or '.join(map(str, near))}" if near else ""
+        what = "image_size" if self.sides == (end, end) else "the shorter side"
         raise ArgumentError(
-            f"image_size_start: expected a multiple of {GROWTH} pixels below image_size, or image_size itself ({end}), "
+            f"image_size_start: expected a multiple of {GROWTH} pixels below {what}, or {what} itself ({end}), "
             f"got {start!r}{nearest}"
         )
 
@@ -202,13 +218,22 @@ class Recipe:
         if self.dropout:
             raise ArgumentError("quantization_aware: dropout changes the ranges to be learnt; leave it out")
 
-    def image_size_at(self, epoch: int) -> int:
-        """Side of the training images in an epoch, counted from 0."""
-        start = self.image_size_start or self.image_size
-        if self.epochs == 1 or start == self.image_size:
-            return self.image_size
-        grown = start + (self.image_size - start) * epoch / (self.epochs - 1)
-        return min(self.image_size, round(grown / GROWTH) * GROWTH) if epoch < self.epochs - 1 else self.image_size
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Height and width of the images, in pixels."""
+        return sides(self.image_size)
+
+    def image_size_at(self, epoch: int) -> tuple[int, int]:
+        """Height and width of the training images in an epoch, counted from 0."""
+        shorter = min(self.sides)
+        start = self.image_size_start or shorter
+        if self.epochs == 1 or start == shorter or epoch >= self.epochs - 1:
+            return self.sides
+        grown = round((start + (shorter - start) * epoch / (self.epochs - 1)) / GROWTH) * GROWTH
+        if grown >= shorter:
+            return self.sides
+        height, width = (round(side * grown / shorter / GROWTH) * GROWTH for side in self.sides)
+        return height, width
 
 
 GROWTH = 32
@@ -216,6 +241,7 @@ GROWTH = 32
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 NON_FINITE = ("stop", "skip")
+RESIZE_MODES = ("crop", "squash", "pad")
 
 
 @dataclass(frozen=True)

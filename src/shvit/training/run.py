@@ -24,7 +24,7 @@ from shvit.training.recipe import Execution, Recipe
 
 def preprocessing_of(recipe: Recipe) -> Preprocessing:
     """How a recipe's network is evaluated."""
-    return Preprocessing(image_size=(recipe.image_size, recipe.image_size), crop_ratio=recipe.crop_ratio)
+    return Preprocessing(recipe.sides, recipe.crop_ratio, recipe.resize_mode, pad_color=recipe.pad_color)
 
 
 @dataclass
