@@ -7,12 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
+from shvit.card import Preprocessing
 from shvit.cli import main as entry
 from shvit.data.check import NEAR_CONSTANT, check_datasets
 from shvit.data.datasets import open_datasets
+from shvit.data.picture_shapes import examine_shapes, lost_to_crop
 from shvit.errors import DataError
+from shvit.images.preprocess import kept_region, resize_and_crop
+from shvit.network.sides import sides
 
 
 def picture(seed: int, size: tuple[int, int] = (24, 20)) -> Image.Image:
@@ -61,6 +67,62 @@ def test_a_clean_dataset(shvit, photos):
     assert train["height"] == {"min": 20, "median": 20.0, "max": 20}
     assert (train["formats"], train["modes"]) == ({"PNG": 6}, {"RGB": 6})
     assert [(each["label"], each["images"]) for each in train["class_counts"]] == [("cat", 3), ("dog", 3)]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "lost", "advice"),
+    [
+        ([(40, 30), (30, 40), (45, 30), (32, 32)], "25%", None),
+        ([(160, 90)] * 8 + [(40, 30)], "44%", "--image-size 160x288"),
+        ([(30, 90), (32, 90), (30, 84), (30, 90)], "66%", "--image-size 384x128"),
+        ([(160, 90), (90, 160), (160, 90), (90, 160)], "44%", "--resize-mode pad"),
+        ([(300, 30), (30, 40), (60, 30), (32, 32)], "38%", "--resize-mode pad"),
+    ],
+)
+def test_shapes_of_which_a_crop_cuts_off_much(shvit, tmp_path, sizes, lost, advice):
+    folder = tmp_path / "shapes"
+    for split in ("train", "val"):
+        for name in ("cat", "dog"):
+            (folder / split / name).mkdir(parents=True)
+        for place, size in enumerate(sizes):
+            name = ("cat", "dog")[place % 2]
+            picture(len(sizes) * (split == "val") + place, size).save(folder / split / name / f"{place}.png")
+    (folder / "val" / "cat" / "broken.png").write_bytes(b"")  # has no shape
+    status, output, _ = shvit(folder, "--workers", 1)
+    assert status == 1  # for the broken one alone
+    assert ("cuts off" in output) == (advice is not None)
+    if advice is not None:
+        assert f"a square crop of the centre cuts off {lost} of a picture in the median" in " ".join(output.split())
+        assert f"  train with: {advice}\n" in output
+    shapes = report_of(shvit(folder, "--workers", 1, "--format", "json")[1])["shapes"]
+    assert f"{shapes['median_lost']:.0%}" == lost
+    chosen = None if advice is None else advice.split()[0].removeprefix("--").replace("-", "_")
+    assert shapes["advice"] == {"resize_mode": "pad"}.get(chosen, chosen)
+
+
+def test_a_folder_without_a_whole_picture_has_no_shapes(shvit, photos):
+    for each in photos.rglob("*.png"):
+        each.write_bytes(b"")
+    status, output, _ = shvit(photos, "--workers", 1, "--format", "json")
+    assert (status, report_of(output)["shapes"]) == (1, None)
+
+
+@given(
+    shapes=st.lists(st.tuples(st.integers(1, 3000), st.integers(1, 3000)), min_size=1, max_size=8),
+    size=st.tuples(st.integers(1, 400), st.integers(1, 400)),
+)
+def test_what_a_crop_loses_is_what_preprocessing_does_not_keep(shapes, size):
+    widths, heights = np.array(shapes).T
+    lost = lost_to_crop(widths, heights, size)
+    for (width, height), each in zip(shapes, lost, strict=True):
+        left, top, right, bottom = kept_region(width, height, Preprocessing(size, crop_ratio=1.0))
+        rows, columns = resize_and_crop(width, height, Preprocessing(size, crop_ratio=1.0))
+        rounding = 1 / min(rows.resized, columns.resized) + 1e-6  # of the longer side to whole pixels
+        assert each == pytest.approx(1 - (right - left) * (bottom - top) / (width * height), abs=rounding)
+    report = examine_shapes(widths, heights)
+    assert 0 <= report.median_lost < 1 and 0 <= report.pictures_losing_much <= 1
+    assert max(sides(report.image_size)) <= 2048 and all(side % 32 == 0 for side in sides(report.image_size))
+    assert report.advice is not None or report.pictures_losing_much <= 0.1
 
 
 def test_broken_images_are_listed_with_the_reason(shvit, photos):

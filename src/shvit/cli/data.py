@@ -36,10 +36,10 @@ a CSV file with the columns path and label, or a folder with train.csv and val.c
 split, the one that training would make with this seed is checked.
 
 Every image is decoded. Reported are counts, sizes, formats and class balance; images that are broken or next to
-empty; pictures that are there more than once, pixel for pixel: within a split, in both (so that the accuracy
-measured is too high), or with different labels; and files among the images that are not read, by suffix. Classes
-of validation are found among those of training by name: one without validation images is named, one that training
-lacks is an error.
+empty; shapes of which a crop of the centre cuts off much, and what to train with then; pictures that are there more
+than once, pixel for pixel: within a split, in both (so that the accuracy measured is too high), or with different
+labels; and files among the images that are not read, by suffix. Classes of validation are found among those of
+training by name: one without validation images is named, one that training lacks is an error.
 
 examples:
   shvit data check photos/
@@ -130,6 +130,7 @@ def _print_report(report: DataReport, path: str, notes: Sequence[str], output: P
     for title, kinds in zip(("formats", "modes"), report.kinds(), strict=True):
         say(f"{title:<8} {', '.join(f'{kind} {count:,}' for kind, count in kinds.items())}", hang=9)
     _print_sizes(report, console)
+    _print_shapes(report, console)
     _print_classes(report, console)
     _print_findings(report, console)
     if output is not None:
@@ -153,6 +154,33 @@ def _print_sizes(report: DataReport, console: Console) -> None:
     for count, low, high in zip(counts, edges[:-1], edges[1:], strict=True):
         bar = "█" * round(30 * count / counts.max())
         console.print(f"  {low:>6.0f} to {high - 1:<6.0f} {bar:<30} {count:,}")
+
+
+def _print_shapes(report: DataReport, console: Console) -> None:
+    """Only where a crop of the centre cuts off much."""
+    from shvit.data.picture_shapes import MUCH
+
+    shapes = report.shapes()
+    if shapes is None or shapes.advice is None:
+        return
+    console.print()
+    console.print("shapes", style="yellow")
+    say(
+        f"  a square crop of the centre cuts off {shapes.median_lost:.0%} of a picture in the median; "
+        f"{shapes.pictures_losing_much:.0%} of the pictures lose more than {MUCH:.0%}",
+        hang=4,
+    )
+    if shapes.advice == "image_size":
+        say(
+            f"  most are of one shape: a crop of {shapes.image_size} cuts off {shapes.median_lost_there:.0%}, at about "
+            "the cost of 224 pixels square",
+            hang=4,
+        )
+        flags = f"--image-size {shapes.image_size}"
+    else:
+        say("  they are of many shapes: with padding the network sees all of each", hang=4)
+        flags = "--resize-mode pad"
+    say(f"  train with: {flags}")
 
 
 def _print_classes(report: DataReport, console: Console) -> None:

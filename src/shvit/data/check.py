@@ -7,7 +7,7 @@ import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import chain
 from typing import Any, NamedTuple
@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from shvit.card import short_labels
+from shvit.data.picture_shapes import ShapeReport, examine_shapes
 from shvit.data.protocol import ImageDataset
 from shvit.data.unread import left_out, missing_pictures
 from shvit.data.workers import in_processes
@@ -136,13 +137,21 @@ class DataReport:
             return np.zeros(0, dtype=np.int64), np.zeros(1)
         return np.histogram(sides, np.unique(np.geomspace(sides.min(), sides.max() + 1, num=11).round()))
 
+    def shapes(self) -> ShapeReport | None:
+        """What a crop of the centre cuts off the pictures of all splits; ``None`` where there are none."""
+        sizes = np.concatenate([np.stack([each.widths, each.heights]) for each in self.splits.values()], axis=1)
+        widths, heights = sizes[:, sizes[0] > 0]
+        return examine_shapes(widths, heights)
+
     def to_dict(self) -> dict[str, Any]:
         """Everything, for JSON."""
+        shapes = self.shapes()
         counts, edges = self.size_histogram()
         return {
             "problems": self.problems,
             "classes": len(self.classes),
             "shorter_side_histogram": {"edges": edges.tolist(), "counts": counts.tolist()},
+            "shapes": None if shapes is None else asdict(shapes),
             "splits": {name: self._split_to_dict(summary) for name, summary in self.splits.items()},
             "broken": [{**each.place._asdict(), "reason": each.reason} for each in self.broken],
             "duplicates": [
