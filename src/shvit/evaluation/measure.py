@@ -35,8 +35,8 @@ from shvit.evaluation.labels import LabelledImages, dataset_labels, evenly_space
 from shvit.evaluation.samples import pictures_in
 from shvit.images.decoding import preparation
 from shvit.images.preprocess import decode, preprocess
-from shvit.predicting.classifier import Classifier
 from shvit.network.sides import ImageSize
+from shvit.predicting.classifier import Classifier
 
 
 @dataclass(frozen=True)
