@@ -32,8 +32,9 @@ examples:
 CHECK_EPILOG = """\
 PATH is what `shvit train` takes: a folder with train/ and val/ of class folders, or of class folders alone; Parquet
 files or a folder that datasets.save_to_disk wrote; hf://user/name; tar shards (a file, a folder, a pattern or a URL);
-a CSV file with the columns path and label, or a folder with train.csv and val.csv. Where there is no validation
-split, the one that training would make with this seed is checked.
+a CSV file with the columns path and label, or a folder with train.csv and val.csv; labels.csv with path and labels
+(cat|dog); COCO's annotations. Where there is no validation split, the one that training would make with this seed is
+checked. Of pictures with any number of labels, those without any and labels that are often together are counted.
 
 Every image is decoded. Reported are counts, sizes, formats and class balance; images that are broken or next to
 empty; shapes of which a crop of the centre cuts off much, and what to train with then; pictures that are there more
@@ -132,6 +133,7 @@ def _print_report(report: DataReport, path: str, notes: Sequence[str], output: P
     _print_sizes(report, console)
     _print_shapes(report, console)
     _print_classes(report, console)
+    _print_label_sets(report, console)
     _print_findings(report, console)
     if output is not None:
         console.print()
@@ -196,11 +198,33 @@ def _print_classes(report: DataReport, console: Console) -> None:
             say(f"{title:<23} {named}", hang=4)
 
 
+def _print_label_sets(report: DataReport, console: Console) -> None:
+    """Where pictures have any number of labels: how many, and which are often together in training."""
+    lines = []
+    for split, summary in report.splits.items():
+        if (sets := summary.label_sets) is not None:
+            counts = f"{_range(sets.per_image)} labels a picture, {sets.unlabelled:,} pictures without labels"
+            lines.append(f"{split:<8} {counts}")
+    if not lines:
+        return
+    console.print()
+    for line in lines:
+        say(line, hang=9)
+    sets = next(iter(report.splits.values())).label_sets
+    if sets is not None and sets.together:
+        pairs = (
+            f"{report.short_labels[first]} + {report.short_labels[second]} ({count:,})"
+            for first, second, count in sets.together[:NAMED]
+        )
+        say(f"together {', '.join(pairs)}", hang=9)
+
+
 def _print_findings(report: DataReport, console: Console) -> None:
     from shvit.data.unread import unread_lines
 
     def describe(place: Place) -> str:
-        return f"{place.source} [{place.split}, {report.short_labels[place.class_id]}]"
+        label = report.short_labels[place.class_id] if isinstance(place.class_id, int) else place.label
+        return f"{place.source} [{place.split}, {label}]"
 
     leaked: list[str] = []
     conflicting: list[str] = []

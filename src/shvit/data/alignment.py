@@ -11,6 +11,7 @@ import numpy as np
 from shvit.card import ClassInfo, short_labels
 from shvit.data.protocol import ImageDataset
 from shvit.data.splits import Subset
+from shvit.data.targets import class_counts, renumbered
 from shvit.errors import DataError
 
 NAMED = 5
@@ -53,7 +54,7 @@ class AlignedImages(Subset):
     def __init__(self, images: ImageDataset, classes: tuple[ClassInfo, ...], match: Match) -> None:
         super().__init__(images, np.arange(len(images)))
         self.classes, self.way = classes, match.way
-        self.labels = np.array(match.places, dtype=np.int64)[images.labels]
+        self.labels = renumbered(images.labels, match.places, len(classes))
 
 
 def unambiguous(classes: Sequence[ClassInfo], key: Callable[[ClassInfo], str | None]) -> dict[str, int]:
@@ -120,9 +121,9 @@ def has_images(labels: np.ndarray, classes: Sequence[ClassInfo]) -> np.ndarray:
     """Which classes have any, ``bool (C,)``.
 
     Args:
-        labels: class numbers of the images, ``int64 (N,)``.
+        labels: a dataset's.
     """
-    return np.bincount(labels, minlength=len(classes)) > 0
+    return class_counts(labels, len(classes)) > 0
 
 
 def describe_alignment(val: ImageDataset) -> str:
@@ -137,7 +138,7 @@ def describe_missing(labels: np.ndarray, classes: Sequence[ClassInfo]) -> str:
     """Which classes have no images, in a line; empty where all have some.
 
     Args:
-        labels: class numbers of the images, ``int64 (N,)``.
+        labels: a dataset's.
     """
     missing = [name for name, has in zip(short_labels(classes), has_images(labels, classes), strict=True) if not has]
     if not missing:

@@ -17,6 +17,8 @@ import numpy as np
 from shvit.card import short_labels
 from shvit.data.picture_shapes import ShapeReport, examine_shapes
 from shvit.data.protocol import ImageDataset
+from shvit.data.stratify import has_several
+from shvit.data.targets import class_counts, classes_of, named
 from shvit.data.unread import left_out, missing_pictures
 from shvit.data.workers import in_processes
 from shvit.errors import ImageError
@@ -39,9 +41,10 @@ class Place(NamedTuple):
     split: str
     source: str
     """The name that a person can find it by."""
-    class_id: int
+    class_id: int | tuple[int, ...]
+    """Several, or none, where pictures have any number of labels."""
     label: str
-    """Its class's name."""
+    """Its class's name, or all of them."""
 
 
 class UnreadableImage(NamedTuple):
@@ -68,6 +71,35 @@ class Duplicates:
         return len({place.class_id for place in self.places}) > 1
 
 
+PAIRS = 10
+"""How many pairs of labels that are often together are told."""
+
+
+@dataclass(frozen=True)
+class LabelSets:
+    """What there is to say where pictures have any number of labels."""
+
+    per_image: np.ndarray
+    """``int64 (N,)``: labels of each image."""
+    together: tuple[tuple[int, int, int], ...]
+    """The pairs of classes that share most images, and how many; most first, ``PAIRS`` at most."""
+
+    @property
+    def unlabelled(self) -> int:
+        """Images without any: examples of what no label is for."""
+        return int((self.per_image == 0).sum())
+
+
+def label_sets(labels: np.ndarray) -> LabelSets:
+    """Counts of labels ``bool (N, classes)``."""
+    ones = labels.astype(np.float32)  # its products are computed many at a time, and exact up to 16 million images
+    shared = np.triu(ones.T @ ones, 1).astype(np.int64)
+    best = np.argsort(-shared, axis=None, kind="stable")[:PAIRS]
+    first, second = np.unravel_index(best, shared.shape)
+    pairs = ((int(a), int(b), int(shared[a, b])) for a, b in zip(first, second, strict=True))
+    return LabelSets(labels.sum(axis=1, dtype=np.int64), tuple(each for each in pairs if each[2]))
+
+
 @dataclass(frozen=True)
 class SplitSummary:
     """Figures of one split; those of sizes and kinds are of the images that could be decoded."""
@@ -81,6 +113,8 @@ class SplitSummary:
     """Images by colour mode (``RGB``, ``L``, ``CMYK``), most frequent first."""
     class_counts: np.ndarray
     """``int64 (classes,)``: images of each class."""
+    label_sets: LabelSets | None = None
+    """Where pictures have any number of labels."""
 
 
 @dataclass(frozen=True)
@@ -168,6 +202,19 @@ class DataReport:
 
     def _split_to_dict(self, summary: SplitSummary) -> dict[str, Any]:
         whole = summary.widths > 0
+        sets = summary.label_sets
+        several = (
+            {}
+            if sets is None
+            else {
+                "without_labels": sets.unlabelled,
+                "labels_per_image": _spread(sets.per_image),
+                "together": [
+                    {"labels": [self.classes[first], self.classes[second]], "images": count}
+                    for first, second, count in sets.together
+                ],
+            }
+        )
         return {
             "images": len(summary.widths),
             "broken": int((~whole).sum()),
@@ -183,6 +230,7 @@ class DataReport:
                 {"class_id": class_id, "label": label, "images": int(count)}
                 for class_id, (label, count) in enumerate(zip(self.classes, summary.class_counts, strict=True))
             ],
+            **several,
         }
 
 
@@ -228,7 +276,9 @@ def check_datasets(
 
     def place(split: str, index: int) -> Place:
         images = splits[split]
-        return Place(split, images.source(index), int(images.labels[index]), names[images.labels[index]])
+        numbers = classes_of(images.labels, index)
+        class_id = numbers if has_several(images.labels) else numbers[0]
+        return Place(split, images.source(index), class_id, named(classes, numbers))
 
     for split, images in splits.items():
         sizes = np.zeros((len(images), 2), dtype=np.int32)
@@ -254,7 +304,8 @@ def check_datasets(
             sizes[:, 1],
             dict(formats.most_common()),
             dict(modes.most_common()),
-            np.bincount(images.labels, minlength=len(names)),
+            class_counts(images.labels, len(names)),
+            label_sets(images.labels) if has_several(images.labels) else None,
         )
     duplicates = [
         Duplicates(tuple(place(*each) for each in (first_seen[digest], *others))) for digest, others in copies.items()

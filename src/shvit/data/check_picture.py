@@ -10,6 +10,7 @@ import numpy as np
 from shvit.atomic import write_encoded
 from shvit.data.check import DataReport
 from shvit.data.protocol import ImageDataset
+from shvit.data.targets import class_counts, of_class
 from shvit.display import as_text
 from shvit.errors import MissingDependencyError
 from shvit.images.preprocess import decode
@@ -103,7 +104,7 @@ def _draw_sheet(figure: SubFigure, report: DataReport, splits: Mapping[str, Imag
     """Of few classes a column each, with several images; of many, one image each."""
     split, images = next(iter(splits.items()))
     whole = report.splits[split].widths > 0
-    classes = np.unique(images.labels[whole])
+    classes = np.flatnonzero(class_counts(images.labels[whole], len(report.classes)))
     rows, columns = SHEET
     each = rows if len(classes) <= columns else 1
     shown = classes[np.linspace(0, len(classes) - 1, num=min(len(classes), rows * columns)).astype(int)]
@@ -115,7 +116,7 @@ def _draw_sheet(figure: SubFigure, report: DataReport, splits: Mapping[str, Imag
     for axes in grid.flat:
         axes.axis("off")
     for place, label in enumerate(shown):
-        for row, index in enumerate(np.flatnonzero((images.labels == label) & whole)[:each]):
+        for row, index in enumerate(np.flatnonzero(of_class(images.labels, label) & whole)[:each]):
             axes = grid[row, place] if each > 1 else grid.flat[place]
             thumbnail = decode(images.read(int(index)))
             thumbnail.thumbnail((THUMBNAIL, THUMBNAIL))

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from shvit.card import ClassInfo
+from shvit.data.targets import multi_hot
 from shvit.display import as_text
 from shvit.errors import DataError
 from shvit.reading import read_text
@@ -80,6 +81,27 @@ def encode_labels(
         index = next(index for index, value in enumerate(values) if value in unknown)
         raise DataError(f"{where(index)}: label {values[index]!r} is not in classes.txt; add it there, or correct it")
     return np.array([ids[value] for value in values], dtype=np.int64), name_classes(names, root)
+
+
+def encode_label_sets(
+    values: Sequence[Sequence[str]], root: Path, where: Callable[[int], str], name: str
+) -> tuple[np.ndarray, tuple[ClassInfo, ...]]:
+    """Labels ``bool (N, classes)`` and classes of pictures with any number of labels each, written as text.
+
+    They are numbered as ``encode_labels`` does it.
+
+    Args:
+        name: of the dataset.
+
+    Raises:
+        DataError: as ``encode_labels``; or no picture has a label.
+    """
+    pictures = np.repeat(np.arange(len(values)), [len(each) for each in values])
+    if not len(pictures):
+        raise DataError(f"{name}: none of its {len(values):,} images has a label; fill some in")
+    flat = [label for each in values for label in each]
+    labels, classes = encode_labels(flat, root, lambda place: where(int(pictures[place])))
+    return multi_hot(pictures, labels, len(values), len(classes), name), classes
 
 
 def are_listed(root: Path, names: Sequence[str]) -> bool:

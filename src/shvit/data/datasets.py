@@ -13,14 +13,17 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from shvit.card import TaskName
 from shvit.data.alignment import align
 from shvit.data.classes import check_class_count, name_classes
+from shvit.data.formats.coco import annotation_files, coco_images
 from shvit.data.formats.files import ImageFiles, image_folder, subfolders
-from shvit.data.formats.listing import listed_splits, lists_images
+from shvit.data.formats.listing import listed_splits, lists_images, lists_several
 from shvit.data.formats.patterns import expand_pattern, is_url
 from shvit.data.layout import check_class_folders, split_folders
 from shvit.data.protocol import ImageDataset
 from shvit.data.splits import SPLIT_NAMES, by_split, split_and_rest, split_dataset
+from shvit.data.targets import class_counts, for_task, task_of_labels
 from shvit.errors import DataError, ImageError, MissingDependencyError
 from shvit.install import install_command
 
@@ -47,7 +50,9 @@ Splits = dict[str, Callable[[], ImageDataset]]
 """How to open what was found: under ``train`` and ``val``, or all of it under ``""``."""
 
 
-def open_dataset(path: str | Path, split: str, image_key: str | None = None) -> ImageDataset:
+def open_dataset(
+    path: str | Path, split: str, image_key: str | None = None, task: TaskName | None = None
+) -> ImageDataset:
     """Opens one split of a dataset; all of it, where it is not divided into splits.
 
     Args:
@@ -59,11 +64,13 @@ def open_dataset(path: str | Path, split: str, image_key: str | None = None) -> 
               (``train-00000-of-00008.parquet``); a folder that ``datasets.save_to_disk`` wrote; ``hf://user/name``;
             - tar shards: one, a folder of them, a pattern (``data/train-{000..146}.tar``, ``data/*.tar``), or a
               URL or a pattern of URLs;
-            - a CSV file with the columns ``path``, ``label`` and perhaps ``split``, or a folder with ``train.csv``
-              and ``val.csv``.
+            - a CSV file with the columns ``path``, ``label`` (or ``labels``) and perhaps ``split``, or a folder with
+              ``train.csv`` and ``val.csv``, or with ``labels.csv``;
+            - COCO's annotations, ``instances_train2017.json``, or the folder that has them in ``annotations/``.
         split: ``"train"`` or ``"val"``.
         image_key: of tar shards with several images under one key: the extension of the one that is meant, such as
             ``jpg`` or ``left.jpg``; or several, with commas, of which each key has one.
+        task: what the labels are for, as for ``for_task``.
 
     Raises:
         DataError: there is nothing of the kind; the message says what was looked for and what is there.
@@ -71,11 +78,15 @@ def open_dataset(path: str | Path, split: str, image_key: str | None = None) -> 
     with _readable(path):
         images = _open(path, _find_splits(path, image_key), split)
         _check_image_key(images, image_key)
-        return images
+        return for_task(images, task)
 
 
 def open_datasets(
-    path: str | Path, seed: int = 0, val_share: float = 0.1, image_key: str | None = None
+    path: str | Path,
+    seed: int = 0,
+    val_share: float = 0.1,
+    image_key: str | None = None,
+    task: TaskName | None = None,
 ) -> OpenedDatasets:
     """Opens training and validation images; where there are no validation images, holds some out.
 
@@ -85,28 +96,36 @@ def open_datasets(
         path: as for ``open_dataset``.
         seed: decides which images are held out.
         val_share: share of each class that is held out, in (0, 1).
-        image_key: as for ``open_dataset``.
+        image_key, task: as for ``open_dataset``.
 
     Raises:
-        DataError: as ``open_dataset``; or a class has no training images.
+        DataError: as ``open_dataset``; or a class has no training images, where a picture has one label.
     """
     with _readable(path):
         splits = _find_splits(path, image_key)
         train = _open(path, splits, "train")
         val = splits["val"]() if "val" in splits else None
         _check_image_key(train, image_key)
-    check_class_count(train.classes, train.name)
-    empty = np.flatnonzero(np.bincount(train.labels, minlength=len(train.classes)) == 0)
-    if len(empty):
-        raise DataError(
-            f"{train.name}: no training images of class {train.classes[empty[0]].label!r} ({len(empty)} such classes); "
-            "add some, or leave the class out (numbered labels begin at 0)"
-        )
+    chosen = task or task_of_labels(train)
+    train, val = for_task(train, chosen), None if val is None else for_task(val, chosen)
+    if chosen == "classification":
+        _check_classes(train)
     if val is not None:
         return OpenedDatasets(train, align(train, val), None)
     train, val = split_dataset(train, val_share, seed)
     note = f"no validation split: {val_share * 100:.3g} % of each class held out ({len(val):,} images), seed {seed}"
     return OpenedDatasets(train, val, note)
+
+
+def _check_classes(train: ImageDataset) -> None:
+    """Raises: DataError: there is nothing to tell apart, or a class has no images."""
+    check_class_count(train.classes, train.name)
+    empty = np.flatnonzero(class_counts(train.labels, len(train.classes)) == 0)
+    if len(empty):
+        raise DataError(
+            f"{train.name}: no training images of class {train.classes[empty[0]].label!r} ({len(empty)} such classes); "
+            "add some, or leave the class out (numbered labels begin at 0)"
+        )
 
 
 def is_divided(path: str | Path, image_key: str | None = None) -> bool:
@@ -189,6 +208,10 @@ def _in_folder(root: Path, image_key: str | None) -> Splits:
         if single:
             return {"": partial(saved_images, root)}
         return _known({name: partial(saved_images, root / name) for name in subfolders(root)}, str(root))
+    if files := annotation_files(root):
+        return _of_files(files, image_key)
+    if (listed := root / "labels.csv").is_file() and lists_several(listed):
+        return _of_files([str(listed)], image_key)
     if splits := split_folders(root, subfolders(root)):
         return {split: partial(_open_split, root / name, image_key) for split, name in splits.items()}
     for folder in (root, root / "data"):
@@ -203,14 +226,14 @@ def _class_folders(root: Path, split: bool = False) -> ImageFiles:
 
 
 def _open_split(folder: Path, image_key: str | None) -> ImageDataset:
-    files = _table_files(folder)
+    files = annotation_files(folder) or _table_files(folder)
     return _of_files(files, image_key, chosen_by_user=True)[""]() if files else _class_folders(folder, split=True)
 
 
 def _table_files(folder: Path) -> list[str]:
     """Parquet files, else tar shards, else CSV files; a CSV that is neither a split's nor a list of images is not."""
     files = sorted(file for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
-    for suffix in FILE_FORMATS:
+    for suffix in FOUND_IN_FOLDERS:
         found = [str(file) for file in files if file.suffix.lower() == suffix]
         if suffix == ".csv" and not by_split(found, words=True):
             found = [name for name in found if lists_images(Path(name))]
@@ -219,7 +242,8 @@ def _table_files(folder: Path) -> list[str]:
     return []
 
 
-FILE_FORMATS = (".parquet", ".tar", ".csv")
+FOUND_IN_FOLDERS = (".parquet", ".tar", ".csv")
+FILE_FORMATS = (*FOUND_IN_FOLDERS, ".json")
 
 
 def _of_files(names: Sequence[str], image_key: str | None, chosen_by_user: bool = False) -> Splits:
@@ -234,12 +258,20 @@ def _of_files(names: Sequence[str], image_key: str | None, chosen_by_user: bool 
     if suffix == ".csv":
         listed = listed_splits({Path(name): split for split, group in groups.items() for name in group})
         return _known({split: partial(_same, images) for split, images in listed.items()}, names[0])
+    if suffix == ".json":
+        return {split: partial(_annotated, group) for split, group in groups.items()}
     with _pyarrow_wanted(names[0]):
         from shvit.data.formats.shards import shard_images
         from shvit.data.formats.tables import parquet_images
     if suffix == ".tar":
         return {split: partial(shard_images, group, image_key) for split, group in groups.items()}
     return {split: partial(parquet_images, [Path(name) for name in group]) for split, group in groups.items()}
+
+
+def _annotated(files: Sequence[str]) -> ImageFiles:
+    if len(files) > 1:
+        raise DataError(f"{files[0]}: one file of annotations for a split is expected, found {len(files)}; give one")
+    return coco_images(Path(files[0]))
 
 
 def _same(images: ImageFiles) -> ImageFiles:

@@ -15,7 +15,8 @@ class ImageDataset(Protocol):
     name: str
     classes: tuple[ClassInfo, ...]
     labels: np.ndarray
-    """``(N,)`` int64, each in ``[0, len(classes))``."""
+    """``int64 (N,)``, each in ``[0, len(classes))``; or, where a picture has any number of labels,
+    ``bool (N, len(classes))``."""
 
     def __len__(self) -> int: ...
 

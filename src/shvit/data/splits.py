@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from shvit.data.protocol import ImageDataset
+from shvit.data.stratify import has_several, hold_out
 from shvit.errors import ArgumentError, DataError
 
 SPLIT_NAMES = {
@@ -73,7 +74,8 @@ def split_dataset(dataset: ImageDataset, val_share: float = 0.1, seed: int = 0) 
     """Holds out a share of each class: the same images whatever order they lie in and wherever the dataset is.
 
     Of a class of n images ``val_share · n`` are held out, to the nearest whole number, but at least one, and at
-    least one stays; a class of a single image is trained on.
+    least one stays; a class of a single image is trained on. Where pictures have several labels it is about so many of
+    each label, and of the pictures without any (``hold_out``).
 
     Args:
         val_share: in (0, 1).
@@ -82,18 +84,14 @@ def split_dataset(dataset: ImageDataset, val_share: float = 0.1, seed: int = 0) 
         Training and validation images, each in the dataset's order.
 
     Raises:
-        DataError: no class has two images.
+        DataError: no class has two images; or there are too few images of several labels.
     """
     if not 0 < val_share < 1:
         raise ArgumentError(f"val_share: expected more than 0 and less than 1, got {val_share}")
-    held_out = np.zeros(len(dataset), dtype=bool)
     draws = np.array([_draw(dataset, index, seed) for index in range(len(dataset))], dtype=np.uint64)
-    order = np.lexsort((draws, dataset.labels))
-    starts = np.flatnonzero(np.diff(dataset.labels[order], prepend=-1))
-    for of_class in np.split(order, starts[1:]):
-        count = min(max(int(val_share * len(of_class) + 0.5), 1), len(of_class) - 1)
-        held_out[of_class[:count]] = True
-    if not held_out.any():
+    choose = hold_out if has_several(dataset.labels) else _hold_out_of_each
+    held_out = choose(dataset.labels, val_share, draws)
+    if not held_out.any() or held_out.all():
         raise DataError(f"{dataset.name}: no class has two images, so that one could be held out; add images")
     division = Division(seed, val_share, list_digest(dataset))
     return (
@@ -102,11 +100,26 @@ def split_dataset(dataset: ImageDataset, val_share: float = 0.1, seed: int = 0) 
     )
 
 
+def _hold_out_of_each(labels: np.ndarray, share: float, draws: np.ndarray) -> np.ndarray:
+    """Which images to hold out, ``bool (N,)``, where each has one label: ``int64 (N,)``."""
+    held_out = np.zeros(len(labels), dtype=bool)
+    order = np.lexsort((draws, labels))
+    starts = np.flatnonzero(np.diff(labels[order], prepend=-1))
+    for of_class in np.split(order, starts[1:]):
+        count = min(max(int(share * len(of_class) + 0.5), 1), len(of_class) - 1)
+        held_out[of_class[:count]] = True
+    return held_out
+
+
 def list_digest(dataset: ImageDataset) -> str:
     """SHA-256, in hexadecimal, of the images' names within the dataset and their classes, whatever their order."""
+    names = [each.label for each in dataset.classes]
+    several = has_several(dataset.labels)
     lines = sorted(
-        f"{_name(dataset, index)}\0{dataset.classes[label].label}".encode(errors="surrogatepass")
-        for index, label in enumerate(dataset.labels.tolist())
+        "\0".join(
+            [_name(dataset, index), *(names[each] for each in (np.flatnonzero(label) if several else [label]))]
+        ).encode(errors="surrogatepass")
+        for index, label in enumerate(dataset.labels)
     )
     return hashlib.sha256(b"\n".join(lines)).hexdigest()
 

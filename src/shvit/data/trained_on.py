@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from shvit.card import TrainingSplit
+from shvit.card import TaskName, TrainingSplit
 from shvit.data.datasets import OpenedDatasets, open_datasets
 from shvit.data.protocol import ImageDataset
 from shvit.data.splits import Subset, list_digest, split_dataset
@@ -59,11 +59,13 @@ def count_trained_on(images: ImageDataset, trained: TrainingSplit) -> int:
     return len(found)
 
 
-def open_as_trained(path: str | Path, trained: TrainingSplit | None, image_key: str | None) -> OpenedDatasets:
+def open_as_trained(
+    path: str | Path, trained: TrainingSplit | None, image_key: str | None, task: TaskName | None = None
+) -> OpenedDatasets:
     """As ``open_datasets``; where a validation split has to be made, the one that the training made."""
     if trained is None or trained.seed is None or trained.val_share is None:
-        return open_datasets(path, image_key=image_key)
-    return open_datasets(path, trained.seed, trained.val_share, image_key)
+        return open_datasets(path, image_key=image_key, task=task)
+    return open_datasets(path, trained.seed, trained.val_share, image_key, task)
 
 
 def _name(images: ImageDataset, index: int) -> str:

@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 import numpy as np
 
-from shvit.data.classes import encode_labels
+from shvit.data.classes import encode_label_sets, encode_labels
 from shvit.data.formats.files import ImageFiles
 from shvit.data.splits import SPLIT_NAMES
 from shvit.errors import DataError
-from shvit.reading import check_utf8, find_separator, open_table
+from shvit.reading import check_utf8, open_table
 
-COLUMNS = ("path", "label")
+PATHS = ("path", "file", "file_name", "filename", "image")
+"""What the column of paths may be called; the first is what messages say."""
+
+LABEL, LABELS = "label", ("labels", "tags", "classes")
+"""What the column of labels may be called; by one of ``LABELS`` a picture has any number of them."""
+
+BETWEEN_LABELS = "|"
+
+SEPARATORS = ",;\t"
 
 FORM = (
     "expected a first line path,label or path,label,split, then one line for each image (separators may be commas, "
-    "semicolons or tabs)"
+    "semicolons or tabs); where a picture has any number of labels path,labels, then for example a.jpg,cat|dog"
 )
 
 KNOWN_SPLITS = frozenset({"", *chain(*SPLIT_NAMES.values())})
@@ -31,44 +39,64 @@ class Row(NamedTuple):
 
     path: str
     """Relative to the file's folder, or absolute."""
-    label: str
+    labels: tuple[str, ...]
+    """One, or any number where the list says so."""
     split: str
     """In lower case; empty where the line names none."""
     line: int
 
 
-def read_rows(file: Path) -> list[Row]:
-    """The lines of a CSV file with the columns ``path``, ``label`` and perhaps ``split``; others are ignored.
+class Listed(NamedTuple):
+    """What a CSV file lists."""
+
+    rows: list[Row]
+    several: bool
+    """Whether a picture has any number of labels: the column is called so, or one has several."""
+
+
+def read_rows(file: Path) -> Listed:
+    """The lines of a CSV file with columns for paths, labels and perhaps ``split``; others are ignored.
 
     Raises:
         DataError: a column or a value is missing; the message says in which line.
     """
     rows: list[Row] = []
+    unlabelled = 0
     try:
         with open_table(file) as stream:
-            reader = csv.reader(stream, delimiter=find_separator(stream, COLUMNS))
+            reader = csv.reader(stream, delimiter=_separator(stream))
             header = _header(reader)
-            if missing := [name for name in COLUMNS if name not in header]:
-                raise DataError(f"{file}: no column {missing[0]!r} in its first line; {FORM}")
-            path, label = header.index("path"), header.index("label")
+            path, label = _column(header, PATHS), _column(header, (LABEL, *LABELS))
+            if path is None or label is None:
+                missing = PATHS[0] if path is None else LABEL
+                raise DataError(f"{file}: no column {missing!r} in its first line; {FORM}")
+            several = header[label] in LABELS
             split = header.index("split") if "split" in header else None
             for fields in reader:
                 if not fields:
                     continue
-                if len(fields) != len(header) or not _is_path(fields[path]) or not fields[label].strip():
-                    raise DataError(f"{file}, line {reader.line_num}: no path or no label, or too many fields; {FORM}")
+                line = reader.line_num
+                if len(fields) != len(header) or not _is_path(fields[path]):
+                    raise DataError(_incomplete(file, line))
                 check_utf8(fields[label])
+                labels = tuple(each for part in fields[label].split(BETWEEN_LABELS) if (each := part.strip()))
+                several |= BETWEEN_LABELS in fields[label]
+                unlabelled = unlabelled or (0 if labels else line)
                 named = fields[split].strip().lower() if split is not None else ""
                 if named not in KNOWN_SPLITS:
-                    raise DataError(
-                        f"{file}, line {reader.line_num}: split {named!r} is not known; expected train, val or test"
-                    )
-                rows.append(Row(fields[path], fields[label].strip(), named, reader.line_num))
+                    raise DataError(f"{file}, line {line}: split {named!r} is not known; expected train, val or test")
+                rows.append(Row(fields[path], labels, named, line))
     except (csv.Error, UnicodeDecodeError) as error:
         raise DataError(f"{file}: cannot be read as CSV in UTF-8: {error}; {FORM}") from None
     if not rows:
         raise DataError(f"{file}: lists no images; {FORM}")
-    return rows
+    if unlabelled and not several:
+        raise DataError(_incomplete(file, unlabelled))
+    return Listed(rows, several)
+
+
+def _incomplete(file: Path, line: int) -> str:
+    return f"{file}, line {line}: no path or no label, or too many fields; {FORM}"
 
 
 def listed_splits(files: Mapping[Path, str]) -> dict[str, ImageFiles]:
@@ -80,7 +108,8 @@ def listed_splits(files: Mapping[Path, str]) -> dict[str, ImageFiles]:
     Returns:
         The images of each split, by its name.
     """
-    rows = [(file, row) for file in files for row in read_rows(file)]
+    lists = {file: read_rows(file) for file in files}
+    rows = [(file, row) for file, listed in lists.items() for row in listed.rows]
     splits = np.array([row.split or files[file] for file, row in rows])
     if (splits == "").any() and not (splits == "").all():
         file, row = rows[int(np.flatnonzero(splits == "")[0])]
@@ -93,7 +122,11 @@ def listed_splits(files: Mapping[Path, str]) -> dict[str, ImageFiles]:
         file, row = rows[index]
         return f"{file}, line {row.line}"
 
-    labels, classes = encode_labels([row.label for _, row in rows], root, where)
+    sets = [row.labels for _, row in rows]
+    if any(listed.several for listed in lists.values()):
+        labels, classes = encode_label_sets(sets, root, where, str(rows[0][0]))
+    else:
+        labels, classes = encode_labels([label for (label,) in sets], root, where)
     found = {}
     for split in dict.fromkeys(splits.tolist()):
         chosen = np.flatnonzero(splits == split)
@@ -108,9 +141,40 @@ def lists_images(file: Path) -> bool:
     """Whether a CSV file's first line has the columns of such a list."""
     try:
         with open_table(file) as stream:
-            return set(COLUMNS) <= set(_header(csv.reader(stream, delimiter=find_separator(stream, COLUMNS))))
+            header = _header(csv.reader(stream, delimiter=_separator(stream)))
     except (csv.Error, UnicodeDecodeError):
         return False
+    # Other tables have such columns too: by their other names only a file that is called so is such a list.
+    any_name = file.stem.lower() == "labels"
+    return (
+        _column(header, PATHS if any_name else PATHS[:1]) is not None and _column(header, (LABEL, *LABELS)) is not None
+    )
+
+
+def lists_several(file: Path) -> bool:
+    """Whether a CSV file's first line says that pictures have any number of labels."""
+    try:
+        with open_table(file) as stream:
+            header = _header(csv.reader(stream, delimiter=_separator(stream)))
+    except (csv.Error, UnicodeDecodeError):
+        return False
+    return _column(header, PATHS) is not None and _column(header, LABELS) is not None
+
+
+def _separator(table: TextIO) -> str:
+    """What separates the columns, by the first line; the table is left at its beginning."""
+    first = table.readline()
+    table.seek(0)
+    for separator in SEPARATORS:
+        header = _header(csv.reader([first], delimiter=separator))
+        if _column(header, PATHS) is not None and _column(header, (LABEL, *LABELS)) is not None:
+            return separator
+    return SEPARATORS[0]
+
+
+def _column(header: Sequence[str], names: Sequence[str]) -> int | None:
+    """The place of the first of the names that there is."""
+    return next((header.index(name) for name in names if name in header), None)
 
 
 def _header(reader: Iterator[list[str]]) -> list[str]:

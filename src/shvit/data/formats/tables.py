@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from shvit.atomic import atomic_path
 from shvit.card import ClassInfo
 from shvit.data.cache import derived_folder, files_key
 from shvit.data.classes import check_labels, encode_labels, name_classes, number_classes
+from shvit.data.targets import multi_hot
 from shvit.errors import DataError, ImageError, MissingDependencyError
 from shvit.images.encoded import read_encoded
 from shvit.install import install_command
@@ -29,8 +31,8 @@ IN_MEMORY_BYTES = 2 * 2**30
 class TableImages:
     """A column of images and one of labels, as the ``datasets`` library writes them.
 
-    The images are a struct with ``bytes`` and perhaps ``path``, or binary; the labels whole numbers or text. No
-    Python object is kept for an image.
+    The images are a struct with ``bytes`` and perhaps ``path``, or binary; the labels whole numbers or text, or lists
+    of them where a picture has any number. No Python object is kept for an image.
 
     Args:
         name: what messages call the dataset.
@@ -51,7 +53,7 @@ class TableImages:
         self._bytes = [_field(chunk, "bytes") for chunk in images.chunks]
         self._paths = [_field(chunk, "path") for chunk in images.chunks]
         self._starts = np.cumsum([0] + [len(chunk) for chunk in images.chunks])
-        self.labels, self.classes = _labels(table[label], features.get(label, {}).get("names"), root, name)
+        self.labels, self.classes = _labels(table[label], _described(features.get(label, {})).get("names"), root, name)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return TableImages, self._arguments
@@ -196,25 +198,34 @@ def _features(schema: pa.Schema, name: str) -> dict[str, dict[str, Any]]:
         return {}
     try:
         features = json.loads(raw)["info"]["features"]
-        return {column: feature for column, feature in features.items() if isinstance(feature, dict)}
+        # Some versions of the library write a list of something as a list of its description.
+        plain = {column: each[0] if isinstance(each, list) and each else each for column, each in features.items()}
+        return {column: feature for column, feature in plain.items() if isinstance(feature, dict)}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{name}: the description of its columns is damaged: {error!r}") from None
 
 
 def _columns(schema: pa.Schema, features: dict[str, dict[str, Any]], name: str) -> tuple[str, str]:
     """The column of images and the column of labels: as called by convention, else the only one of its type."""
-    chosen = []
-    for role, type_name in (("image", "Image"), ("label", "ClassLabel")):
-        candidates = [column for column in schema.names if features.get(column, {}).get("_type") == type_name]
-        if role in schema.names:
-            candidates = [role]
+    chosen: list[str] = []
+    for type_name, *roles in (("Image", "image"), ("ClassLabel", "label", "labels")):
+        candidates = [
+            column for column in schema.names if _described(features.get(column, {})).get("_type") == type_name
+        ]
+        candidates = [role for role in roles if role in schema.names][:1] or candidates
         if len(candidates) != 1:
             raise DataError(
-                f"{name}: expected a column named {role!r}, or one column of type {type_name}; "
+                f"{name}: expected a column named {' or '.join(map(repr, roles))}, or one column of type {type_name}; "
                 f"its columns are {', '.join(schema.names)}"
             )
         chosen += candidates
     return chosen[0], chosen[1]
+
+
+def _described(feature: dict[str, Any]) -> dict[str, Any]:
+    """What is said of a column's values, or of those in its lists."""
+    inner = feature.get("feature")
+    return inner if isinstance(inner, dict) else feature
 
 
 def _field(chunk: pa.Array, name: str) -> pa.Array | None:
@@ -226,11 +237,28 @@ def _field(chunk: pa.Array, name: str) -> pa.Array | None:
 def _labels(
     column: pa.ChunkedArray, names: list[str] | None, root: Path, name: str
 ) -> tuple[np.ndarray, tuple[ClassInfo, ...]]:
-    def where(index: int) -> str:
-        return f"{name}, row {index}"
-
     if column.null_count:
         raise DataError(f"{name}: {column.null_count} images have no label; leave them out")
+    if not _is_list(column.type):
+        return _plain_labels(column, names, root, name, lambda index: f"{name}, row {index}")
+    values = pa.chunked_array([chunk.flatten() for chunk in column.chunks], column.type.value_type)
+    if values.null_count:
+        raise DataError(f"{name}: {values.null_count} labels in its lists are missing (null); leave them out")
+    if not len(values):
+        raise DataError(f"{name}: none of its {len(column):,} images has a label; fill some in")
+    pictures = np.repeat(np.arange(len(column)), pc.list_value_length(column).to_numpy())
+    labels, classes = _plain_labels(values, names, root, name, lambda place: f"{name}, row {pictures[place]}")
+    return multi_hot(pictures, labels, len(column), len(classes), name), classes
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+
+
+def _plain_labels(
+    column: pa.ChunkedArray, names: list[str] | None, root: Path, name: str, where: Callable[[int], str]
+) -> tuple[np.ndarray, tuple[ClassInfo, ...]]:
+    """Labels ``int64 (N,)`` of whole numbers or text."""
     if pa.types.is_integer(column.type):
         labels = column.to_numpy().astype(np.int64)
         if names is None:
@@ -239,4 +267,4 @@ def _labels(
         return labels, name_classes(names, root)
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         return encode_labels(column.to_pylist(), root, where)
-    raise DataError(f"{name}: labels are {column.type}; expected whole numbers or text")
+    raise DataError(f"{name}: labels are {column.type}; expected whole numbers, text, or lists of these")
