@@ -61,6 +61,7 @@ def test_a_run_is_summed_up(folder, capsys):
         "epochs_done": 3.0,
         "epochs": 3,
         "best_top1": 0.3,
+        "best_map": None,
         "last_loss": 1.0,
         "seconds": 185.0,
         "images_per_second": 200.0,

@@ -49,3 +49,22 @@ def losses(folder: Path) -> dict[int, float]:
     """Loss by optimizer step; of a step that was taken twice, the last."""
     rows = [json.loads(line) for line in (folder / "losses.jsonl").read_text().splitlines()]
     return {row["step"]: row["loss"] for row in rows if "loss" in row}
+
+
+@pytest.fixture(scope="session")
+def spots(tmp_path_factory) -> Path:
+    """Pictures with any number of coloured squares, and a list of which: the labels of each can be seen."""
+    root = tmp_path_factory.mktemp("spots")
+    rng = np.random.default_rng(0)
+    lines = ["path,labels,split"]
+    for place in range(64):
+        pixels = rng.integers(0, 90, (48, 48, 3), dtype=np.uint8)
+        present = [channel for channel in range(3) if rng.random() < 0.5]
+        for channel in present:
+            top, left = rng.integers(0, 24, 2)
+            pixels[top : top + 24, left : left + 24, channel] += 150
+        Image.fromarray(pixels).save(root / f"{place}.png")
+        names = "|".join(("red", "green", "blue")[channel] for channel in present)
+        lines.append(f"{place}.png,{names},{'val' if place % 4 == 0 else 'train'}")
+    (root / "labels.csv").write_text("\n".join(lines) + "\n")
+    return root

@@ -269,7 +269,7 @@ def test_a_run_whose_validation_is_all_wrong_has_a_best(colours, tmp_path, monke
     losses = iter([2.0, 1.5, 1.75])
     monkeypatch.setattr(loop, "evaluate", lambda *_: ValidationResult(0.0, 0.0, next(losses), 12))
     progress = fit(prepare(colours, tmp_path, replace(RECIPE, epochs=3)))
-    assert (progress.best_epoch, progress.best_top1, progress.best_loss) == (2, 0.0, 1.5)
+    assert (progress.best_epoch, progress.best_score, progress.best_loss) == (2, 0.0, 1.5)
     assert read_checkpoint(tmp_path / "best.safetensors").metadata["epoch"] == 2
 
 

@@ -57,7 +57,7 @@ def test_it_learns_and_leaves_what_the_next_step_needs(colours, tmp_path):
     assert [each["wnid"] for each in checkpoint.metadata["classes"]] == list(WNIDS)
     assert checkpoint.metadata["recipe"]["epochs"] == 4
     again = evaluate(model, run.val, run.preprocessing, batch_size=5, workers=0)
-    assert again.top1 == progress.best_top1
+    assert again.top1 == progress.best_score
     assert again.images == 12
 
 
@@ -76,7 +76,7 @@ def test_without_the_first_class_validation_scores_what_the_rest_scores_beside_i
     found, expected = (evaluate(model, images, run.preprocessing, batch_size=5, workers=0) for images in (val, rest))
     assert found == expected
     assert val.labels.tolist() == [1] * 4 + [2] * 4
-    assert (found.top1, found.images) == (progress.best_top1, 8)
+    assert (found.top1, found.images) == (progress.best_score, 8)
 
 
 def test_few_images_choose_by_loss_and_early_stopping_goes_by_the_same(colours, tmp_path, monkeypatch):
@@ -86,7 +86,7 @@ def test_few_images_choose_by_loss_and_early_stopping_goes_by_the_same(colours, 
     monkeypatch.setattr(loop, "evaluate", lambda *_: ValidationResult((now := next(coming))[0], 1.0, now[1], 12))
     recipe = replace(RECIPE, epochs=50, early_stopping=2)
     progress = fit(prepare(colours, tmp_path, recipe, small_shvit()))
-    assert (progress.epoch, progress.best_epoch, progress.best_top1, progress.best_loss) == (6, 4, 0.25, 1.0)
+    assert (progress.epoch, progress.best_epoch, progress.best_score, progress.best_loss) == (6, 4, 0.25, 1.0)
     tensors = [load_file(tmp_path / f"{name}.safetensors") for name in ("best", "last")]
     assert not all(torch.equal(tensors[0][name], tensor) for name, tensor in tensors[1].items())
 
@@ -135,8 +135,8 @@ def test_class_weights_make_rare_classes_count_as_much(colours, tmp_path):
         execution,
         small_shvit(),
     )
-    assert run.class_weights.tolist() == pytest.approx([0.75, 0.75, 3.0])
-    assert float(run.class_weights[torch.from_numpy(run.train.labels)].mean()) == pytest.approx(1)
+    assert run.objective.weights.tolist() == pytest.approx([0.75, 0.75, 3.0])
+    assert float(run.objective.weights[torch.from_numpy(run.train.labels)].mean()) == pytest.approx(1)
 
 
 def test_a_batch_of_broken_images_alone_does_not_stop_the_run(colours, tmp_path):

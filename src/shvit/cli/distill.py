@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
+from typing import get_args
 
 from shvit.atomic import check_outputs
+from shvit.card import TaskName
 from shvit.cli.arguments import positive
 from shvit.cli.data import IMAGE_KEY_HELP
 from shvit.display import say, terminal
@@ -61,6 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         help="share of each class that training holds out, where DATA has no validation split (default: 0.1)",
     )
+    add("--task", choices=get_args(TaskName), help="as in training (default: what the data have)")
     add("--fit-head", action="store_true", help="first fit the teacher's last layer to the labels")
     add("--backend", choices=("eager", "openvino"), default="eager", help="default: eager PyTorch")
     add("--device", choices=("cpu", "cuda", "mps"), default="cpu", help="of the eager backend (default: cpu)")
@@ -78,6 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from shvit.data import Augmentation
     from shvit.data.datasets import open_datasets
+    from shvit.data.targets import task_of_labels
     from shvit.training.distillation import load_teacher, view_file
     from shvit.training.precompute import TeacherExecution, precompute_logits
 
@@ -87,10 +91,11 @@ def run(args: argparse.Namespace) -> int:
         [each for each in (args.data, args.teacher, args.teacher_weights) if each],
     )
     augmentation = Augmentation(crop_scale=tuple(args.crop_scale))
-    images, _, note = open_datasets(args.data, args.seed, args.val_share, args.image_key)
+    images, _, note = open_datasets(args.data, args.seed, args.val_share, args.image_key, args.task)
     if note is not None:
         say(note, sys.stderr)
-    teacher = load_teacher(args.teacher, args.teacher_weights, images.classes, args.teacher_size)
+    task = None if args.fit_head else task_of_labels(images)
+    teacher = load_teacher(args.teacher, args.teacher_weights, images.classes, args.teacher_size, task)
     with _reported(args.views * len(images), args.report_every) as report:
         card = precompute_logits(
             teacher,
@@ -114,7 +119,8 @@ def run(args: argparse.Namespace) -> int:
     scale = f" --augmentation.crop_scale '{list(augmentation.crop_scale)}'"
     image_key = "" if args.image_key is None else f" --image-key {args.image_key}"
     val_share = "" if note is None or args.val_share == 0.1 else f" --val_share {args.val_share:g}"
-    more = f"{scale}{val_share}"
+    task_given = "" if args.task is None else f" --task {args.task}"
+    more = f"{scale}{val_share}{task_given}"
     say(f"next: shvit train {args.data}{image_key} --distillation.logits {args.output} --seed {card.seed}{more}")
     return 0
 

@@ -110,7 +110,7 @@ def _print_summaries(summaries: list[RunSummary], form: str, csv_safe: bool) -> 
             each.model or "",
             _text(each.image_size, ""),
             "" if each.epochs_done is None else f"{each.epochs_done:.3g}/{each.epochs}",
-            _text(each.best_top1, ".1%"),
+            f"mAP {each.best_map:.1%}" if each.best_map is not None else _text(each.best_top1, ".1%"),
             _text(each.last_loss, ".3f"),
             "" if each.seconds is None else str(timedelta(seconds=round(each.seconds))),
             _text(each.images_per_second, ",.0f"),

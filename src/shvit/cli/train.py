@@ -16,12 +16,14 @@ from shvit.display import say
 from shvit.errors import ArgumentError
 
 if TYPE_CHECKING:
+    from shvit.card import TaskName
     from shvit.training import Execution, Recipe, TrainedRun
 
 EPILOG = """\
 DATA is a folder with train/ and val/ (or validation/), each with one sub-folder for each class; a folder of class
 folders alone, of which a part is then held out; Parquet files in the Hugging Face image layout; tar shards in
-WebDataset's; or a CSV of paths and labels. `shvit data check DATA` looks it over.
+WebDataset's; or a CSV of paths and labels. `shvit data check DATA` looks it over. Pictures with any number of labels: a
+CSV of paths and labels (cat|dog), a folder with labels.csv, Parquet with lists, COCO's annotations.
 
 Without --config the recipe suits the number of images: with --pretrained a fine-tuning, else a training from nothing.
 
@@ -29,6 +31,7 @@ examples:
   shvit train photos/ --model shvit_s1 --pretrained                  fine-tune the published ImageNet weights
   shvit train photos/ --pretrained mine.safetensors --lr 1e-3        ... or weights of your own
   shvit train data/ --config recipes/tiny_imagenet.yaml --output runs/tiny
+  shvit train coco/ --pretrained --loss asymmetric                   several labels a picture
   shvit train data/ --output runs/mine --resume auto                 go on where the run was stopped
   shvit train data/ --print_config                                   the whole recipe as YAML, and stop
 """
@@ -36,7 +39,7 @@ examples:
 TAKES_MORE_ARGUMENTS = True
 """The recipe's flags are parsed here, by the library that knows the recipe's types."""
 
-SHORT = {"--lr": "--optimizer.lr"}
+SHORT = {"--lr": "--optimizer.lr", "--loss": "--multi_label.loss"}
 """Flags that people type, and the recipe's keys behind them."""
 
 KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
@@ -83,7 +86,7 @@ def _parser(defaults: Recipe | None = None) -> Any:
 
 
 def parse_recipe(
-    arguments: list[str], images: int | None = None, begun: Path | None = None
+    arguments: list[str], images: int | None = None, begun: Path | None = None, task: TaskName = "classification"
 ) -> tuple[Recipe, Execution]:
     """The recipe that flags and YAML files describe, and how to run it.
 
@@ -92,6 +95,7 @@ def parse_recipe(
             ``--print_config`` has no effect yet.
         begun: recipe of the run that is resumed; where it exists and no other file is given, its values are the
             defaults: those of this version may be others than those that the run began with.
+        task: the images'.
 
     Raises:
         ValueError: an unknown key, or a value that cannot be; the message names it.
@@ -110,7 +114,7 @@ def parse_recipe(
         if images is not None:
             if values.config is None:
                 recipe = default_recipe(
-                    values.model, images, values.pretrained, values.quantization_aware, values.sync_norm
+                    values.model, images, values.pretrained, values.quantization_aware, values.sync_norm, task
                 )
                 parser = _parser(recipe)
             values = parser.parse_args(arguments)
@@ -181,6 +185,7 @@ def _joined(execution: Execution) -> Execution:
 
 def run(args: argparse.Namespace) -> int:
     from shvit.data.datasets import open_datasets
+    from shvit.data.targets import task_of_labels
     from shvit.runs.run_folder import RECIPE
     from shvit.training.checkpoint import checkpoints
     from shvit.training.train import TrainingPlan, carry_out, run_folder
@@ -189,8 +194,8 @@ def run(args: argparse.Namespace) -> int:
     folder = args.output or run_folder(resume)
     begun = folder / RECIPE if resume else None
     wanted = parse_recipe(args.more_arguments, begun=begun)[0]
-    datasets = open_datasets(args.data, wanted.seed, wanted.val_share, wanted.image_key)
-    recipe, execution = parse_recipe(args.more_arguments, len(datasets.train), begun)
+    datasets = open_datasets(args.data, wanted.seed, wanted.val_share, wanted.image_key, wanted.task)
+    recipe, execution = parse_recipe(args.more_arguments, len(datasets.train), begun, task_of_labels(datasets.train))
     files = _recipe_files(args.more_arguments)
     plan = TrainingPlan(args.data, datasets, recipe, folder, execution, resume, not files, files, args.wandb)
     try:
@@ -211,7 +216,8 @@ def _print_outcome(run: TrainedRun, validation_images: int, data: str) -> None:
     best, recipe = run.best, run.recipe
     rule = ", by its validation loss" if validation_images < FEW_IMAGES else ""
     where = f"weights in {best}" if best.exists() else f"{best} is not there any more"
-    say(f"best top-1 {run.top1:.2%} after epoch {run.best_epoch}{rule}; {where}")
+    score = f"top-1 {run.top1:.2%}" if run.top1 is not None else f"mAP {run.mean_average_precision:.2%}"
+    say(f"best {score} after epoch {run.best_epoch}{rule}; {where}")
     if not best.exists():  # as when somebody deleted it, and no later epoch was better
         best = run.last
     if run.broken:

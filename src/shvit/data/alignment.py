@@ -134,17 +134,20 @@ def describe_alignment(val: ImageDataset) -> str:
     return "; ".join(each for each in (how, missing and f"validation: {missing}") if each)
 
 
-def describe_missing(labels: np.ndarray, classes: Sequence[ClassInfo]) -> str:
+def describe_missing(
+    labels: np.ndarray, classes: Sequence[ClassInfo], what: str = "of which nothing is measured"
+) -> str:
     """Which classes have no images, in a line; empty where all have some.
 
     Args:
         labels: a dataset's.
+        what: follows from it.
     """
     missing = [name for name, has in zip(short_labels(classes), has_images(labels, classes), strict=True) if not has]
     if not missing:
         return ""
     named = ", ".join(missing[:NAMED]) + (", ..." if len(missing) > NAMED else "")
-    return f"no images of {len(missing):,} of the {len(classes):,} classes, of which nothing is measured: {named}"
+    return f"no images of {len(missing):,} of the {len(classes):,} classes, {what}: {named}"
 
 
 def examples(classes: Sequence[ClassInfo]) -> str:

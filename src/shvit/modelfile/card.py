@@ -15,8 +15,11 @@ from shvit.network.class_names import known_classes
 from shvit.network.imagenet import IMAGENET, imagenet_classes
 from shvit.network.network import FoldedNetwork
 from shvit.network.sides import ImageSize, sides
-from shvit.network.training_metadata import stored_preprocessing
+from shvit.network.training_metadata import stored_preprocessing, stored_task
 from shvit.network.variants import SHViTConfig
+
+METRICS = ("top1", "top5", "map", "f1")
+"""What a training measures, of one label and of several: top-1 and top-5; mean average precision and F1 at 0.5."""
 
 ClassNames = list[str] | Literal["imagenet-1k"] | None
 """One for each output in order, or ``imagenet-1k`` for its names."""
@@ -57,6 +60,7 @@ def card_for(
         architecture=network.architecture,
         classes=classes,
         preprocessing=preprocessing,
+        task=stored_task(checkpoint) or "classification",
         parameters=network.parameters,
         macs=network.macs(preprocessing.image_size),
         training_data=metadata.get("training_data"),
@@ -64,9 +68,7 @@ def card_for(
         trained_from=_trained_from(checkpoint),
         licence=metadata.get("licence"),
         source=metadata.get("source", as_text(checkpoint.path.name)),
-        metrics=tuple(
-            Metric(key, metrics[key], dataset, metadata.get("command")) for key in ("top1", "top5") if key in metrics
-        ),
+        metrics=tuple(Metric(key, metrics[key], dataset, metadata.get("command")) for key in METRICS if key in metrics),
         notes=metadata.get("notes"),
         created=datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
         shvit_version=__version__,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from shvit.card import SCHEMA_VERSION, Card, ClassInfo, Preprocessing
+from shvit.card import SCHEMA_VERSION, Card, ClassInfo, Preprocessing, TaskName
 from shvit.errors import CheckpointError, ModelFileError
 from shvit.network.checkpoint import MAX_IMAGE_SIDE, Checkpoint
 
@@ -36,6 +36,17 @@ def stored_classes(checkpoint: Checkpoint[Any]) -> tuple[ClassInfo, ...] | None:
     if checkpoint.metadata.get("classes") is None:
         return None
     return _card(checkpoint, classes=checkpoint.metadata["classes"]).classes
+
+
+def stored_task(checkpoint: Checkpoint[Any]) -> TaskName | None:
+    """What the network answers; ``None`` where the file does not say, as of others' and of earlier trainings.
+
+    Raises:
+        CheckpointError: that part of the metadata is damaged, or of a task that this version does not know.
+    """
+    if checkpoint.metadata.get("task") is None:
+        return None
+    return _card(checkpoint, task=checkpoint.metadata["task"]).task
 
 
 def _card(checkpoint: Checkpoint[Any], **parts: Any) -> Card:

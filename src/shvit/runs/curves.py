@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from shvit.atomic import write_encoded
 from shvit.display import as_text
 from shvit.errors import DataError
+from shvit.runs.best import FIGURES
 from shvit.runs.run_folder import RunRecord
 
 LINE_STYLES = ("-", "--", ":", "-.")
@@ -26,7 +27,7 @@ def plot_run(record: RunRecord, path: Path) -> None:
     panels = figure.subplots(2, 2, sharex=True)
     for panel, title, names in (
         (panels[0, 0], "training loss", {"loss": "loss"}),
-        (panels[0, 1], "validation accuracy, %", {"val_top1": "top-1", "val_top5": "top-5"}),
+        (panels[0, 1], "validation accuracy, %", _accuracies(record)),
         (panels[1, 0], "learning rate", {"lr": "rate"}),
         (panels[1, 1], "validation loss", {"val_loss": "loss"}),
     ):
@@ -41,28 +42,36 @@ def plot_run(record: RunRecord, path: Path) -> None:
 
 @rc_context({"text.parse_math": False})
 def plot_comparison(records: Sequence[RunRecord], path: Path) -> None:
-    """Validation top-1 of several runs against epochs, as a PNG.
+    """Validation top-1 (or mAP) of several runs against epochs, as a PNG.
 
     Raises:
         DataError: no run has validated yet.
     """
-    validated = [record for record in records if record.best_top1() is not None]
+    validated = [record for record in records if record.best_score() is not None]
     if not validated:
         raise DataError("no run has validated yet: there is no curve to draw")
     figure = Figure(figsize=(9, 5.5), layout="constrained")
     panel = figure.subplots()
     for number, record in enumerate(validated):
         style = LINE_STYLES[number // 10 % len(LINE_STYLES)]
-        _draw(panel, record, "val_top1", f"{record.name} (best {record.best_top1():.1%})", style)
-    _label(panel, "validation top-1, %")
+        _draw(panel, record, f"val_{record.judged_by}", f"{record.name} (best {record.best_score():.1%})", style)
+    called = dict.fromkeys(FIGURES[record.judged_by] for record in validated)
+    _label(panel, f"validation {' and '.join(called)}, %")
     panel.set_xlabel("epochs")
     figure.legend(loc="outside lower center", ncols=2)
     _save(figure, path)
 
 
+def _accuracies(record: RunRecord) -> dict[str, str]:
+    """The shares that a run has, and what they are called."""
+    known = {"val_top1": "top-1", "val_top5": "top-5", "val_map": "mAP", "val_f1": "F1 at 0.5"}
+    found = {name: label for name, label in known.items() if record.figures(name)[1]}
+    return found or {"val_top1": "top-1"}
+
+
 def _draw(panel: Axes, record: RunRecord, name: str, label: str, style: str = "-") -> None:
     epochs, values = record.figures(name)
-    if name.startswith("val_top"):
+    if name.startswith("val_") and name != "val_loss":
         values = [value * 100 for value in values]
     # A validation is one point an epoch: mark it, or a run of one epoch shows nothing.
     panel.plot(epochs, values, style, marker="o" if name.startswith("val_") else None, markersize=3, label=label)

@@ -29,6 +29,7 @@ from shvit.display import as_text, say, terminal
 from shvit.errors import DataError, MissingDependencyError
 from shvit.install import install_command
 from shvit.machine import processor_name
+from shvit.runs.best import FIGURES
 from shvit.runs.curves import plot_run
 from shvit.runs.metrics import FILE as METRICS
 from shvit.runs.metrics import MetricsFile
@@ -199,7 +200,12 @@ class RunLog:
         return run
 
 
-SHOWN = {"loss": "loss {:.3f}", "lr": "lr {:.2g}", "val_top1": "top-1 {:.1%}", "memory_mib": "{:,.0f} MiB"}
+SHOWN = {
+    "loss": "loss {:.3f}",
+    "lr": "lr {:.2g}",
+    **{f"val_{name}": f"{called} {{:.1%}}" for name, called in FIGURES.items()},
+    "memory_mib": "{:,.0f} MiB",
+}
 """Figures beside the progress bar, and how they are written there."""
 
 

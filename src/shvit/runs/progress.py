@@ -13,7 +13,8 @@ class Progress:
     """Epochs finished."""
     step: int = 0
     """Optimizer steps taken in the epoch that is under way."""
-    best_top1: float = 0.0
+    best_score: float = 0.0
+    """What an epoch is judged by on the validation images, in [0, 1], of the best: top-1, or mAP of several labels."""
     best_loss: float | None = None
     """Validation loss of the best; ``None`` before there is one, and in checkpoints from before it was kept."""
     best_epoch: int = 0

@@ -11,7 +11,7 @@ from statistics import median
 from typing import Any
 
 from shvit.errors import DataError
-from shvit.runs.best import is_better
+from shvit.runs.best import FIGURES, is_better
 from shvit.runs.metrics import FILE as METRICS
 from shvit.runs.metrics import Row, read_metrics
 
@@ -42,19 +42,24 @@ class RunRecord:
         rows = [row for row in self.rows if isfinite(row.get(name, nan))]
         return [self.epochs(row) for row in rows], [row[name] for row in rows]
 
-    def best_top1(self) -> float | None:
-        """Validation top-1 of the epoch that ``best.safetensors`` is of, in [0, 1]; ``None`` before a validation."""
-        images = self.sessions[-1].get("validation_images")
+    @property
+    def judged_by(self) -> str:
+        """Which of ``FIGURES`` its epochs are judged by; top-1 before a validation."""
+        return next((name for name in FIGURES if any(f"val_{name}" in row for row in self.rows)), "top1")
+
+    def best_score(self) -> float | None:
+        """That of the epoch that ``best.safetensors`` is of, in [0, 1]; ``None`` before a validation."""
+        images, figure = self.sessions[-1].get("validation_images"), f"val_{self.judged_by}"
         if not isinstance(images, int):  # of a run from before the validation loss had a say
-            return max(self.figures("val_top1")[1], default=None)
+            return max(self.figures(figure)[1], default=None)
         best: Row | None = None
         for row in self.rows:
-            top1, loss = row.get("val_top1", nan), row.get("val_loss", nan)
-            if not (isfinite(top1) and isfinite(loss)):
+            score, loss = row.get(figure, nan), row.get("val_loss", nan)
+            if not (isfinite(score) and isfinite(loss)):
                 continue
-            if best is None or is_better(top1, loss, best["val_top1"], best["val_loss"], images):
+            if best is None or is_better(score, loss, best[figure], best["val_loss"], images):
                 best = row
-        return None if best is None else best["val_top1"]
+        return None if best is None else best[figure]
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,8 @@ class RunSummary:
     epochs: int | None = None
     best_top1: float | None = None
     """Share in [0, 1], on the validation set, of the epoch that was kept as the best."""
+    best_map: float | None = None
+    """The same of several labels: mean average precision."""
     last_loss: float | None = None
     seconds: float | None = None
     """Time trained and validated, over all sessions."""
@@ -164,7 +171,7 @@ def summarize(record: RunRecord) -> RunSummary:
         image_size=_get(recipe, "image_size", (int, str), RECIPE),
         epochs_done=record.epochs(rows[-1]) if rows else 0,
         epochs=_get(recipe, "epochs", int, RECIPE),
-        best_top1=record.best_top1(),
+        **{f"best_{record.judged_by}": record.best_score()},
         last_loss=losses[-1] if losses else None,
         seconds=max(record.figures("seconds")[1], default=None),
         images_per_second=median(rates) if rates else None,

@@ -170,7 +170,7 @@ def resume(run: Run) -> bool:
             run.ema.module.load_state_dict(state["ema"])
         run.optimizer.load_state_dict(state["optimizer"])
         run.fabric.strategy.precision.load_state_dict(state["precision"])
-        run.progress = Progress(**state["progress"])
+        run.progress = Progress(**_renamed(state["progress"]))
     except (KeyError, ValueError, TypeError, RuntimeError, AttributeError) as error:
         reason = str(error).splitlines()[0][:200]
         raise CheckpointError(f"{found}: is not of this network and dataset: {reason}") from None
@@ -183,6 +183,11 @@ def resume(run: Run) -> bool:
                 stacklevel=2,
             )
     return True
+
+
+def _renamed(progress: dict[str, Any]) -> dict[str, Any]:
+    """As this version calls its fields; the best one's score was its top-1 before there were several labels."""
+    return {{"best_top1": "best_score"}.get(name, name): value for name, value in progress.items()}
 
 
 def _newest_whole(folder: Path) -> tuple[dict[str, Any] | None, Path | None, dict[Path, str]]:

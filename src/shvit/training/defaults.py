@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
-from shvit.card import Preprocessing
+from shvit.card import Preprocessing, TaskName
 from shvit.data.transforms import Augmentation
 from shvit.models import VARIANTS, read_checkpoint
 from shvit.network.sides import in_words, sides
@@ -34,7 +34,12 @@ FINE_TUNING_STEPS, MOST_EPOCHS = 400, 60
 
 
 def default_recipe(
-    model: str, images: int, pretrained: str | None, quantization_aware: bool = False, sync_norm: bool = False
+    model: str,
+    images: int,
+    pretrained: str | None,
+    quantization_aware: bool = False,
+    sync_norm: bool = False,
+    task: TaskName = "classification",
 ) -> Recipe:
     """What ``shvit train`` starts from when it is given no recipe file; flags change single values.
 
@@ -49,7 +54,13 @@ def default_recipe(
         pretrained: a checkpoint's file, ``hub``, or ``None`` to train from nothing.
         quantization_aware: fine-tune weights that are good in float32 for 8 bits.
         sync_norm: normalisations will see the images of all processes, so they are not frozen.
+        task: of several labels each is by itself, and nothing is to be gained by smoothing towards one half.
     """
+    recipe = _for_images(model, images, pretrained, quantization_aware, sync_norm)
+    return replace(recipe, label_smoothing=0.0) if task == "multi_label" else recipe
+
+
+def _for_images(model: str, images: int, pretrained: str | None, quantization_aware: bool, sync_norm: bool) -> Recipe:
     batch_size = max(8, min(FULL_BATCH, 1 << max(images // STEPS, 1).bit_length() - 1))
     evaluated = Preprocessing(sides(VARIANTS[model].image_size if model in VARIANTS else Recipe.image_size))
     if pretrained is None:

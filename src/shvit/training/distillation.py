@@ -20,7 +20,7 @@ from timm.models import load_state_dict
 from torch import Tensor, nn
 
 from shvit.atomic import write_json
-from shvit.card import IMAGENET_MEAN, IMAGENET_STD, MAX_SIDE, ClassInfo
+from shvit.card import IMAGENET_MEAN, IMAGENET_STD, MAX_SIDE, ClassInfo, TaskName
 from shvit.data.datasets import fingerprint, short_path
 from shvit.data.protocol import ImageDataset
 from shvit.data.transforms import Augmentation
@@ -30,7 +30,7 @@ from shvit.models.create import weights_file
 from shvit.models.reparam import inference_form
 from shvit.network.class_names import known_classes
 from shvit.network.integrity import check_archive
-from shvit.network.training_metadata import stored_preprocessing
+from shvit.network.training_metadata import stored_preprocessing, stored_task
 from shvit.reading import utf8_path
 
 HALF = np.dtype("<f2")
@@ -250,7 +250,11 @@ class LiveTeacher:
 
 
 def load_teacher(
-    name: str, weights: str | Path | None, classes: tuple[ClassInfo, ...], size: int | None = None
+    name: str,
+    weights: str | Path | None,
+    classes: tuple[ClassInfo, ...],
+    size: int | None = None,
+    task: TaskName | None = None,
 ) -> TeacherNetwork:
     """Builds a classifier and keeps the outputs of the student's classes.
 
@@ -262,11 +266,12 @@ def load_teacher(
         classes: the student's. They are found among the teacher's by WordNet id, else by label; where the
             teacher's are not known and as many, they are taken to be the same.
         size: side of the images it is given, in pixels, 1 to ``MAX_SIDE``; its own when not said.
+        task: the student's, which the teacher's has to be too; any when not given, as where its head is fitted.
 
     Raises:
         CheckpointError: there is no such model, the file's tensors are not this model's, its weights cannot be
             fetched, or it does not take images of that size.
-        DataError: the teacher does not know all of the student's classes.
+        DataError: the teacher does not know all of the student's classes, or has another task.
     """
     if size is not None and not 1 <= size <= MAX_SIDE:
         raise CheckpointError(f"teacher {name}: expected images of 1 to {MAX_SIDE} pixels a side, got {size}")
@@ -282,6 +287,12 @@ def load_teacher(
     with torch.no_grad():
         head.weight.copy_(parts.head.weight[rows])
         head.bias.copy_(parts.head.bias[rows] if parts.head.bias is not None else torch.zeros(len(rows)))
+    own = parts.task or "classification"
+    if task not in (None, own):
+        raise DataError(
+            f"teacher {name}: its task is {own}, its student's {task}, so that its logits say something else; fit its "
+            "last layer to the labels with: shvit distill precompute --fit-head"
+        )
     body = parts.body.eval().requires_grad_(False)
     return TeacherNetwork(name, body, head, parts.size, parts.mean, parts.std, parts.weights)
 
@@ -297,6 +308,8 @@ class _Parts:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     weights: str
+    task: TaskName | None = None
+    """What it was trained for, where that is known."""
 
 
 def _open_shvit(file: Path, size: int | None) -> _Parts:
@@ -315,7 +328,9 @@ def _open_shvit(file: Path, size: int | None) -> _Parts:
     classes = None if known is None else known[0]
     if classes is not None and len(classes) != model.num_classes:
         raise CheckpointError(f"{file}: the network has {model.num_classes} classes, its metadata name {len(classes)}")
-    return _Parts(network, head, classes, size or own_size, IMAGENET_MEAN, IMAGENET_STD, _digest(model))
+    return _Parts(
+        network, head, classes, size or own_size, IMAGENET_MEAN, IMAGENET_STD, _digest(model), stored_task(checkpoint)
+    )
 
 
 def _open_timm(name: str, weights: str | Path | None, size: int | None) -> _Parts:

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from safetensors.torch import save_file
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
@@ -22,24 +21,21 @@ from shvit.data.datasets import short_path
 from shvit.data.loader import Batch, BrokenImages, dead_workers_named, normalize, training_loader
 from shvit.data.protocol import ImageDataset
 from shvit.data.sampler import EpochSampler
+from shvit.data.stratify import has_several
+from shvit.data.targets import for_task, task_of_labels
 from shvit.data.transforms import STEP, TrainTransform, erase, sample_seed
 from shvit.errors import ArgumentError, DataError, TrainingError
 from shvit.models import SHViT, create_model, save_checkpoint
-from shvit.models.shvit import DistilledLogits
+from shvit.models.shvit import DistilledLogits, Head
 from shvit.runs.best import is_better
 from shvit.runs.progress import Progress
 from shvit.training import checkpoint
-from shvit.training.distillation import (
-    LiveTeacher,
-    PrecomputedTeacher,
-    distillation_loss,
-    load_teacher,
-    teacher_targets,
-)
-from shvit.training.evaluation import ValidationResult, evaluate
+from shvit.training.distillation import LiveTeacher, PrecomputedTeacher, load_teacher
+from shvit.training.evaluation import Validation, evaluate
 from shvit.training.locking import only_run
 from shvit.training.mixing import mix
 from shvit.training.normalization import freeze_norms, synchronize_norms
+from shvit.training.objectives import begin_with_frequencies, objective_for
 from shvit.training.optimizer import build_optimizer, build_schedule, clip_gradients
 from shvit.training.precision import keep_attention_in_float32, keep_depthwise_in_float32
 from shvit.training.processes import launch, tells_of_a_lost_process
@@ -78,10 +74,11 @@ def setup(
             "give a smaller --batch-size"
         )
     _check_normalization(recipe, execution.processes)
+    train, val = for_task(train, recipe.task), for_task(val, recipe.task or task_of_labels(train))
     val = align(train, val)
     fabric = launch(recipe, execution)
     fabric.seed_everything(recipe.seed, verbose=False)
-    model = network or _build(recipe, len(train.classes))
+    model = network or _build(recipe, train)
     if recipe.quantization_aware:
         model = _simulation(model, recipe, train)
     if recipe.freeze_norm:
@@ -111,7 +108,7 @@ def setup(
         schedule=schedule,
         ema=ema,
         teacher=teacher,
-        class_weights=_class_weights(train).to(fabric.device) if recipe.class_weights else None,
+        objective=objective_for(recipe, train, fabric.device),
         broken=BrokenImages(recipe.broken_share, len(train), train.name),
         progress=Progress(),
     )
@@ -128,15 +125,20 @@ def _check_normalization(recipe: Recipe, processes: int) -> None:
         )
 
 
-def _build(recipe: Recipe, num_classes: int) -> nn.Module:
-    return create_model(
+def _build(recipe: Recipe, images: ImageDataset) -> nn.Module:
+    model = create_model(
         recipe.model,
         pretrained=recipe.pretrained == "hub" or recipe.pretrained or False,
-        num_classes=num_classes,
+        num_classes=len(images.classes),
         distillation=recipe.distillation.two_heads,
         dropout=recipe.dropout,
         drop_path=recipe.drop_path,
     )
+    for head in (model.head, model.head_dist):
+        # One that was loaded has a bias already.
+        if has_several(images.labels) and isinstance(head, Head) and not head.linear.bias.any():
+            begin_with_frequencies(head.linear, images.labels)
+    return model
 
 
 def _simulation(model: nn.Module, recipe: Recipe, train: ImageDataset) -> SHViT:
@@ -152,14 +154,9 @@ def _teacher(recipe: Recipe, train: ImageDataset) -> PrecomputedTeacher | LiveTe
     if plan.logits is not None:
         return PrecomputedTeacher(plan.logits, train, recipe.augmentation, recipe.seed)
     if plan.teacher is not None:
-        return LiveTeacher(load_teacher(plan.teacher, plan.teacher_weights, train.classes))
+        teacher = load_teacher(plan.teacher, plan.teacher_weights, train.classes, task=task_of_labels(train))
+        return LiveTeacher(teacher)
     return None
-
-
-def _class_weights(images: ImageDataset) -> Tensor:
-    """Inverse frequencies, such that the mean over the images is 1."""
-    counts = np.bincount(images.labels, minlength=len(images.classes))
-    return torch.tensor(len(images) / (len(counts) * counts.clip(1)), dtype=torch.float32)
 
 
 def fit(run: Run, on_step: OnStep = lambda *_: None) -> Progress:
@@ -268,27 +265,24 @@ def _loss(run: Run, batch: Batch) -> Tensor:
     elif images_counted == 1 < recipe.batch_size:  # the others of its batch could not be read
         batch = _twice(batch)
     pixels = batch.images.to(device, non_blocking=True)
-    classes = len(run.train.classes)
-    labels = F.one_hot(batch.labels.to(device), classes).float()
-    targets = [labels * (1 - recipe.label_smoothing) + recipe.label_smoothing / classes]
+    targets = [run.objective.targets(batch.labels.to(device))]
     if isinstance(run.teacher, PrecomputedTeacher):
         logits = run.teacher.logits(batch.indices, run.progress.epoch).to(device)
-        targets.append(teacher_targets(logits, plan.kind, plan.temperature))
+        targets.append(run.objective.teacher_targets(logits))
     augmentation = recipe.augmentation
     images = erase(normalize(pixels), batch.seeds, augmentation.erase_probability, augmentation.erase_mode)
     rng = np.random.default_rng([recipe.seed, run.progress.epoch, run.progress.step, 1])
     images, targets = mix(images, targets, recipe.mixup, recipe.cutmix, rng)
     if isinstance(run.teacher, LiveTeacher):
-        targets.append(teacher_targets(run.teacher.logits(images), plan.kind, plan.temperature))
+        targets.append(run.objective.teacher_targets(run.teacher.logits(images)))
 
     output = run.model(images)
     two_heads = isinstance(output, DistilledLogits)
     logits = (output.logits if two_heads else output).float()
-    loss = F.cross_entropy(logits, targets[0], weight=run.class_weights)
+    loss = run.objective.loss(logits, targets[0])
     if run.teacher is not None:
         student = output.distilled.float() if two_heads else logits
-        temperature = plan.temperature if plan.kind == "soft" else 1.0
-        loss = (1 - plan.alpha) * loss + plan.alpha * distillation_loss(student, targets[1], temperature)
+        loss = (1 - plan.alpha) * loss + plan.alpha * run.objective.distillation_loss(student, targets[1])
     # Gradients are averaged over processes as if each had as many images as the others.
     return loss * (images_counted * run.fabric.world_size / recipe.batch_size)
 
@@ -303,7 +297,8 @@ def _nothing_like(batch: Batch) -> Batch:
     """Black images in place of a batch that could not be read: the other processes wait for this one's gradients."""
     height, width = batch.images.shape[1:3]
     two = torch.zeros(2, dtype=torch.int64)  # normalisation over a batch of one has no variance
-    return Batch(torch.zeros(2, height, width, 3, dtype=torch.uint8), labels=two, indices=two, seeds=two)
+    labels = torch.zeros(2, *batch.labels.shape[1:], dtype=batch.labels.dtype)
+    return Batch(torch.zeros(2, height, width, 3, dtype=torch.uint8), labels=labels, indices=two, seeds=two)
 
 
 def _not_finite(run: Run, value: float, what: str) -> float:
@@ -333,14 +328,14 @@ def _validate(run: Run, report: OnStep) -> None:
         )
     progress.epoch += 1
     progress.step = 0
-    best = is_better(result.top1, result.loss, progress.best_top1, progress.best_loss, len(run.val))
+    best = is_better(result.score, result.loss, progress.best_score, progress.best_loss, len(run.val))
     if best:
-        progress.best_top1, progress.best_loss, progress.best_epoch = result.top1, result.loss, progress.epoch
+        progress.best_score, progress.best_loss, progress.best_epoch = result.score, result.loss, progress.epoch
     if run.fabric.is_global_zero:
         for name in ("best", "last") if best else ("last",):
             save_weights(run, run.folder / f"{name}.safetensors", result)
     # First the log, then the checkpoint: a run that is killed between the two reports the epoch twice, not never.
-    report(progress, {"val_top1": result.top1, "val_top5": result.top5, "val_loss": result.loss})
+    report(progress, {**{f"val_{name}": value for name, value in result.shares.items()}, "val_loss": result.loss})
     _save_checkpoint(run)
 
 
@@ -350,7 +345,7 @@ def _save_checkpoint(run: Run) -> None:
     run.fabric.barrier()
 
 
-def save_weights(run: Run, path: Path, result: ValidationResult) -> None:
+def save_weights(run: Run, path: Path, result: Validation) -> None:
     """Writes the evaluated weights with what export needs to write the model file's card.
 
     Raises:
@@ -369,7 +364,8 @@ def save_weights(run: Run, path: Path, result: ValidationResult) -> None:
         "training_data": f"{short_path(run.train.name)}, {len(run.train):,} images",
         "dataset": f"{short_path(run.val.name)}, {len(run.val):,} validation images",
         "training_split": asdict(run.training_split),
-        "metrics": {"top1": result.top1, "top5": result.top5, "images": result.images},
+        "task": task_of_labels(run.train),
+        "metrics": {**result.shares, "images": result.images},
     }
     if run.trained_from is not None:
         metadata["trained_from"] = asdict(run.trained_from)

@@ -18,6 +18,7 @@ from shvit.atomic import atomic_path, put_in_place
 from shvit.data.loader import BrokenImages, normalize, training_loader
 from shvit.data.protocol import ImageDataset
 from shvit.data.sampler import EpochSampler, SampleKey
+from shvit.data.stratify import has_several
 from shvit.data.transforms import Augmentation, TrainTransform
 from shvit.errors import DataError, MissingDependencyError
 from shvit.install import install_command
@@ -141,7 +142,8 @@ def precompute_logits(
         written = (view_file(folder, view) for view in range(views))
         digests = {**card.digests, **{file.name: file_digest(file) for file in written}}
         card = replace(card, digests=dict(sorted(digests.items())))
-        card = replace(card, complete=True, top1=sum(right) / max(sum(known), 1), broken=len(images) - min(known))
+        top1 = None if has_several(images.labels) else sum(right) / max(sum(known), 1)
+        card = replace(card, complete=True, top1=top1, broken=len(images) - min(known))
         card.save(folder)
         return card
 
@@ -265,7 +267,7 @@ def _compile(teacher: TeacherNetwork, execution: TeacherExecution) -> Callable[[
 
 
 def _write_logits(head: nn.Linear, features: np.ndarray, labels: np.ndarray, path: Path) -> int:
-    """Writes a view's logits; returns how many are largest for the image's label."""
+    """Writes a view's logits; returns how many are largest for the image's label, where it has one label."""
     weight, bias = (each.detach().numpy() for each in (head.weight, head.bias))
     right = 0
     with atomic_path(path) as aside, aside.open("wb") as file:
@@ -274,8 +276,16 @@ def _write_logits(head: nn.Linear, features: np.ndarray, labels: np.ndarray, pat
             logits = features[start : start + ROWS].astype(np.float32) @ weight.T + bias
             file.write(logits.astype(HALF).tobytes())
             known = _known(logits)
+            if has_several(labels):
+                continue
             right += int((logits[known].argmax(axis=1) == labels[start + known]).sum())
     return right
+
+
+def _head_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    if labels.ndim == 1:
+        return F.cross_entropy(logits, labels, label_smoothing=0.1)
+    return F.binary_cross_entropy_with_logits(logits, labels.float(), reduction="none").sum(dim=1).mean()
 
 
 def _fit_head(
@@ -286,7 +296,7 @@ def _fit_head(
     epochs: int = 6,
     batch: int = 512,
 ) -> None:
-    """Multinomial regression from the pooled features, started from the teacher's own weights."""
+    """Regression from the pooled features, started from the teacher's own weights: multinomial, or of each label."""
     optimizer = torch.optim.AdamW(head.parameters(), weight_decay=1e-2)
     views = [(rows, _known(rows)) for rows in features]
     steps = sum(-(-len(known) // batch) for _, known in views) * epochs
@@ -299,7 +309,7 @@ def _fit_head(
                     indices = known[chosen.numpy()]
                     optimizer.param_groups[0]["lr"] = float(next(rates))
                     inputs = F.dropout(torch.from_numpy(rows[indices]).float(), 0.2)
-                    loss = F.cross_entropy(head(inputs), torch.from_numpy(labels[indices]), label_smoothing=0.1)
+                    loss = _head_loss(head(inputs), torch.from_numpy(labels[indices]))
                     optimizer.zero_grad()
                     loss.backward()
                     optimizer.step()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from numbers import Integral
-from typing import Literal
+from typing import Literal, get_args
 
-from shvit.card import Preprocessing
+from shvit.card import Preprocessing, TaskName
 from shvit.data.transforms import Augmentation
 from shvit.errors import ArgumentError
 from shvit.network.sides import in_words, sides
@@ -64,7 +64,8 @@ class Distillation:
     teacher_weights: str | None = None
     """File with the timm teacher's weights; without one they come from the hub."""
     kind: Literal["soft", "hard"] = "soft"
-    """soft: match the teacher's probabilities. hard: take its first class for a label."""
+    """soft: match the teacher's probabilities. hard: take its first class for a label; of several labels, all that it
+    finds more probable than not."""
     two_heads: bool = False
     """A second head that learns from the teacher while the first learns from the labels, as in the reference;
     their logits are averaged at inference."""
@@ -89,6 +90,30 @@ class Distillation:
 
 
 @dataclass(frozen=True)
+class MultiLabelLoss:
+    """What is learnt from where a picture has any number of labels."""
+
+    loss: Literal["bce", "asymmetric"] = "bce"
+    """bce: binary cross-entropy; scores are then probabilities. asymmetric: the one below, for many rare labels or
+    missing ones; its scores are too high for what is not there."""
+    gamma_negative: float = 4.0
+    """asymmetric: how much less a class counts the surer the network is that it is not there, rightly; 0 or more."""
+    gamma_positive: float = 0.0
+    """asymmetric: the same where it is there."""
+    margin: float = 0.05
+    """asymmetric: probability below which a class that is not there does not count at all, in [0, 1)."""
+
+    def __post_init__(self) -> None:
+        _check_range("multi_label.", self, ("gamma_negative", "gamma_positive"), 0)
+        _check_range("multi_label.", self, ("margin",), 0, 1)
+        if self.loss not in MULTI_LABEL_LOSSES:
+            raise ArgumentError(f"multi_label.loss: expected one of {', '.join(MULTI_LABEL_LOSSES)}, got {self.loss!r}")
+
+
+MULTI_LABEL_LOSSES = ("bce", "asymmetric")
+
+
+@dataclass(frozen=True)
 class Recipe:
     """How to train one model on one dataset."""
 
@@ -97,6 +122,8 @@ class Recipe:
     pretrained: str | None = None
     """Start from a checkpoint file, from a repository (``hf://user/name``), or from ``hub`` for the variant's ImageNet
     weights."""
+    task: TaskName | None = None
+    """classification: one label for a picture. multi_label: any number. Without it, what the data have."""
     image_size: str | int = 224
     """Side of the training and evaluation images, in pixels; or height and width, such as 160x320."""
     image_size_start: int | None = None
@@ -129,7 +156,8 @@ class Recipe:
     cutmix: float = 0.0
     """The same for cutmix; with both on, each batch takes one of the two, half of the time each."""
     label_smoothing: float = 0.1
-    """Share of the target spread evenly over all classes, in [0, 1)."""
+    """Share of the target spread evenly over all classes, in [0, 1); with several labels, of each towards one half."""
+    multi_label: MultiLabelLoss = field(default_factory=MultiLabelLoss)
     class_weights: bool = False
     """Weigh each class by the inverse of its frequency, so that rare classes count as much as frequent ones."""
     dropout: float = 0.0
@@ -186,10 +214,17 @@ class Recipe:
                 f"distillation.logits: precomputed logits are of square crops, not of images of {in_words(size)} with "
                 f"resize_mode {self.resize_mode}; use a live teacher (distillation.teacher)"
             )
-        choices = (("precision", PRECISIONS), ("non_finite", NON_FINITE), ("resize_mode", RESIZE_MODES))
+        choices = (
+            ("precision", PRECISIONS),
+            ("non_finite", NON_FINITE),
+            ("resize_mode", RESIZE_MODES),
+            ("task", (*TASKS, None)),
+        )
         for name, known in choices:
             if getattr(self, name) not in known:
-                raise ArgumentError(f"{name}: expected one of {', '.join(known)}, got {getattr(self, name)!r}")
+                raise ArgumentError(
+                    f"{name}: expected one of {', '.join(filter(None, known))}, got {getattr(self, name)!r}"
+                )
 
     def _check_image_size_start(self) -> None:
         start, end = self.image_size_start, min(self.sides)
@@ -242,6 +277,7 @@ GROWTH = 32
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 NON_FINITE = ("stop", "skip")
 RESIZE_MODES = ("crop", "squash", "pad")
+TASKS = get_args(TaskName)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 from lightning_fabric import Fabric
 from timm.scheduler import CosineLRScheduler
 from timm.utils import ModelEmaV3
-from torch import Tensor, nn
+from torch import nn
 
 from shvit.card import Preprocessing, TrainingSplit, Weights
 from shvit.data.loader import BrokenImages
@@ -18,6 +18,7 @@ from shvit.data.protocol import ImageDataset
 from shvit.data.trained_on import training_split
 from shvit.runs.progress import Progress
 from shvit.training.distillation import LiveTeacher, PrecomputedTeacher
+from shvit.training.objectives import Objective
 from shvit.training.origin import origin_of
 from shvit.training.recipe import Execution, Recipe
 
@@ -42,8 +43,8 @@ class Run:
     schedule: CosineLRScheduler
     ema: ModelEmaV3 | None
     teacher: PrecomputedTeacher | LiveTeacher | None
-    class_weights: Tensor | None
-    """``(classes,)``, or ``None`` for all alike."""
+    objective: Objective
+    """What it learns."""
     broken: BrokenImages
     progress: Progress
 

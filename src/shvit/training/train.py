@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shvit.atomic import check_outputs
-from shvit.data.alignment import describe_alignment
+from shvit.card import TaskName
+from shvit.data.alignment import describe_alignment, describe_missing
 from shvit.data.datasets import OpenedDatasets, open_datasets, short_path
+from shvit.data.stratify import has_several
+from shvit.data.targets import task_of_labels
 from shvit.data.unread import describe_unread, left_out
 from shvit.data.workers import check_guarded
 from shvit.display import say
@@ -45,8 +48,8 @@ class TrainedRun:
     """Weights of the last epoch."""
     recipe: Recipe
     """What was trained by, whole."""
-    top1: float
-    """Of the best epoch on the validation images, in [0, 1]."""
+    top1: float | None
+    """Of the best epoch on the validation images, in [0, 1]; ``None`` of several labels."""
     loss: float | None
     """Its cross-entropy there; ``None`` where an older version did not keep it."""
     best_epoch: int
@@ -59,11 +62,15 @@ class TrainedRun:
     """Steps left out because their loss was not finite."""
     notes: tuple[str, ...]
     """What was found at the start: how validation images were held out, files that were not read, the plan."""
+    mean_average_precision: float | None = None
+    """Of several labels: mAP of the best epoch on the validation images, in [0, 1]."""
     is_first: bool = True
     """Whether this is the first of the processes that trained together, the one that wrote the files."""
 
     def __repr__(self) -> str:
-        reached = f"top1={self.top1:.4f}, best_epoch={self.best_epoch}, epochs={self.epochs}"
+        one = self.mean_average_precision is None
+        best = f"top1={self.top1:.4f}" if one else f"mean_average_precision={self.mean_average_precision:.4f}"
+        reached = f"{best}, best_epoch={self.best_epoch}, epochs={self.epochs}"
         return f"TrainedRun({str(self.folder)!r}, {reached})"
 
     @property
@@ -165,8 +172,9 @@ def train(
     if pretrained is not None:
         changes["pretrained"] = _source(pretrained)
     opened = given or Recipe()
-    datasets = open_datasets(data, opened.seed, opened.val_share, opened.image_key)
-    chosen = given or default_recipe(model or Recipe.model, len(datasets.train), changes.get("pretrained"))
+    datasets = open_datasets(data, opened.seed, opened.val_share, opened.image_key, opened.task)
+    own = task_of_labels(datasets.train)
+    chosen = given or default_recipe(model or Recipe.model, len(datasets.train), changes.get("pretrained"), task=own)
     plan = TrainingPlan(
         data,
         datasets,
@@ -187,20 +195,23 @@ def recipe_for(
     pretrained: bool | str | Path = False,
     quantization_aware: bool = False,
     image_key: str | None = None,
+    task: TaskName | None = None,
 ) -> Recipe:
     """The recipe that ``train`` would take for a dataset; ``dataclasses.replace`` changes single values.
 
     Args:
         data, model, pretrained: as for ``train``.
+        task: ``classification``, one label for a picture, or ``multi_label``, any number; what the data have when not
+            given.
         quantization_aware: fine-tune weights that are good in float32 for 8 bits.
         image_key: of tar shards with several images under one key, the extension of the one that is meant.
 
     Raises:
         DataError, CheckpointError: as for ``train``.
     """
-    images = len(open_datasets(data, image_key=image_key).train)
-    recipe = default_recipe(model, images, _source(pretrained), quantization_aware)
-    return replace(recipe, image_key=image_key)
+    train = open_datasets(data, image_key=image_key, task=task).train
+    recipe = default_recipe(model, len(train), _source(pretrained), quantization_aware, task=task_of_labels(train))
+    return replace(recipe, image_key=image_key, task=task)
 
 
 def read_recipe(file: str | Path) -> Recipe:
@@ -262,12 +273,14 @@ def carry_out(plan: TrainingPlan, progress: bool = False) -> TrainedRun:
                 say(line, sys.stderr)
         with RunLog(run, wandb=plan.wandb, progress=progress) as log:
             reached = fit(run, log)
+    several = has_several(run.train.labels)
     return TrainedRun(
         folder=plan.folder,
         best=plan.folder / "best.safetensors",
         last=plan.folder / "last.safetensors",
         recipe=plan.recipe,
-        top1=reached.best_top1,
+        top1=None if several else reached.best_score,
+        mean_average_precision=reached.best_score if several else None,
         loss=reached.best_loss,
         best_epoch=reached.best_epoch,
         epochs=reached.epoch,
@@ -299,8 +312,11 @@ def _notes(plan: TrainingPlan, run: Run, resumed: bool) -> tuple[str, ...]:
         begins = f"finished already, after epoch {run.progress.epoch} of {recipe.epochs}: nothing is left to train"
     else:
         begins = f"going on from epoch {run.progress.epoch + 1} of {recipe.epochs}, step {run.progress.step + 1}"
+    # Of one label each, a class without training images is refused.
+    unseen = describe_missing(train.labels, train.classes, "which cannot be learnt")
     lines = (
         note or f"validation: {short_path(val.name)}",
+        unseen and f"training: {unseen}",
         describe_alignment(val),
         describe_unread(left_out(train, val)),
         f"{recipe.model}: {len(train):,} training and {len(val):,} validation images, "
