@@ -171,6 +171,7 @@ class Fitting:
             accepted |= shared & (self._scores >= common[0])
         elif self._thresholds:
             self._min_score = 1.0
+            accepted |= shared & (self._scores >= 1)
         if not accepted.any():
             self.notes.append(
                 f"no threshold: on these {len(right)} images no score is surely right {target:.0%} of the time; give "
@@ -200,11 +201,11 @@ class Fitting:
         self.program = fitted.program()
         self._unknown = Unknown(METHOD if strange is None else METHOD_WITH_UNKNOWN, fitted.limit, keep)
         if strange is not None:
-            of_known, of_strange, noticed = held_out_scores(known, made, strange, keep)
+            of_known, of_strange = held_out_scores(known, made, strange, keep)
             self._unknown = replace(
                 self._unknown,
                 kept=float((of_known <= 0).mean()),
                 pictures=len(strange),
                 auroc=auroc(of_known, of_strange),
-                taken_for_known=float(1 - noticed.mean()),
+                taken_for_known=float((of_strange <= 0).mean()),
             )

@@ -119,12 +119,11 @@ def fit_unknown(known: Outputs, made: Sequence[Outputs], unknown: Outputs | None
 
 def held_out_scores(
     known: Outputs, made: Sequence[Outputs], unknown: Outputs, keep: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray]:
     """What the score gives known and unknown pictures that it was not fitted on, in two halves.
 
     Returns:
-        Scores of the known ones ``(N,)`` and of the unknown ones ``(M,)``, each less its half's limit; and of the
-        unknown ones, ``bool (M,)``, whether they are noticed.
+        Scores of the known ones ``(N,)`` and of the unknown ones ``(M,)``, each less its half's limit.
     """
     of_known, of_unknown = np.empty(len(known)), np.empty(len(unknown))
     for half in (0, 1):
@@ -133,7 +132,7 @@ def held_out_scores(
         fitted = fit_unknown(known.of(~here), made, learned, keep)
         of_known[here] = fitted.of(known.of(here)) - fitted.limit
         of_unknown[there] = fitted.of(unknown.of(there)) - fitted.limit
-    return of_known, of_unknown, of_unknown > 0
+    return of_known, of_unknown
 
 
 def _inputs(outputs: Outputs) -> np.ndarray:
