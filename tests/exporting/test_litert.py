@@ -3,15 +3,16 @@ from __future__ import annotations
 import re
 import sys
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from shvit import Classifier
-from shvit.card import Card
+from shvit.card import Card, Preprocessing
 from shvit.cli.main import main
 from shvit.engines import load_engine
-from shvit.errors import MissingDependencyError, ModelFileError
+from shvit.errors import ExportError, MissingDependencyError, ModelFileError
 from shvit.exporting import ExportReport, FileOptions, export_model
 from shvit.install import install_command
 from shvit.modelfile.source import Source
@@ -55,6 +56,25 @@ def test_the_file_runs_as_the_network_does(reports, tiny, tiny_card, precision):
         Source(folded_network(tiny), report.path, tiny_card, "fp32").logits(images)
     )
     np.testing.assert_allclose(classifier.predict_batch(images), expected, atol=2 * TOLERANCE[precision])
+
+
+@pytest.mark.parametrize(("size", "height"), [((64, 65), 65), ((10, 192), 65)])
+def test_a_single_row_of_tokens_is_refused_before_the_converter_fails_on_it(tmp_path, tiny, tiny_card, size, height):
+    pytest.importorskip("litert_torch", reason="needs pip install 'shvit[litert-export]'")
+    card = replace(tiny_card, preprocessing=Preprocessing(size))
+    expected = f"of {size[0]}x{size[1]} pixels one stage has a single row of tokens.* a height of {height} or more"
+    with pytest.raises(ExportError, match=expected):
+        export_model(tiny, tmp_path / "row.tflite", card, FileOptions("litert", "fp32"))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("size", [(192, 64), (64, 64), (65, 129)], ids=str)
+def test_a_single_column_or_token_is_converted(tmp_path, tiny, tiny_card, size):
+    pytest.importorskip("litert_torch", reason="needs pip install 'shvit[litert-export]'")
+    card = replace(tiny_card, preprocessing=Preprocessing(size, resize_mode="pad"))
+    report = export_model(tiny, tmp_path / "column.tflite", card, FileOptions("litert", "fp32"))
+    assert report.max_difference <= TOLERANCE["fp32"]
+    assert Classifier(report.path).card.preprocessing == card.preprocessing
 
 
 def test_sizes(reports):

@@ -10,7 +10,7 @@ import torch
 
 from shvit.card import CARD_FILE, Card
 from shvit.engines import available_threads, load_engine
-from shvit.errors import MissingDependencyError
+from shvit.errors import ExportError, MissingDependencyError
 from shvit.exporting.trace import deployed
 from shvit.install import install_command
 from shvit.modelfile.source import Source
@@ -36,6 +36,7 @@ def convert(source: Source, path: Path) -> Written:
             f"the LiteRT converter is not installed: {install_command('litert-export')}"
         ) from error
     height, width = source.card.preprocessing.image_size
+    _check_tokens(source)
     example = torch.zeros(source.batch_size, height, width, 3, dtype=torch.uint8)
     with quiet():
         litert_torch.convert(deployed(source), (example,)).export(str(path))
@@ -52,6 +53,17 @@ def convert(source: Source, path: Path) -> Written:
             archive.writestr(LABELS_FILE, labels)
 
     return Written(seal, lambda: load_engine("litert", path, threads=1).infer, with_version("ai-edge-litert"))
+
+
+def _check_tokens(source: Source) -> None:
+    """Raises: ExportError: there is attention between the tokens of a single row, on which the converter fails."""
+    (height, width), config = source.card.preprocessing.image_size, source.network.config
+    attending = (stride for stride, attends in zip(config.strides, config.attention, strict=True) if attends)
+    if rows := [stride for stride in attending if height <= stride < width]:
+        raise ExportError(
+            f"a LiteRT file: of {height}x{width} pixels one stage has a single row of tokens, which the converter "
+            f"fails on; give --image-size a height of {max(rows) + 1} or more, or export to ONNX"
+        )
 
 
 def _quantize(graph: bytes, source: Source) -> bytes:
