@@ -14,7 +14,8 @@ from shvit.atomic import atomic_folder, check_outputs
 from shvit.calibration.fitting import CalibrationOptions, Fitting
 from shvit.calibration.made_pictures import EACH, KINDS, made_pictures
 from shvit.calibration.outputs import Network
-from shvit.card import Card, Decision
+from shvit.calibration.several_labels import LabelFitting
+from shvit.card import Card, Decision, TaskName
 from shvit.display import progress_bar, say
 from shvit.engines import load_engine
 from shvit.errors import ModelFileError
@@ -27,6 +28,8 @@ from shvit.modelfile.finished import FinishedFile, check_suffix, open_finished
 from shvit.modelfile.program import Program
 from shvit.predicting.classifier import read_card
 from shvit.predicting.outputs import UNKNOWN
+
+FITTINGS: dict[TaskName, type[Fitting]] = {"classification": Fitting, "multi_label": LabelFitting}
 
 TOLERANCE = 1e-3
 """Largest accepted difference of an unknown score from what was fitted, for each unit of it."""
@@ -122,12 +125,12 @@ def calibrate(
     choice = EvaluationOptions(
         split=options.split, image_key=options.image_key, limit=options.limit, workers=options.workers
     )
-    images, origin, warning = open_images(model, data, choice, card.training_split)
+    images, origin, warning = open_images(model, data, choice, card)
     if warning is not None and progress:
         say(f"warning: {warning}", sys.stderr)
     elif warning is not None:
         warnings.warn(warning, stacklevel=2)
-    chosen, matched = choose_images(str(model), images, card.classes, choice)
+    chosen, matched = choose_images(str(model), images, card, choice)
     network = Network(file, path, card, options.threads)
     kinds = tuple(KINDS) if file.features is not None and card.task == "classification" else ()
     total = len(chosen) + len(pictures) + EACH * len(kinds)
@@ -135,7 +138,9 @@ def calibrate(
         labelled = network.run_labelled(chosen, options.workers, advance)
         strange, unread = network.run_pictures(pictures, advance)
         made = [network.run_pictures(made_pictures(kind), advance)[0] for kind in kinds]
-    fitting = Fitting(card, labelled.outputs, labelled.targets, [each for each in made if each], strange, options)
+    fitting = FITTINGS[card.task](
+        card, labelled.outputs, labelled.targets, [each for each in made if each], strange, options
+    )
     decision = fitting.decision(Path(data).resolve().name)
     card = replace(card, decision=decision)
     _write(file, path, output, card, fitting.program, network, labelled.sample)

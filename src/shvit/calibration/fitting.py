@@ -25,7 +25,7 @@ from shvit.calibration.unknown import (
 from shvit.card import Card, Decision, Promise, Threshold, Unknown
 from shvit.errors import ArgumentError
 from shvit.evaluation.metrics import calibration_of
-from shvit.evaluation.selective import auroc, risk_coverage
+from shvit.evaluation.selective import RiskCoverage, auroc, risk_coverage
 from shvit.modelfile.program import Program
 from shvit.tasks import task_of
 
@@ -70,7 +70,7 @@ class Fitting:
     Args:
         card: without a decision.
         outputs: of N images.
-        targets: the right class of each, ``int64 (N,)``.
+        targets: what is right for each, as the task's ``losses`` takes it.
         made: of made pictures, by kind; none where the file gives no features.
         strange: of pictures of none of the classes, if there are any.
     """
@@ -93,21 +93,31 @@ class Fitting:
         self._error: float | None = None
         self._error_before: float | None = None
         self._fit_temperature()
-        scores = task_of(card).scores(outputs.logits / np.float32(self._temperature))
-        self._best = scores.argmax(axis=1)
-        self.curve = risk_coverage(scores.max(axis=1), self._best == targets)
+        self._scores, right = self.judge(task_of(card).scores(outputs.logits / np.float32(self._temperature)))
+        self._best = outputs.logits.argmax(axis=1)
+        self.curve = self.curve_of(self._scores, right)
         """How often its answers are right, from each score on."""
-        self._scores = scores.max(axis=1)
         self._min_score: float | None = None
         self._promise: Promise | None = None
         self._thresholds: tuple[Threshold, ...] = ()
-        if options.target_precision is not None:
-            self._fit_thresholds(options.target_precision)
+        self._fit_thresholds(right)
         self.program = None
         self._unknown: Unknown | None = None
         # One thread: the linear algebra's others wait by spinning, and beside a busy process take many times as long.
         with threadpool_limits(1, "blas"):
             self._fit_unknown(made, strange)
+
+    def judge(self, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What would be answered, and whether it is right, ``(A,)`` each.
+
+        Args:
+            scores: ``(N, classes)``.
+        """
+        return scores.max(axis=1), scores.argmax(axis=1) == self._targets
+
+    def curve_of(self, scores: np.ndarray, right: np.ndarray) -> RiskCoverage:
+        """Args: scores, right: of ``judge``."""
+        return risk_coverage(scores, right)
 
     def decision(self, data: str) -> Decision:
         """Args: data: what the images are called."""
@@ -136,7 +146,7 @@ class Fitting:
             return
         temperature = fit_temperature(task, logits, targets)
         before, after = (
-            calibration_of(each.max(axis=1), each.argmax(axis=1) == targets).error
+            calibration_of(*self.judge(each)).error
             for each in (task.scores(logits), cross_validated_scores(task, logits, targets))
         )
         if after < before:
@@ -148,9 +158,11 @@ class Fitting:
             f"where it is {before:.1%}"
         )
 
-    def _fit_thresholds(self, target: float) -> None:
+    def _fit_thresholds(self, right: np.ndarray) -> None:
         """Those of classes first; the other classes share one."""
-        right = self._best == self._targets
+        target = self._options.target_precision
+        if target is None:
+            return
         shared = np.ones(len(right), bool)
         accepted = np.zeros(len(right), bool)
         if self._options.per_class:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from shvit.evaluation.labels import LabelledImages
 from shvit.images.preprocess import ImageSource, decode, preprocess
 from shvit.modelfile.finished import FinishedFile
 from shvit.predicting.outputs import check_rows
+from shvit.tasks import task_of
 
 BATCH = 32
 
@@ -50,7 +51,7 @@ class LabelledOutputs:
 
     outputs: Outputs
     targets: np.ndarray
-    """The right class of each image, ``int64 (N,)``."""
+    """What is right for each image, as its task's ``losses`` takes it."""
     broken: tuple[BrokenImage, ...]
     """Images that could not be read."""
     sample: np.ndarray
@@ -97,7 +98,7 @@ class Network:
             DataError: not one could be read.
         """
         parts: list[Outputs] = []
-        labels: list[int] = []
+        labels: list[Sequence[int]] = []
         broken: list[BrokenImage] = []
         sample = None
         batches = prepared_batches(images, self._card.preprocessing, BATCH, workers)
@@ -107,13 +108,14 @@ class Network:
                 if len(batch.indices):
                     sample = batch.images[:SAMPLE].copy() if sample is None else sample
                     parts.append(self.run(batch.images))
-                    labels += [images.accepted[index][0] for index in images.indices[batch.indices].tolist()]
+                    labels += [images.accepted[index] for index in images.indices[batch.indices].tolist()]
                 advance(len(batch.indices) + len(batch.broken))
         if sample is None:
             raise DataError(
                 f"{images.name}: none of the {len(images)} images can be read: {broken[0].source}: {broken[0].reason}"
             )
-        return LabelledOutputs(_joined(parts), np.array(labels), tuple(broken), sample)
+        targets = task_of(self._card).targets(labels, len(self._card.classes))
+        return LabelledOutputs(_joined(parts), targets, tuple(broken), sample)
 
     def run_pictures(
         self, sources: Iterable[ImageSource], advance: Callable[[int], None]

@@ -107,7 +107,8 @@ def print_report(model: str, data: str, report: CalibrationReport) -> None:
 
     say("  how much it can answer:")
     rows = [
-        [f"right {each:.0%} of the time", f"{report.curve.coverage_at(each):.0%} of the images"] for each in PRECISIONS
+        [f"right {each:.0%} of the time", f"{report.curve.coverage_at(each):.0%} {report.curve.of}"]
+        for each in PRECISIONS
     ]
     print_table(["to be", "it answers"], rows)
     _print_thresholds(decision)
@@ -125,6 +126,8 @@ def print_report(model: str, data: str, report: CalibrationReport) -> None:
 
 def _print_thresholds(decision: Decision) -> None:
     promise = decision.promise
+    if promise is None and decision.thresholds:
+        say(f"  {len(decision.thresholds)} labels have a threshold of their own", hang=4)
     if promise is None:
         return
     own = f", {len(decision.thresholds)} classes by their own" if decision.thresholds else ""

@@ -15,7 +15,7 @@ from shvit.engines import ENGINES
 
 if TYPE_CHECKING:
     from shvit.card import Card
-    from shvit.evaluation.metrics import Predictions
+    from shvit.evaluation.measures import Measure
 
 EPILOG = """\
 examples:
@@ -141,17 +141,12 @@ def parse_corruptions(text: str | None) -> list[str]:
     return list(CORRUPTIONS)
 
 
-def print_decisions(results: dict[str, Any]) -> None:
+def print_decisions(results: dict[str, Any], measure: Measure) -> None:
     """How often the answers of a file that decides are right, and how many unknown pictures it notices."""
     if (before := results["ece_before_temperature"]) is not None:
         say(f"  calibration error {results['ece']:.2%}, without the card's temperature {before:.2%}", hang=4)
-    if (answers := results["answers"]) is not None and answers["precision"] is not None:
-        low, high = answers["interval"]
-        say(
-            f"  answers {answers['coverage']:.1%} of the images, right {answers['precision']:.1%} of the time (95% "
-            f"interval {low:.1%} to {high:.1%})",
-            hang=4,
-        )
+    for line in measure.answers(results):
+        say(f"  {line}", hang=4)
     if (unknown := results["unknown"]) is not None:
         say(
             f"  unknown: {unknown['noticed']:.1%} of {unknown['pictures']:,} pictures of {unknown['data']} are "
@@ -162,26 +157,20 @@ def print_decisions(results: dict[str, Any]) -> None:
         )
 
 
-def print_summary(results: dict[str, Any], predictions: Predictions, card: Card, output: Path | None) -> None:
-    from shvit.evaluation.figures import worst_classes
-    from shvit.evaluation.verdict import verdict
+def print_summary(results: dict[str, Any], predictions: Any, card: Card, output: Path | None) -> None:
+    from shvit.evaluation.measures import MEASURES
+    from shvit.evaluation.tally import TALLIES
 
+    measure, tally = MEASURES[card.task], TALLIES[card.task]
+    figure = tally.figure
     latency = results["latency"]
     threads = f", --threads {results['threads']}" if results["threads"] else ""
     say(f"{results['model']} on {results['images']:,} images of {results['data']} ({results['split']} split)", hang=2)
     for note in results["notes"]:
         say(f"  {note}", hang=4)
-    for sentence in verdict(predictions, card):
+    for sentence in measure.sentences(results, predictions, card):
         say(f"  {sentence}", hang=4)
-    say_all(
-        [
-            f"top-1 {results['top1']:.2%}",
-            f"top-5 {results['top5']:.2%}",
-            f"cross-entropy {results['loss']:.4f}",
-            f"calibration error {results['ece']:.2%}",
-        ],
-        gap="   ",
-    )
+    say_all(measure.line(results), gap="   ")
     say(
         f"  one image: {latency['median_ms']:.2f} ms median, {latency['p95_ms']:.2f} ms 95th percentile "
         f"({results['engine']}{threads}; decoding not included)",
@@ -190,20 +179,16 @@ def print_summary(results: dict[str, Any], predictions: Predictions, card: Card,
     say(f"  {results['images_per_second']:.0f} images/s, decoding included")
     if fast := results["fast_decoding"]:
         say(
-            f"  fast decoding: top-1 {fast['top1']:.2%} ({100 * fast['top1_change']:+.2f} points), "
+            f"  fast decoding: {tally.called} {fast[figure]:.2%} ({100 * fast[f'{figure}_change']:+.2f} points), "
             f"the same prediction for {fast['same_prediction']:.2%}, {fast['images_per_second']:.0f} images/s",
             hang=4,
         )
-    print_decisions(results)
-    worst = (
-        f"{card.short_labels[each['class_id']]} {each['accuracy']:.0%} ({each['correct']:,} of {each['images']:,})"
-        for each in worst_classes(results)[:5]
-    )
-    say(f"  least recognised: {', '.join(worst)}", hang=4)
+    print_decisions(results, measure)
+    say(f"  {measure.weakest(results, card.short_labels)}", hang=4)
     if results["corruptions"]:
-        say("  top-1 on corrupted images:")
+        say(f"  {tally.called} on corrupted images:")
         for each in results["corruptions"]:
-            say(f"    {each['top1']:7.2%}  {each['corruption']}, severity {each['severity']}")
-        say(f"    {results['corruptions_mean_top1']:7.2%}  mean")
+            say(f"    {each[figure]:7.2%}  {each['corruption']}, severity {each['severity']}")
+        say(f"    {results[f'corruptions_mean_{figure}']:7.2%}  mean")
     if output is not None:
         say(f"  report: {output / 'report.html'}")

@@ -13,6 +13,7 @@ from shvit.modelfile.card import card_for
 from shvit.models.checkpoints import load_model
 from shvit.models.reparam import folded_network, inference_form
 from shvit.network.sides import ImageSize
+from shvit.tasks import task_of
 
 
 class CheckpointClassifier:
@@ -41,4 +42,4 @@ class CheckpointClassifier:
 
     @torch.inference_mode()
     def predict_batch(self, batch: np.ndarray) -> np.ndarray:
-        return self._network(normalize(torch.from_numpy(batch))).softmax(dim=1).numpy()
+        return task_of(self.card).scores(self._network(normalize(torch.from_numpy(batch))).numpy())

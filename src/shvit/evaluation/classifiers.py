@@ -17,7 +17,7 @@ from shvit.predicting.classifier import Classifier
 
 
 class ImageClassifier(Protocol):
-    """Prepared images to probabilities."""
+    """Prepared images to scores."""
 
     card: Card
 
@@ -26,7 +26,7 @@ class ImageClassifier(Protocol):
         """What runs it."""
 
     def predict_batch(self, batch: np.ndarray) -> np.ndarray:
-        """``uint8 (N, H, W, 3)`` to ``float32 (N, classes)``, each row summing to 1."""
+        """``uint8 (N, H, W, 3)`` to ``float32 (N, classes)`` in [0, 1]; of one label each row sums to 1."""
 
 
 def open_classifier(

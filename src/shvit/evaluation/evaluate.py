@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from shvit.data.prepared import prepared_batches
 from shvit.errors import DataError
 from shvit.evaluation.classifiers import ImageClassifier
 from shvit.evaluation.labels import LabelledImages
-from shvit.evaluation.metrics import SMALLEST, Predictions, concatenate, rank
+from shvit.evaluation.tally import TALLIES
 from shvit.images.decoding import Decoding
 from shvit.predicting.classifier import Classifier
 
@@ -26,8 +27,8 @@ SEVERITIES = range(1, 6)
 class Evaluation:
     """What came of one pass over a labelled set."""
 
-    predictions: Predictions
-    """Their indices are places in the whole dataset."""
+    predictions: Any
+    """``Predictions``, or of several labels ``LabelPredictions``; their indices are places in the whole dataset."""
     broken: tuple[BrokenImage, ...]
     """Images that could not be read; they are in none of the figures."""
     seconds: float
@@ -35,7 +36,8 @@ class Evaluation:
     unknown: np.ndarray | None = None
     """Each image's unknown score, ``float64 (N,)``, where the file has one."""
     confidence_before: np.ndarray | None = None
-    """Each image's best score without the card's temperature, ``float64 (N,)``, where it has one."""
+    """Each image's best score without the card's temperature, ``float64 (N,)``, where it has one; of several labels
+    all scores, ``(N, classes)``."""
 
 
 @dataclass(frozen=True)
@@ -44,20 +46,20 @@ class Robustness:
 
     corruption: str
     severity: int
-    top1: float
-    """In [0, 1]."""
+    value: float
+    """Top-1, or mAP of several labels, in [0, 1]."""
 
 
 @dataclass(frozen=True)
 class FastDecoding:
     """What fast decoding changes, on the images that exact decoding was measured on."""
 
-    top1: float
-    """In [0, 1]."""
-    top1_change: float
+    value: float
+    """Top-1, or mAP of several labels, in [0, 1]."""
+    change: float
     """Minus what exact decoding gives."""
     same_prediction: float
-    """Share of the images for which the most probable class is the same, in [0, 1]."""
+    """Share of the images for which the most probable class is the same, or all labels from 0.5 on, in [0, 1]."""
     images_per_second: float
     """Decoding included; exact decoding's is the evaluation's own."""
 
@@ -81,7 +83,8 @@ def evaluate_classifier(
         DataError: not one image could be read, or a process that decodes died.
     """
     started = time.perf_counter()
-    parts: list[Predictions] = []
+    tally = TALLIES[classifier.card.task]
+    parts: list[Any] = []
     broken: list[BrokenImage] = []
     unknown: list[np.ndarray] = []
     before: list[np.ndarray] = []
@@ -98,8 +101,8 @@ def evaluate_classifier(
                 else:
                     probabilities = classifier.predict_batch(batch.images)
                 if decision is not None:
-                    before.append(_without_temperature(probabilities, decision.temperature))
-                parts.append(rank(probabilities, accepted, indices))
+                    before.append(tally.without_temperature(probabilities, decision.temperature))
+                parts.append(tally.judge(probabilities, accepted, indices))
             advance(len(batch.indices) + len(batch.broken))
     if not parts:
         raise DataError(
@@ -107,13 +110,7 @@ def evaluate_classifier(
         )
     seconds = time.perf_counter() - started
     unknown_scores, confidence = (np.concatenate(each) if each else None for each in (unknown, before))
-    return Evaluation(concatenate(parts), tuple(broken), seconds, unknown_scores, confidence)
-
-
-def _without_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarray:
-    """The best probability of each row, ``(N,)``, before logits were divided: softmax(l / T)^T, scaled."""
-    logarithms = temperature * np.log(probabilities.astype(np.float64).clip(SMALLEST, 1))
-    return np.exp(logarithms.max(axis=1) - np.logaddexp.reduce(logarithms, axis=1))
+    return Evaluation(tally.joined(parts), tuple(broken), seconds, unknown_scores, confidence)
 
 
 def unknown_scores_of(classifier: Classifier, sources: Sequence[str], batch_size: int) -> tuple[np.ndarray, list[str]]:
@@ -145,7 +142,7 @@ def evaluate_corrupted(
     workers: int,
     advance: Callable[[int], None] = lambda count: None,
 ) -> list[Robustness]:
-    """Top-1 under each corruption (a key of ``CORRUPTIONS``) at each severity (1 to 5).
+    """Top-1, or mAP of several labels, under each corruption (a key of ``CORRUPTIONS``) at each severity (1 to 5).
 
     Raises:
         MissingDependencyError: SciPy is not installed.
@@ -159,7 +156,7 @@ def evaluate_corrupted(
         for severity in severities:
             corrupted = LabelledImages(CorruptedImages(images.images, name, severity), images.accepted, images.indices)
             result = evaluate_classifier(classifier, corrupted, batch_size, workers, advance)
-            found.append(Robustness(name, severity, result.predictions.top1))
+            found.append(Robustness(name, severity, TALLIES[classifier.card.task].value(result.predictions)))
     return found
 
 
@@ -180,10 +177,11 @@ def evaluate_fast_decoding(
         MissingDependencyError: what fast decoding needs is not installed.
     """
     fast = evaluate_classifier(classifier, images, batch_size, workers, advance, "fast")
-    same = fast.predictions.predicted == exact.predictions.predicted
+    tally = TALLIES[classifier.card.task]
+    value = tally.value(fast.predictions)
     return FastDecoding(
-        fast.predictions.top1,
-        fast.predictions.top1 - exact.predictions.top1,
-        float(same.mean()),
+        value,
+        value - tally.value(exact.predictions),
+        tally.agreement(fast.predictions, exact.predictions),
         len(fast.predictions) / fast.seconds,
     )

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from shvit.card import ClassInfo, Decision
-from shvit.evaluation.evaluate import Evaluation, Robustness
+from shvit.evaluation.evaluate import Evaluation, FastDecoding, Robustness
 from shvit.evaluation.metrics import calibration, calibration_of, class_counts, confused_pairs, wilson_interval
 from shvit.evaluation.selective import RiskCoverage, auroc, risk_coverage, taken_for_known
 
@@ -118,15 +118,7 @@ def summarize(
         "top5": predictions.top5,
         "loss": predictions.loss,
         "ece": reliability.error,
-        "images_per_second": (len(predictions) + len(evaluation.broken)) / evaluation.seconds,
-        "latency": {
-            "median_ms": float(np.median(latency)),
-            "p95_ms": float(np.percentile(latency, 95)),
-            "runs": len(latency),
-        },
-        "corruptions": [asdict(each) for each in robustness],
-        "corruptions_mean_top1": float(np.mean([each.top1 for each in robustness])) if robustness else None,
-        "broken": [{"source": each.source, "reason": each.reason} for each in evaluation.broken],
+        **pass_figures(evaluation, latency, robustness),
         "per_class": per_class,
         "classes_without_images": [each.label for each in classes if not counts.images[each.class_id]],
         "confused_pairs": [
@@ -139,6 +131,42 @@ def summarize(
                 reliability.counts, reliability.confidence, reliability.accuracy, strict=True
             )
         ],
+    }
+
+
+def pass_figures(
+    evaluation: Evaluation, latency: np.ndarray, robustness: Sequence[Robustness], figure: str = "top1"
+) -> dict[str, Any]:
+    """What there is to say of passes over images, whatever the task.
+
+    Args:
+        figure: by which they are compared.
+    """
+    values = [each.value for each in robustness]
+    return {
+        "images_per_second": (len(evaluation.predictions) + len(evaluation.broken)) / evaluation.seconds,
+        "latency": {
+            "median_ms": float(np.median(latency)),
+            "p95_ms": float(np.percentile(latency, 95)),
+            "runs": len(latency),
+        },
+        "corruptions": [
+            {"corruption": each.corruption, "severity": each.severity, figure: each.value} for each in robustness
+        ],
+        f"corruptions_mean_{figure}": float(np.mean(values)) if values else None,
+        "broken": [{"source": each.source, "reason": each.reason} for each in evaluation.broken],
+    }
+
+
+def fast_decoding_figures(fast: FastDecoding | None, figure: str) -> dict[str, Any] | None:
+    """Args: figure: by which passes are compared."""
+    if fast is None:
+        return None
+    return {
+        figure: fast.value,
+        f"{figure}_change": fast.change,
+        "same_prediction": fast.same_prediction,
+        "images_per_second": fast.images_per_second,
     }
 
 

@@ -15,11 +15,12 @@ from shvit.card import ClassInfo
 from shvit.data.alignment import WAYS, examples, first_synonym, has_images, have_numbers, match_by_name, unambiguous
 from shvit.data.protocol import ImageDataset
 from shvit.data.splits import Subset
+from shvit.data.targets import classes_of
 from shvit.errors import DataError
 from shvit.reading import check_utf8, find_separator, open_table, read_text
 
 Accepted = Mapping[int, Sequence[int]]
-"""For images, by their place in the dataset: the classes that count as right, at least one."""
+"""For images, by their place in the dataset: the classes that count as right; none where a picture has no label."""
 
 IMAGENET_VALIDATION = "ILSVRC2012_val_{:08d}"
 """Name of an ImageNet-1k validation image, numbered from 1."""
@@ -88,16 +89,23 @@ def dataset_labels(images: ImageDataset, classes: Sequence[int]) -> Accepted:
     Args:
         classes: the classifier's class for each class of the dataset, from ``match_classes``.
     """
-    return {index: (classes[int(label)],) for index, label in enumerate(images.labels)}
+    return {
+        index: tuple(classes[each] for each in classes_of(images.labels, index)) for index in range(len(images.labels))
+    }
 
 
-def labels_from_file(path: str | Path, images: ImageDataset, classes: Sequence[ClassInfo]) -> Accepted:
+def labels_from_file(
+    path: str | Path, images: ImageDataset, classes: Sequence[ClassInfo], unlabelled: bool = False
+) -> Accepted:
     """Labels from a file beside the dataset; images of which the file says nothing are left out.
 
     The file is one of: a JSON object from file name to label or list of labels; a CSV with the columns ``file`` and
     ``label``, several rows for several labels; ImageNet-ReaL's ``real.json``, a list with a list of class numbers for
     each ImageNet-1k validation image, in the order of their numbers. A label is a class number, a WordNet id or a
     name. A file name may have folders before it, to tell images of the same name apart, and may lack its extension.
+
+    Args:
+        unlabelled: an empty list says that an image has no label, rather than nothing.
 
     Raises:
         DataError: the file cannot be read, names a class that the classifier does not know, or none of the images.
@@ -108,7 +116,7 @@ def labels_from_file(path: str | Path, images: ImageDataset, classes: Sequence[C
     accepted = {}
     for index in range(len(images)):
         name = next((name for name in _names(images.source(index)) if name in entries), None)
-        if name is not None and entries[name]:
+        if name is not None and (entries[name] or unlabelled):
             accepted[index] = tuple(resolve(name, label) for label in entries[name])
     if not accepted:
         raise DataError(

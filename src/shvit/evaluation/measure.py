@@ -5,22 +5,23 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
 from shvit.atomic import check_outputs
-from shvit.card import Card, ClassInfo, TrainingSplit, short_labels
+from shvit.card import Card, short_labels
 from shvit.data.alignment import describe_missing
 from shvit.data.broken import BrokenImage
 from shvit.data.datasets import is_divided, open_dataset, open_datasets
 from shvit.data.protocol import ImageDataset
+from shvit.data.targets import classes_of
 from shvit.data.trained_on import count_trained_on, divide_as_trained
 from shvit.data.workers import check_guarded
 from shvit.display import progress_bar, say
 from shvit.engines import EngineName
-from shvit.errors import ArgumentError
+from shvit.errors import ArgumentError, DataError
 from shvit.evaluation.classifiers import ImageClassifier, measure_latency, open_classifier
 from shvit.evaluation.evaluate import (
     SEVERITIES,
@@ -30,9 +31,11 @@ from shvit.evaluation.evaluate import (
     evaluate_fast_decoding,
     unknown_scores_of,
 )
-from shvit.evaluation.figures import decision_figures, provenance, summarize, unknown_figures
+from shvit.evaluation.figures import fast_decoding_figures, provenance, unknown_figures
 from shvit.evaluation.labels import LabelledImages, dataset_labels, evenly_spaced, labels_from_file, match_classes
+from shvit.evaluation.measures import MEASURES, Measure
 from shvit.evaluation.samples import pictures_in
+from shvit.evaluation.tally import TALLIES
 from shvit.images.decoding import preparation
 from shvit.images.preprocess import decode, preprocess
 from shvit.network.sides import ImageSize
@@ -117,26 +120,33 @@ class EvaluationResult:
 
     def __repr__(self) -> str:
         what = f"{self.figures['model']!r}, {self.figures['data']!r}"
-        return f"EvaluationResult({what}, top1={self.top1:.4f}, top5={self.top5:.4f}, measured={self.measured})"
+        named = (("top1", self.top1), ("top5", self.top5), ("mean_average_precision", self.mean_average_precision))
+        reached = ", ".join(f"{name}={value:.4f}" for name, value in named if value is not None)
+        return f"EvaluationResult({what}, {reached}, measured={self.measured})"
 
     @property
-    def top1(self) -> float:
-        """Share of the images whose most probable class is right."""
-        return self.figures["top1"]
+    def top1(self) -> float | None:
+        """Share of the images whose most probable class is right; ``None`` of several labels."""
+        return self.figures.get("top1")
 
     @property
-    def top5(self) -> float:
-        """Share of the images whose class is among the five most probable."""
-        return self.figures["top5"]
+    def top5(self) -> float | None:
+        """Share of the images whose class is among the five most probable; ``None`` of several labels."""
+        return self.figures.get("top5")
+
+    @property
+    def mean_average_precision(self) -> float | None:
+        """Of several labels: how well images with a label are ranked before those without (mAP), in [0, 1]."""
+        return self.figures.get("map")
 
     @property
     def loss(self) -> float:
-        """Cross-entropy: mean negative natural logarithm of the right class's probability."""
+        """Cross-entropy: mean negative natural logarithm of the right class's probability, or of all labels'."""
         return self.figures["loss"]
 
     @property
     def calibration_error(self) -> float:
-        """Mean gap between confidence and accuracy, over 15 bins of equal width."""
+        """Mean gap between confidence and accuracy, over 15 bins of equal width; of several labels, of each score."""
         return self.figures["ece"]
 
     @property
@@ -168,12 +178,10 @@ class EvaluationResult:
             OSError: it cannot be written.
             MissingDependencyError: what draws it is not installed.
         """
-        from shvit.evaluation.report import write_report
-
-        folder = Path(folder)
-        _check_report(folder, self.read, self.images)
+        folder, measure = Path(folder), MEASURES[self.card.task]
+        _check_report(folder, self.read, self.images, measure)
         folder.mkdir(parents=True, exist_ok=True)
-        write_report(folder, self.figures, self.evaluation, self.images, self.card, csv_safe)
+        measure.write_report(folder, self.figures, self.evaluation, self.images, self.card, csv_safe)
         return folder / "report.html"
 
 
@@ -227,7 +235,7 @@ def evaluate(
         import shvit.evaluation.report  # noqa: F401
     classifier = open_classifier(model, options.engine, options.threads, options.image_size)
     _check_unknown(classifier, model, options)
-    images, origin, warning = open_images(model, data, options, classifier.card.training_split)
+    images, origin, warning = open_images(model, data, options, classifier.card)
     if warning is not None:
         if progress:
             say(f"warning: {warning}", sys.stderr)
@@ -235,8 +243,8 @@ def evaluate(
             warnings.warn(warning, stacklevel=2)
     read = tuple(str(each) for each in (model, data, options.labels) if each is not None)
     if options.report is not None:
-        _check_report(Path(options.report), read, images)
-    chosen, notes = choose_images(str(model), images, classifier.card.classes, options)
+        _check_report(Path(options.report), read, images, MEASURES[classifier.card.task])
+    chosen, notes = choose_images(str(model), images, classifier.card, options)
     notes[1:1] = [*origin, *([] if warning is None else [f"warning: {warning}"])]
     if options.report is not None:
         Path(options.report).mkdir(parents=True, exist_ok=True)
@@ -265,28 +273,36 @@ def evaluate(
     return result
 
 
-def _check_report(folder: Path, read: Sequence[str], images: ImageDataset) -> None:
+def _check_report(folder: Path, read: Sequence[str], images: ImageDataset, measure: Measure) -> None:
     """Raises: ValueError: a file of the report cannot be written to, or is an input."""
-    from shvit.evaluation.report import REPORT_FILES
-
     sources = (images.source(index) for index in range(len(images)))
-    check_outputs([("--output", folder / name) for name in REPORT_FILES], chain(read, sources))
+    check_outputs([("--output", folder / name) for name in measure.report_files], chain(read, sources))
 
 
 def choose_images(
-    model: str, images: ImageDataset, classes: Sequence[ClassInfo], options: EvaluationOptions
+    model: str, images: ImageDataset, card: Card, options: EvaluationOptions
 ) -> tuple[LabelledImages, list[str]]:
-    """The images to measure with the classes that are right for each, and what is worth noting of them."""
+    """The images to measure with the classes that are right for each, and what is worth noting of them.
+
+    Raises:
+        DataError: as ``match_classes`` and ``labels_from_file``; or no image has a label.
+    """
+    classes = card.classes
     if options.labels is None:
         matched, way = match_classes(images, classes, model)
         accepted = dataset_labels(images, matched)
         notes = [f"classes matched by {way}"]
         if way == "number":
-            first = int(images.labels[0])
+            first = next(each for index in range(len(images)) for each in classes_of(images.labels, index))
             notes[0] += f", not by name: {images.classes[first].label} is {short_labels(classes)[matched[first]]}"
     else:
-        accepted = labels_from_file(Path(options.labels), images, classes)
+        accepted = labels_from_file(Path(options.labels), images, classes, TALLIES[card.task].unlabelled)
         notes = [f"labels of {options.labels}, which has none for {len(images) - len(accepted):,} images"]
+    given, accepted = len(accepted), TALLIES[card.task].measurable(accepted)
+    if not any(accepted.values()):
+        raise DataError(f"{images.name}: none of its {given:,} images has a label; nothing can be measured")
+    if len(accepted) < given:
+        notes.append(f"{given - len(accepted):,} images without labels are left out: the model tells one of each")
     chosen = LabelledImages(images, accepted, evenly_spaced(list(accepted), options.limit))
     if len(chosen) < len(accepted):
         notes.append(f"{len(chosen):,} of {len(accepted):,} images, evenly spaced")
@@ -310,9 +326,9 @@ def _measure(
             fast = evaluate_fast_decoding(classifier, readable, measured, batch_size, workers, advance)
     first = decode(chosen.images.read(int(readable.indices[0])))
     latency = measure_latency(classifier, preprocess(first, classifier.card.preprocessing))
-    figures = summarize(measured, latency, robustness, classifier.card.classes)
-    figures |= decision_figures(measured, classifier.card.decision)
-    figures["fast_decoding"] = None if fast is None else asdict(fast)
+    card = classifier.card
+    figures = MEASURES[card.task].figures(measured, latency, robustness, card)
+    figures["fast_decoding"] = fast_decoding_figures(fast, TALLIES[card.task].figure)
     figures["unknown"] = _measure_unknown(classifier, measured, options)
     return measured, figures
 
@@ -341,22 +357,23 @@ def _check_unknown(classifier: ImageClassifier, model: str | Path, options: Eval
 
 
 def open_images(
-    model: str | Path, data: str | Path, options: EvaluationOptions, trained: TrainingSplit | None
+    model: str | Path, data: str | Path, options: EvaluationOptions, card: Card
 ) -> tuple[ImageDataset, list[str], str | None]:
     """The images to measure, what is worth noting of them, and a warning where the model may know them.
 
     Args:
-        trained: what the model remembers of its training.
+        card: has what the model remembers of its training, and the task that it was trained for.
     """
+    trained, task = card.training_split, TALLIES[card.task].data_task
     notes: list[str] = []
     if isinstance(options.held_out, int):
-        train, val, note = open_datasets(data, options.held_out, options.val_share, options.image_key)
+        train, val, note = open_datasets(data, options.held_out, options.val_share, options.image_key, task)
         if note is None:
             raise ArgumentError(f"--held-out: {data} is divided into splits already; leave it out")
         images = val if options.split == "val" else train
         notes.append(note)
     else:
-        images = open_dataset(data, options.split, options.image_key)
+        images = open_dataset(data, options.split, options.image_key, task)
         parts = divide_as_trained(images, trained) if trained is not None and options.held_out is None else None
         if parts is not None and trained is not None:
             images = parts[1] if options.split == "val" else parts[0]

@@ -42,11 +42,6 @@ except ModuleNotFoundError as error:
 
 MISTAKES = 48
 """How many mistakes are shown."""
-REPORT_FILES = (
-    *("results.json", "per_class.csv", "confusion.csv", "predictions.csv"),
-    *("confusion.png", "reliability.png", "coverage.png", "mistakes.jpg", "report.html"),
-)
-"""What a report is made of."""
 
 
 class _Material(NamedTuple):
@@ -120,15 +115,15 @@ def _write_tables(folder: Path, results: dict[str, Any], material: _Material, cs
     predictions, names = material.predictions, [each.label for each in material.card.classes]
     write_json({**results, "mistakes": _mistakes(material, names)}, folder / "results.json")
     header, rows = list(results["per_class"][0]), (each.values() for each in results["per_class"])
-    _write_csv(folder / "per_class.csv", header, rows, csv_safe)
+    write_csv(folder / "per_class.csv", header, rows, csv_safe)
     present = [names[place] for place in material.present]
     rows = ([name, *row.tolist()] for name, row in zip(present, material.matrix, strict=True))
-    _write_csv(folder / "confusion.csv", ["label \\ predicted", *present], rows, csv_safe)
+    write_csv(folder / "confusion.csv", ["label \\ predicted", *present], rows, csv_safe)
     columns = (
         *(material.sources, predictions.labels, predictions.predicted, predictions.confidence),
         *(predictions.correct, predictions.in_top5),
     )
-    _write_csv(
+    write_csv(
         folder / "predictions.csv",
         ["source", "label", "predicted", "score", "correct", "in_top5"],
         (
@@ -153,24 +148,20 @@ def _write_pictures(folder: Path, material: _Material) -> dict[str, dict[str, st
     for name, figure in draw.items():
         light, dark = (plots.render(figure, theme) for theme in (plots.LIGHT, plots.DARK))
         write_bytes(light, folder / f"{name}.png")
-        figures[name] = {"light": _data_uri("png", light), "dark": _data_uri("png", dark)}
+        figures[name] = {"light": data_uri("png", light), "dark": data_uri("png", dark)}
     if material.tiles:
         captions = [
             (f"true: {each['label']}", f"said: {each['predicted']}", f"score {each['score']:.1%}")
             for each in _mistakes(material, names)
         ]
-        write_bytes(_jpeg(plots.contact_sheet(material.tiles, captions)), folder / "mistakes.jpg")
+        write_bytes(jpeg(plots.contact_sheet(material.tiles, captions)), folder / "mistakes.jpg")
     return figures
 
 
 def _write_page(folder: Path, results: dict[str, Any], material: _Material, figures: dict[str, dict[str, str]]) -> None:
     predictions, names = material.predictions, material.card.short_labels
     images = class_counts(predictions, len(names)).images
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("shvit.evaluation", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"percent": _percent, "count": "{:,}".format}
-    page = environment.get_template("report.html.jinja").render(
+    page = page_template("report.html.jinja").render(
         results=results,
         verdict=verdict(predictions, material.card),
         names=names,
@@ -180,7 +171,7 @@ def _write_page(folder: Path, results: dict[str, Any], material: _Material, figu
             for label, taken, times in confused_pairs(predictions, PAIRS)
         ],
         mistakes=[
-            each | {"picture": _data_uri("jpeg", _jpeg(picture))}
+            each | {"picture": data_uri("jpeg", jpeg(picture))}
             for each, picture in zip(_mistakes(material, names), material.tiles, strict=True)
         ],
         figures=figures,
@@ -188,21 +179,30 @@ def _write_page(folder: Path, results: dict[str, Any], material: _Material, figu
     write_text(page, folder / "report.html")
 
 
-def _percent(share: float | None) -> str:
+def page_template(name: str) -> jinja2.Template:
+    """A page of this folder, with the filters that pages have."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("shvit.evaluation", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"percent": percent, "count": "{:,}".format}
+    return environment.get_template(name)
+
+
+def percent(share: float | None) -> str:
     return "–" if share is None else f"{share:.1%}"
 
 
-def _jpeg(image: Image.Image) -> bytes:
+def jpeg(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=88)
     return buffer.getvalue()
 
 
-def _data_uri(kind: str, content: bytes) -> str:
+def data_uri(kind: str, content: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Iterable[Any]], safe: bool) -> None:
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Iterable[Any]], safe: bool) -> None:
     with atomic_text(path) as file:
         writer = CSVWriter(file, safe)
         writer.row(header)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -22,6 +23,8 @@ class RiskCoverage:
     """``int64 (K,)``: of these, those with a right answer."""
     total: int
     """All images."""
+    of: ClassVar[str] = "of the images"
+    """What coverage is a share of, in words."""
 
     @property
     def coverage(self) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -18,6 +19,9 @@ class Classification(Task):
         with np.errstate(over="ignore"):  # the difference of two may be more than a float holds
             exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
         return exponentials / exponentials.sum(axis=-1, keepdims=True)
+
+    def targets(self, labels: Sequence[Sequence[int]], classes: int) -> np.ndarray:
+        return np.array([each[0] for each in labels], np.int64)
 
     def losses(self, logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
         shifted = logits - logits.max(axis=1, keepdims=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -20,6 +21,12 @@ class MultiLabel(Task):
     def scores(self, logits: np.ndarray) -> np.ndarray:
         with np.errstate(over="ignore"):
             return (1 / (1 + np.exp(-logits))).astype(logits.dtype, copy=False)
+
+    def targets(self, labels: Sequence[Sequence[int]], classes: int) -> np.ndarray:
+        found = np.zeros((len(labels), classes), dtype=bool)
+        for row, right in zip(found, labels, strict=True):
+            row[list(right)] = True
+        return found
 
     def losses(self, logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
         # log(1 + exp(x)) of minus the logit where the label holds, without overflow.

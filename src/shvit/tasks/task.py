@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -55,6 +56,15 @@ class Task(ABC):
     @abstractmethod
     def scores(self, logits: np.ndarray) -> np.ndarray:
         """Scores in [0, 1] of logits divided by the temperature, both ``(N, classes)``."""
+
+    @abstractmethod
+    def targets(self, labels: Sequence[Sequence[int]], classes: int) -> np.ndarray:
+        """What is right for N images, as ``losses`` takes it.
+
+        Args:
+            labels: the classes of each.
+            classes: how many there are.
+        """
 
     @abstractmethod
     def losses(self, logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
