@@ -9,7 +9,7 @@ from shvit.cli.arguments import check_folder_name, image_size, positive
 from shvit.cli.data import IMAGE_KEY_HELP
 from shvit.display import say
 from shvit.evaluation.export import ExportOptions, export
-from shvit.exporting import FORMATS, ExportReport, Int8Agreement
+from shvit.exporting import FORMATS, ExportReport
 from shvit.exporting.options import HUB_MODEL
 from shvit.hub.names import PREFIX
 from shvit.hub.resolve import INT8
@@ -147,16 +147,8 @@ def print_report(report: ExportReport, options: ExportOptions, model: str) -> No
         say(f"{size}, {report.card.name} with {len(report.card.classes)} classes, for the browser")
         _print_how_to_open(report.path)
         return
-    if isinstance(found := report.int8, Int8Agreement):
-        say(
-            f"same first label in int8 as in float32 on {found.agreement:.1%} of {found.images:,} photographs that it "
-            f"was not calibrated on; its score moves by {found.score_shift:.1%} in the mean"
-        )
-    elif found is not None:
-        say(
-            f"top-1 {found.top1:.2%} in int8, {found.float32_top1:.2%} in float32, on {found.images:,} validation "
-            "images"
-        )
+    if (found := report.int8) is not None:
+        say(found.sentence)
     if found is not None and found.kept_float:
         say(f"left in float32: {', '.join(found.kept_float)}")
     verification = report.card.verification

@@ -28,7 +28,7 @@ from shvit.shipped import SHIPPED_MODELS
 if TYPE_CHECKING:
     import numpy as np
 
-    from shvit.card import Card
+    from shvit.card import Card, TaskName
     from shvit.network.checkpoint import Checkpoint
     from shvit.network.network import FoldedNetwork
 
@@ -180,10 +180,12 @@ def _calibration(data: str | Path, card: Card, options: ExportOptions, progress:
     """Images that a file in 8 bits beside others takes its ranges from, ``uint8 (N, H, W, 3)``."""
     from shvit.data.trained_on import open_as_trained
     from shvit.evaluation.samples import are_unlabelled, calibration_images, photographs
+    from shvit.evaluation.tally import TALLIES
 
     if are_unlabelled(data):
         return photographs(data, card.preprocessing, _teller(progress))
-    return calibration_images(open_as_trained(data, card.training_split, options.image_key)[0], card)[0]
+    task = TALLIES[card.task].data_task
+    return calibration_images(open_as_trained(data, card.training_split, options.image_key, task)[0], card)[0]
 
 
 def _kept(model: str | Path, options: ExportOptions, progress: bool) -> tuple[Path, str]:
@@ -250,7 +252,9 @@ def _export_int8(
 ) -> ExportReport:
     from shvit.data.trained_on import open_as_trained
     from shvit.evaluation.int8 import MAX_DISAGREEMENT, AccuracyJudge, AgreementJudge, Judge, export_int8
+    from shvit.evaluation.int8_labels import PrecisionJudge
     from shvit.evaluation.samples import are_unlabelled, photographs
+    from shvit.evaluation.tally import TALLIES
 
     data, tell = options.calibration, _teller(progress)
     assert data is not None
@@ -259,8 +263,10 @@ def _export_int8(
         limit = 100 if options.max_loss >= 100 else MAX_DISAGREEMENT
         judge = AgreementJudge(photographs(data, card.preprocessing, tell), str(data), limit)
     else:
-        train, val, _ = open_as_trained(data, card.training_split, options.image_key)
-        judge = AccuracyJudge(card, train, val, options.max_loss, output.name)
+        task = TALLIES[card.task].data_task
+        train, val, _ = open_as_trained(data, card.training_split, options.image_key, task)
+        judges: dict[TaskName, Callable[..., Judge]] = {"classification": AccuracyJudge, "multi_label": PrecisionJudge}
+        judge = judges[card.task](card, train, val, options.max_loss, output.name)
     return export_int8(network, output, card, judge, options, verify_on=images, on_search=tell)
 
 

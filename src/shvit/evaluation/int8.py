@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 import onnx
@@ -23,7 +23,16 @@ from shvit.evaluation.evaluate import evaluate_classifier
 from shvit.evaluation.labels import LabelledImages, dataset_labels, evenly_spaced, match_classes
 from shvit.evaluation.metrics import Predictions
 from shvit.evaluation.samples import BATCH, FEWEST_CALIBRATION_IMAGES, calibration_images
-from shvit.exporting import FORMATS, ExportReport, FileOptions, Int8Accuracy, Int8Agreement, export_model, export_onnx
+from shvit.exporting import (
+    FORMATS,
+    ExportReport,
+    FileOptions,
+    Int8Accuracy,
+    Int8Agreement,
+    Int8Precision,
+    export_model,
+    export_onnx,
+)
 from shvit.modelfile.quantize import rank_layers
 from shvit.modelfile.source import batches_of
 from shvit.network.network import FoldedNetwork
@@ -49,6 +58,17 @@ MAX_DISAGREEMENT = 10.0
 photographs that float32 is not sure of either."""
 
 LAYERS_CAN_BE_KEPT = ("onnx", "openvino", "web", "hub")
+
+
+class Lost(Protocol):
+    """What one file loses to another, of the same images."""
+
+    @property
+    def images(self) -> int: ...
+
+    @property
+    def points(self) -> float:
+        """Of 100; negative if it is better."""
 
 
 class PairedLoss(NamedTuple):
@@ -128,14 +148,14 @@ class Judge(ABC):
 class Judgement:
     """How an 8-bit file compares with float32."""
 
-    loss: PairedLoss
+    loss: Lost
     limit: float
     """Points, of 100, that may be lost."""
     too_much: bool
     """It loses more, and more than an accident could be."""
     metrics: tuple[Metric, ...]
     """For its card."""
-    found: Int8Accuracy | Int8Agreement
+    found: Int8Accuracy | Int8Precision | Int8Agreement
     summary: str
     """Both files' figures, for a message."""
 

@@ -15,6 +15,8 @@ from shvit.data.formats.files import is_data
 from shvit.data.prepared import prepared_batches
 from shvit.data.protocol import ImageDataset
 from shvit.data.splits import Subset
+from shvit.data.stratify import has_several
+from shvit.data.targets import renumbered
 from shvit.errors import DataError, ImageError
 from shvit.evaluation.labels import evenly_spaced, match_classes
 from shvit.images.preprocess import decode, preprocess
@@ -37,7 +39,7 @@ BATCH = 64
 
 
 def prepared_images(images: ImageDataset, preprocessing: Preprocessing, limit: int) -> tuple[np.ndarray, np.ndarray]:
-    """At most ``limit`` images, evenly spaced, ``uint8 (N, H, W, 3)``, and their labels ``int64 (N,)``.
+    """At most ``limit`` images, evenly spaced, ``uint8 (N, H, W, 3)``, and their labels.
 
     Images that cannot be read are left out.
     """
@@ -47,7 +49,7 @@ def prepared_images(images: ImageDataset, preprocessing: Preprocessing, limit: i
 
 
 def calibration_images(images: ImageDataset, card: Card) -> tuple[np.ndarray, np.ndarray]:
-    """Images that an int8 file takes its ranges from, ``uint8 (N, H, W, 3)``, and their classes in the card.
+    """Images that an int8 file takes its ranges from, ``uint8 (N, H, W, 3)``, and their labels by the card's classes.
 
     Raises:
         DataError: they are too few, all of one class, or of classes that the card does not know.
@@ -59,12 +61,12 @@ def calibration_images(images: ImageDataset, card: Card) -> tuple[np.ndarray, np
             f"{images.name}: {len(pixels)} images are too few to calibrate int8 on; give at least "
             f"{FEWEST_CALIBRATION_IMAGES}, better {CALIBRATION_IMAGES}"
         )
-    if len(card.classes) > 1 and len(np.unique(labels)) == 1:
+    if len(card.classes) > 1 and not has_several(labels) and len(np.unique(labels)) == 1:
         only = images.classes[int(labels[0])].label
         raise DataError(
             f"{images.name}: all images to calibrate int8 on are of the class {only!r}; give images of all classes"
         )
-    return pixels, np.array(classes)[labels]
+    return pixels, renumbered(labels, classes, len(card.classes))
 
 
 def verification_pixels(path: str, preprocessing: Preprocessing, image_key: str | None = None) -> np.ndarray:

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from shvit.exporting.options import FORMATS, FileOptions, Format, Precision
-from shvit.modelfile.report import ExportReport, Int8Accuracy, Int8Agreement
+from shvit.modelfile.report import ExportReport, Int8Accuracy, Int8Agreement, Int8Precision
 
 if TYPE_CHECKING:
     from shvit.exporting.formats import export_model, export_onnx
@@ -21,6 +21,7 @@ __all__ = [
     "Format",
     "Int8Accuracy",
     "Int8Agreement",
+    "Int8Precision",
     "Precision",
     "export_model",
     "export_onnx",
