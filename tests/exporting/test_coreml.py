@@ -51,6 +51,17 @@ def test_the_program(package):
     assert [each.immediateValue.tensor.strings.values[0] for each in labels] == ["a (0)", "a (1)", "b", "c"]
 
 
+def test_several_labels_are_sigmoids(tmp_path, tiny, tiny_card):
+    card = replace(tiny_card, task="multi_label")
+    path = tmp_path / "several.mlpackage"
+    assert export_model(tiny, path, card, FileOptions("coreml")).card.task == "multi_label"
+    spec = ct.models.MLModel(str(path), skip_model_load=True).get_spec()
+    (program,) = spec.mlProgram.functions["main"].block_specializations.values()
+    kinds = [each.type for each in program.operations if each.type != "const"]
+    assert kinds[-3:] == ["sigmoid", "cast", "classify"]
+    assert kinds.count("softmax") == sum(tiny.config.attention)  # attention's alone
+
+
 def test_a_program_that_is_not_what_was_asked_for_is_not_left(tmp_path, tiny, tiny_card, monkeypatch):
     monkeypatch.setattr(coreml, "SPECIFICATION", 5)
     with pytest.raises(ExportError, match="the Core ML program's specification version: expected 5, got 6"):

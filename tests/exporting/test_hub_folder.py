@@ -146,6 +146,22 @@ def test_timm_and_transformers_see_the_same_pixels_and_give_our_logits(folder, s
         assert first["score"] == pytest.approx(scores[best] / scores.sum(), abs=1e-4)
 
 
+def test_transformers_gives_the_sigmoids_of_several_labels(tmp_path, own_card):
+    pipeline = pytest.importorskip("transformers").pipeline
+    card = replace(own_card, task="multi_label", metrics=(Metric("map", 0.7, "canvases"),))
+    folder = export_own(tmp_path / "several", card)
+    assert json.loads((folder / "config.json").read_text())["problem_type"] == "multi_label_classification"
+    readme = (folder / "README.md").read_text()
+    assert ".sigmoid()[0]" in readme
+    assert ".softmax(" not in readme
+    assert "mean_average_precision" in readme
+    expected = Classifier(folder / "shvit.onnx").predict(PHOTOGRAPHS[0])[0]
+    found = pipeline("image-classification", model=str(folder))(str(PHOTOGRAPHS[0]), top_k=4)
+    assert {each["label"]: each["score"] for each in found} == pytest.approx(
+        {each.label: each.score for each in expected.predictions}, abs=2e-3
+    )
+
+
 @pytest.mark.parametrize("name", ["shvit_s1", "shvit_s4", None])
 def test_the_configuration_is_what_timm_writes(name, tmp_path, own_card):
     config = replace(VARIANTS[name], num_classes=4) if name else OWN

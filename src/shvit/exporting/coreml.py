@@ -7,13 +7,14 @@ labels, its types and the operations of its program are checked instead, and the
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from shvit.card import METADATA_KEY, Card
+from shvit.card import METADATA_KEY, Card, TaskName
 from shvit.errors import ExportError, MissingDependencyError
 from shvit.exporting.trace import deployed
 from shvit.install import install_command
@@ -28,15 +29,22 @@ ELEMENTS = {"fp16": 10, "fp32": 11}
 """Core ML's numbers of the types that the operations compute in."""
 
 
+SCORES: dict[TaskName, Callable[[Tensor], Tensor]] = {
+    "classification": lambda logits: logits.softmax(dim=-1),
+    "multi_label": lambda logits: logits.sigmoid(),
+}
+"""From logits to what an app reads, as ``shvit.tasks`` computes it."""
+
+
 class _FromImage(nn.Module):
     """Pixels as Core ML gives them, ``float32 (1, 3, H, W)`` in [0, 255], to probabilities ``(1, classes)``."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, task: TaskName) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.scores = network, SCORES[task]
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.network(image.permute(0, 2, 3, 1)).softmax(dim=-1)
+        return self.scores(self.network(image.permute(0, 2, 3, 1)))
 
 
 def convert(source: Source, path: Path) -> Written:
@@ -62,7 +70,9 @@ def convert(source: Source, path: Path) -> Written:
 def _convert(ct: Any, source: Source) -> Any:
     height, width = source.card.preprocessing.image_size
     example = torch.zeros(1, 3, height, width)
-    program = torch.export.export(_FromImage(deployed(source)).eval(), (example,)).run_decompositions({})
+    program = torch.export.export(_FromImage(deployed(source), source.card.task).eval(), (example,)).run_decompositions(
+        {}
+    )
     return ct.convert(
         program,
         inputs=[ct.ImageType(INPUT, shape=tuple(example.shape), color_layout=ct.colorlayout.RGB)],

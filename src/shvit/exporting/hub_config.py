@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from shvit.card import IMAGENET_MEAN, IMAGENET_STD, Card, Preprocessing
+from shvit.card import IMAGENET_MEAN, IMAGENET_STD, Card, Preprocessing, TaskName
 from shvit.errors import ExportError
 from shvit.network.folding import NORM_EPSILON, fold
 from shvit.network.network import FoldedNetwork
@@ -20,6 +20,13 @@ from shvit.network.variants import VARIANTS, SHViTConfig
 
 LANCZOS = 1
 """Pillow's number of it, which Hugging Face's libraries use too."""
+
+
+PROBLEMS: dict[TaskName, dict[str, str]] = {
+    "classification": {},
+    "multi_label": {"problem_type": "multi_label_classification"},
+}
+"""By which transformers and transformers.js know that scores are sigmoids."""
 
 
 def check_expressible(config: SHViTConfig, preprocessing: Preprocessing) -> None:
@@ -101,6 +108,7 @@ def timm_config(config: SHViTConfig, card: Card, quantized: bool) -> dict[str, A
         "paper_ids": "arXiv:2401.16456",
     }
     written["id2label"] = {str(place): label for place, label in enumerate(labels)}
+    written |= PROBLEMS[card.task]
     if not quantized:
         written["transformers.js_config"] = {"dtype": "fp32"}
     return written

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from shvit.card import Card, Metric, Verification
+from shvit.card import Card, Metric, TaskName, Verification
 from shvit.display import printable
 
 ANY_REPOSITORY = "user/name"
@@ -27,7 +27,40 @@ LICENCE = re.compile(
 
 _REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 
-_SHARES = {"top1": "Top-1 accuracy", "top5": "Top-5 accuracy"}
+_SHARES = {
+    "top1": ("accuracy", "Top-1 accuracy"),
+    "top5": ("accuracy", "Top-5 accuracy"),
+    "map": ("mean_average_precision", "Mean average precision"),
+    "f1": ("f1", "F1 from a score of 0.5 on, mean of the labels"),
+}
+"""Figures in [0, 1]: the hub's name of their kind, and what they are called."""
+
+
+class _Words(NamedTuple):
+    """What a README says of a task."""
+
+    what: str
+    timm: str
+    """How to come from logits to labels."""
+    choice: str
+    """How transformers.js is asked for labels."""
+
+
+_WORDS: dict[TaskName, _Words] = {
+    "classification": _Words(
+        "An image classifier: SHViT, the Single-Head Vision Transformer (CVPR 2024).",
+        """scores = model(transform(Image.open("photo.jpg").convert("RGB"))[None]).softmax(-1)[0]
+print(model.pretrained_cfg["label_names"][scores.argmax()], scores.max().item())""",
+        "{ top_k: 3 }",
+    ),
+    "multi_label": _Words(
+        "A classifier of images that have any number of labels, each with a score of its own (a sigmoid): SHViT, the "
+        "Single-Head Vision Transformer (CVPR 2024).",
+        """scores = model(transform(Image.open("photo.jpg").convert("RGB"))[None]).sigmoid()[0]
+print([(name, score.item()) for name, score in zip(model.pretrained_cfg["label_names"], scores) if score >= 0.5])""",
+        "{ top_k: null }",
+    ),
+}
 
 _FILES = {
     "model.safetensors": "weights in training form under timm's names, described by `config.json`: timm, transformers",
@@ -54,8 +87,7 @@ from PIL import Image
 
 model = timm.create_model("hf-hub:{repository}", pretrained=True).eval()
 transform = timm.data.create_transform(**timm.data.resolve_data_config(model=model))
-scores = model(transform(Image.open("photo.jpg").convert("RGB"))[None]).softmax(-1)[0]
-print(model.pretrained_cfg["label_names"][scores.argmax()], scores.max().item())
+{timm}
 ```
 
 transformers:
@@ -75,7 +107,7 @@ import {{ AutoConfig, pipeline }} from "@huggingface/transformers";
 const config = await AutoConfig.from_pretrained("{repository}");
 config.model_type = "vit";
 const classify = await pipeline("image-classification", "{repository}", {{ config, dtype: "{dtype}" }});
-console.log(await classify("photo.jpg", {{ top_k: 3 }}));
+console.log(await classify("photo.jpg", {choice}));
 ```
 
 ## Preprocessing
@@ -119,7 +151,7 @@ def write_readme(card: Card, checked: Mapping[str, Verification], repository: st
     lines = [
         f"# {in_markdown(card.name)}",
         "",
-        "An image classifier: SHViT, the Single-Head Vision Transformer (CVPR 2024).",
+        _WORDS[card.task].what,
         "",
         *_table(("", ""), [(name, in_markdown(value)) for name, value in facts.items() if value is not None]),
     ]
@@ -139,6 +171,8 @@ def write_readme(card: Card, checked: Mapping[str, Verification], repository: st
         repository=repository or ANY_REPOSITORY,
         dtype="q8" if "onnx/model_quantized.onnx" in checked else "fp16",
         preprocessing=_preprocessing(card),
+        timm=_WORDS[card.task].timm,
+        choice=_WORDS[card.task].choice,
     )
     return f"---\n{_metadata(card)}---\n" + "\n".join(lines) + "\n" + use
 
@@ -228,7 +262,11 @@ def _results(card: Card) -> list[dict[str, Any]]:
         {
             "task": {"type": "image-classification", "name": "Image classification"},
             "dataset": {"type": re.sub(r"[^a-z0-9]+", "-", dataset.casefold()).strip("-") or "own", "name": dataset},
-            "metrics": [{"type": "accuracy", "value": each.value, "name": _SHARES[each.name]} for each in measured],
+            "metrics": [
+                {"type": kind, "value": each.value, "name": name}
+                for each in measured
+                for kind, name in [_SHARES[each.name]]
+            ],
         }
         for dataset, measured in by_dataset.items()
     ]
