@@ -39,3 +39,12 @@ def test_thumbnails_beside_photographs_are_no_classes(folder):
     (folder / "cat").mkdir()
     (folder / "cat" / "0.jpg").write_bytes(b"")
     assert not are_unlabelled(folder)
+
+
+def test_a_list_beside_photographs_labels_them(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"")
+    assert are_unlabelled(tmp_path)
+    (tmp_path / "prices.csv").write_text("path,price\na.png,3\n")
+    assert are_unlabelled(tmp_path)
+    (tmp_path / "labels.csv").write_text("path,labels\na.png,cat|dog\n")
+    assert not are_unlabelled(tmp_path)

@@ -12,14 +12,21 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from shvit.calibration.calibrate import calibrate
+from shvit.calibration.fitting import CalibrationOptions
 from shvit.card import ClassInfo
 from shvit.data import Augmentation, open_dataset
 from shvit.data.targets import for_task
 from shvit.errors import ArgumentError, DataError
+from shvit.evaluation import measure as evaluation
+from shvit.evaluation.export import ExportOptions, export
+from shvit.evaluation.measure import EvaluationOptions
+from shvit.exporting import Int8Precision
 from shvit.modelfile.card import card_for
 from shvit.models import read_checkpoint
 from shvit.models.checkpoints import load_model, save_checkpoint
 from shvit.models.reparam import folded_network
+from shvit.predicting.classifier import Classifier
 from shvit.runs.run_folder import read_run, summarize
 from shvit.training import Distillation, Execution, Optimizer, Recipe, evaluate, fit, resume, setup
 from shvit.training.distillation import LiveTeacher, load_teacher
@@ -140,6 +147,24 @@ def test_the_best_epoch_is_chosen_by_map(spots, tmp_path):
     summary = summarize(record)
     assert (summary.best_top1, summary.best_map) == (None, trained.mean_average_precision)
     assert (tmp_path / "run" / "curves.png").stat().st_size > 0
+
+
+def test_from_weights_to_a_file_in_8_bits(spots, tmp_path):
+    run = prepare(spots, tmp_path / "run", replace(RECIPE, epochs=1))
+    fit(run)
+    file = tmp_path / "several.onnx"
+    options = ExportOptions(precision="int8", calibration=spots, max_loss=100)
+    report = export(tmp_path / "run" / "best.safetensors", file, options)
+    assert isinstance(report.int8, Int8Precision)
+    assert [each.name for each in report.card.metrics] == ["map", "f1"]
+    found = evaluation.evaluate(file, spots, EvaluationOptions(workers=0))
+    assert found.mean_average_precision == pytest.approx(report.int8.mean_average_precision, abs=1e-4)
+    calibrated = calibrate(file, spots, tmp_path / "calibrated.onnx", CalibrationOptions(split="train", workers=0))
+    assert calibrated.card.task == "multi_label"
+    assert len(calibrated.decision.thresholds) == 3
+    (result,) = Classifier(tmp_path / "calibrated.onnx").predict([spots / "0.png"])
+    assert result.task == "multi_label"
+    assert all(each.accepted is not None for each in result.predictions)
 
 
 def test_killed_it_ends_with_the_same_bits(spots, tmp_path):

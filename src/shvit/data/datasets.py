@@ -138,6 +138,11 @@ def is_divided(path: str | Path, image_key: str | None = None) -> bool:
         return split_and_rest(Path(path).name) is not None or "" not in _find_splits(path, image_key)
 
 
+def is_listed(folder: Path) -> bool:
+    """Whether a file in a folder lists the images there with their labels, or holds them itself."""
+    return bool(annotation_files(folder) or _table_files(folder))
+
+
 def short_path(name: str) -> str:
     """A path's last two parts: enough to know it by, and nothing of the rest of the machine."""
     return "/".join(Path(name).parts[-2:])

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from shvit.card import Card, Preprocessing
-from shvit.data.datasets import open_dataset
+from shvit.data.datasets import is_listed, open_dataset
 from shvit.data.formats.files import is_data
 from shvit.data.prepared import prepared_batches
 from shvit.data.protocol import ImageDataset
@@ -88,9 +88,14 @@ def verification_pixels(path: str, preprocessing: Preprocessing, image_key: str 
 
 
 def are_unlabelled(data: str | Path) -> bool:
-    """Whether a folder has photographs in itself and no folders of photographs, which would be classes."""
+    """Whether a folder has photographs in itself, no list of their labels, and no folders of photographs.
+
+    Such folders would be classes.
+    """
     folder = Path(data)
     if not folder.is_dir() or not any(is_image(each.name) for each in folder.iterdir() if each.is_file()):
+        return False
+    if is_listed(folder):
         return False
     inner = (each for each in folder.iterdir() if each.is_dir() and is_data(each.name))
     return not any(is_image(each.name) for each in chain.from_iterable(each.iterdir() for each in inner))
