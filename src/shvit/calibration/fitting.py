@@ -12,7 +12,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from shvit.calibration.outputs import Outputs
-from shvit.calibration.temperature import FEWEST_IMAGES, cross_validated_scores, fit_temperature
+from shvit.calibration.temperature import FEWEST_IMAGES, cross_validated_scores, fit_temperature, has_optimum
 from shvit.calibration.thresholds import least_score, promise
 from shvit.calibration.unknown import (
     FEWEST_KNOWN,
@@ -149,10 +149,16 @@ class Fitting:
             calibration_of(*self.judge(each)).error
             for each in (task.scores(logits), cross_validated_scores(task, logits, targets))
         )
-        if after < before:
+        if after < before and has_optimum(temperature):
             self._temperature, self._error, self._error_before = temperature, after, before
             return
         self._error = self._error_before = before
+        if not has_optimum(temperature):
+            self.notes.append(
+                f"temperature left at 1: no temperature is the most likely, as where all of {len(targets)} answers are "
+                "right or all wrong; give more images"
+            )
+            return
         self.notes.append(
             f"temperature left at 1: {temperature:.2f}, the most likely, would make the calibration error {after:.1%} "
             f"where it is {before:.1%}"

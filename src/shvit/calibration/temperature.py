@@ -47,6 +47,11 @@ def fit_temperature(task: Task, logits: np.ndarray, targets: np.ndarray) -> floa
     return float(np.clip(np.exp((low + high) / 2), MIN_TEMPERATURE, MAX_TEMPERATURE))
 
 
+def has_optimum(temperature: float) -> bool:
+    """Whether a fitted temperature is inside of the range: at its ends, the loss would go on to fall beyond."""
+    return 1.01 * MIN_TEMPERATURE < temperature < MAX_TEMPERATURE / 1.01
+
+
 def cross_validated_scores(task: Task, logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """Scores of each image with a temperature that was fitted on others, ``float32 (N, classes)``."""
     folds = np.random.default_rng(0).permutation(len(logits)) % FOLDS
