@@ -1,17 +1,64 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shvit.card import SCHEMA_VERSION, Card, ClassInfo, Metric, Preprocessing, short_labels
+from shvit.card import (
+    SCHEMA_VERSION,
+    Card,
+    ClassInfo,
+    Decision,
+    Metric,
+    Preprocessing,
+    Promise,
+    Threshold,
+    Unknown,
+    Verification,
+    short_labels,
+)
 from shvit.errors import ModelFileError
 
 text = st.text(max_size=12)
-cards = st.builds(
+shares = st.floats(0, 1)
+promises = st.tuples(shares, shares, shares, shares, shares).map(
+    lambda each: Promise(each[0], sorted(each[1:4])[1], min(each[1:4]), max(each[1:4]), each[4])
+)
+decisions = st.builds(
+    Decision,
+    precision=st.sampled_from(["fp32", "fp16", "int8"]),
+    data=text,
+    images=st.integers(0, 10**6),
+    temperature=st.floats(0.01, 100),
+    calibration_error=st.none() | shares,
+    calibration_error_before=st.none() | shares,
+    min_score=st.none() | shares,
+    promise=st.none() | promises,
+    unknown=st.none()
+    | st.builds(
+        Unknown,
+        method=text,
+        limit=st.floats(allow_nan=False, allow_infinity=False),
+        kept=shares,
+        pictures=st.integers(0, 10**6),
+        auroc=st.none() | shares,
+        taken_for_known=st.none() | shares,
+    ),
+    created=st.none() | text,
+)
+
+
+def decided(card: Card, decision: Decision, score: float) -> Card:
+    """The card with a decision, and a threshold for its last class."""
+    last = card.classes[-1]
+    return replace(card, decision=replace(decision, thresholds=(Threshold(last.class_id, last.label, score),)))
+
+
+undecided_cards = st.builds(
     Card,
     name=text,
     architecture=text,
@@ -28,7 +75,9 @@ cards = st.builds(
     metrics=st.lists(st.builds(Metric, text, st.floats(0, 1), text, st.none() | text), max_size=2).map(tuple),
     parameters=st.none() | st.integers(0, 10**9),
     notes=st.none() | text,
+    task=st.sampled_from(["classification", "multi_label"]),
 )
+cards = undecided_cards | st.builds(decided, undecided_cards, decisions, shares)
 
 SHORT_LABELS = (
     # synonyms of WordNet: the first, without the spaces around it
@@ -72,7 +121,7 @@ json_values = st.recursive(
 @settings(max_examples=300)
 @given(
     card=cards,
-    key=st.sampled_from(["name", "classes", "preprocessing", "metrics", "schema_version"]),
+    key=st.sampled_from(["name", "classes", "preprocessing", "metrics", "decision", "schema_version"]),
     value=json_values,
 )
 def test_whatever_stands_in_a_field_it_reads_or_is_refused_in_one_line(card, key, value):
@@ -113,6 +162,90 @@ def changed(**changes: Any) -> str:
 def test_a_wrong_card_is_refused_with_the_fields_path(text, expected):
     with pytest.raises(ModelFileError, match=expected):
         Card.from_json(text, source="file.onnx")
+
+
+DECISION: dict[str, Any] = {"precision": "fp32", "data": "photos", "images": 90}
+LIMIT = {"method": "m", "limit": 1.5, "kept": 0.95}
+CAT = {"class_id": 0, "label": "cat", "score": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"temperature": 0}, r"decision\.temperature: expected 0\.01 to 100, got 0\.0"),
+        ({"temperature": 101}, r"decision\.temperature: expected 0\.01 to 100, got 101"),
+        ({"temperature": None}, r"decision\.temperature: expected float, got null"),
+        ({"precision": "fp8"}, r"decision\.precision: expected one of 'fp32', 'fp16', 'int8', got \"fp8\""),
+        ({"images": -1}, r"decision\.images: expected 0 to"),
+        ({"min_score": 1.1}, r"decision\.min_score: expected 0 to 1, got 1\.1"),
+        ({"calibration_error": -0.1}, r"decision\.calibration_error: expected 0 to 1, got -0\.1"),
+        ({"unknown": LIMIT | {"kept": 2}}, r"decision\.unknown\.kept: expected 0 to 1, got 2\.0"),
+        ({"unknown": LIMIT | {"auroc": 1.01}}, r"decision\.unknown\.auroc: expected 0 to 1, got 1\.01"),
+        ({"unknown": LIMIT | {"limit": 10**400}}, r"decision\.unknown\.limit: expected float, got 10{50}"),
+        ({"unknown": {"method": "m", "kept": 1}}, r"decision\.unknown\.limit: missing"),
+        ({"thresholds": [CAT, CAT]}, r"decision\.thresholds: expected one for a class, got several for one"),
+        ({"thresholds": [CAT] * 200_000}, r"decision\.thresholds: expected one for a class, got several for one"),
+        ({"thresholds": [CAT | {"score": 1.5}]}, r"decision\.thresholds\[0\]\.score: expected 0 to 1, got 1\.5"),
+        (
+            {"thresholds": [CAT | {"class_id": 1}]},
+            r"thresholds\[0\]: is for class_id 1, there are 1 classes; calibrate",
+        ),
+        ({"thresholds": [CAT | {"class_id": -1}]}, r"thresholds\[0\]: is for class_id -1, there are 1 classes"),
+        (
+            {"thresholds": [CAT | {"label": "dog"}]},
+            r'thresholds\[0\]: is for the class "dog", class 0 is "cat"; calibrate the file anew with: shvit calibrate',
+        ),
+        (
+            {"promise": {"target_precision": 0.5, "precision": 0.5, "low": 0.6, "high": 0.7, "coverage": 1}},
+            r"decision\.promise\.precision: expected 0\.6 to 0\.7, got 0\.5",
+        ),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_a_wrong_decision_is_refused_by_name_and_left_out_where_it_is_fitted_anew(changes, expected):
+    text = changed(decision=DECISION | changes)
+    with pytest.raises(ModelFileError, match=expected) as caught:
+        Card.from_json(text, source="file.onnx")
+    assert len(str(caught.value)) < 300
+    assert Card.from_json(text, with_decision=False) == Card.from_json(changed())
+
+
+@pytest.mark.parametrize("value", ["NaN", "1e999"])
+@pytest.mark.parametrize("place", ["temperature", "limit", "score"])
+def test_what_is_no_number_decides_nothing(value, place):
+    decision = DECISION | {"temperature": 1, "unknown": LIMIT, "thresholds": [CAT]}
+    stands = {"temperature": 1, "limit": 1.5, "score": 0.5}[place]
+    text = changed(decision=decision).replace(f'"{place}": {stands}', "HERE")
+    assert "HERE" in text
+    with pytest.raises(ModelFileError, match=r"^file\.onnx: "):
+        Card.from_json(text.replace("HERE", f'"{place}": {value}'), source="file.onnx")
+    for make in (
+        lambda: Decision("fp32", "photos", 90, temperature=float(value)),
+        lambda: Unknown("m", float(value), 0.95),
+        lambda: Threshold(0, "cat", float(value)),
+    ):
+        with pytest.raises(ValueError, match="expected"):
+            make()
+
+
+@pytest.mark.parametrize(
+    ("fitted", "written", "fits"),
+    [("fp32", "int8", False), ("int8", "fp32", False), ("int8", "fp16", False), ("int8", "int8", True),
+     ("fp32", "fp16", True), ("fp16", "fp32", True)],
+)  # fmt: skip
+def test_a_decision_of_8_bits_is_for_8_bits(fitted, written, fits):
+    text = changed(decision=DECISION | {"precision": fitted}, verification={"format": "onnx", "precision": written})
+    if fits:
+        assert Card.from_json(text).decision == Decision(fitted, "photos", 90)
+        return
+    with pytest.raises(ModelFileError, match=f"fitted on a file in {fitted}, this one is in {written}, whose scores"):
+        Card.from_json(text)
+    with pytest.raises(ValueError, match="calibrate the file anew with: shvit calibrate"):
+        replace(
+            Card.from_json(text, with_decision=False),
+            decision=Decision(fitted, "photos", 90),
+            verification=Verification("onnx", written),
+        )
 
 
 def test_unknown_keys_of_the_same_schema_are_ignored():
