@@ -209,10 +209,11 @@ class Fitting:
                 f"{FEWEST_KNOWN}"
             )
             return
-        if strange is not None and len(strange) < FEWEST_UNKNOWN:
+        readable = 0 if strange is None else len(strange)
+        if self._options.unknown is not None and readable < FEWEST_UNKNOWN:
             self.notes.append(
-                f"{len(strange)} unknown pictures are too few to learn from or to tell how many are noticed; give at "
-                f"least {FEWEST_UNKNOWN}"
+                f"{readable} unknown pictures are too few to learn from or to tell how many are noticed; give at "
+                f"least {FEWEST_UNKNOWN} that can be read"
             )
             strange = None
         fitted = fit_unknown(known, made, strange, keep)
