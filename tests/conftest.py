@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from onnx import TensorProto, helper, numpy_helper
 
-from shvit.card import METADATA_KEY, Card, ClassInfo, Preprocessing
+from shvit.card import METADATA_KEY, Card, ClassInfo, Decision, Preprocessing, Unknown
 
 from .hub_server import HubServer, write_timm_repository
 
@@ -157,6 +157,37 @@ def write_colour_model(path: Path, card_json: str | None) -> Path:
 @pytest.fixture(scope="session")
 def colour_model(tmp_path_factory) -> Path:
     return write_colour_model(tmp_path_factory.mktemp("model") / "colours.onnx", colour_card().to_json())
+
+
+UNKNOWN_LIMIT = -60.0
+
+
+def write_deciding_model(path: Path, unknown: Unknown | None = None, **changes) -> Path:
+    """The colour model with an output ``unknown``, by how little a picture's colours differ: grey is unknown.
+
+    Args:
+        unknown: in place of a limit of ``UNKNOWN_LIMIT``.
+        changes: fields of the decision.
+    """
+    limit = unknown or Unknown("how grey it is", UNKNOWN_LIMIT, 0.95)
+    decision = Decision("fp32", "colours", 90, **{"min_score": 0.9, "unknown": limit, **changes})
+    model = onnx.load(write_colour_model(path, colour_card(decision=decision).to_json()))
+    model.graph.initializer.append(numpy_helper.from_array(np.array([1], np.int64), "columns"))
+    model.graph.node.extend(
+        [
+            helper.make_node("ReduceMin", ["means", "columns"], ["least"]),
+            helper.make_node("ReduceMax", ["means", "columns"], ["most"]),
+            helper.make_node("Sub", ["least", "most"], ["unknown"]),
+        ]
+    )
+    model.graph.output.append(helper.make_tensor_value_info("unknown", TensorProto.FLOAT, ["batch", 1]))
+    onnx.save(model, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def deciding_model(tmp_path_factory) -> Path:
+    return write_deciding_model(tmp_path_factory.mktemp("model") / "deciding.onnx")
 
 
 @pytest.fixture

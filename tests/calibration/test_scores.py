@@ -171,7 +171,7 @@ def test_thresholds_by_class_and_one_for_the_others():
 
 
 def test_without_a_score_that_is_enough_there_is_no_threshold():
-    logits, targets = simulated(100, 1.0)
+    logits, _ = simulated(100, 1.0)
     found = fitting(logits, (logits.argmax(axis=1) + 1) % 3, target_precision=0.9)
     decision = found.decision("simulated")
     assert (decision.min_score, decision.thresholds, decision.promise) == (None, (), None)
