@@ -59,7 +59,9 @@ def set_output(model: ov.Model, name: str, program: Program | None, path: Path) 
 def read(path: Path) -> ov.Model:
     """Raises: ModelFileError: it is no OpenVINO IR."""
     try:
-        return ov.Core().read_model(path)
+        core = ov.Core()
+        core.set_property({"ENABLE_MMAP": False})  # the file may be written over while the model is held
+        return core.read_model(path)
     except Exception as error:  # the engine's own
         raise ModelFileError(
             f"{path}: not a model that openvino can load: {' '.join(str(error).split())[:200]}"

@@ -1,0 +1,225 @@
+"""A second output in finished files: every engine computes what the program says."""
+
+from __future__ import annotations
+
+import shutil
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from shvit import Classifier
+from shvit.calibration.calibrate import calibrate
+from shvit.calibration.fitting import CalibrationOptions
+from shvit.calibration.outputs import Outputs
+from shvit.calibration.unknown import UnknownScore
+from shvit.card import Card, Decision, Unknown
+from shvit.engines import load_engine
+from shvit.errors import ModelFileError
+from shvit.exporting import FileOptions, export_model
+from shvit.modelfile.finished import check_suffix, open_finished
+from shvit.modelfile.program import Program, Step
+from shvit.modelfile.verify import photograph_crops
+
+from ..calibration.conftest import write_labelled
+
+SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "litert": ".tflite"}
+NEEDS = {"onnx": "onnx", "openvino": "openvino", "litert": "ai_edge_litert"}
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory, tiny, tiny_card):
+    """A file of a format, made once; tests must not change it."""
+    folder, made = tmp_path_factory.mktemp("exported"), {}
+
+    def export(format: str) -> Path:
+        pytest.importorskip(NEEDS[format])
+        if format == "litert":
+            pytest.importorskip("litert_torch", reason="needs pip install 'shvit[litert-export]'")
+        if format not in made:
+            path = folder / f"tiny{SUFFIXES[format]}"
+            export_model(tiny, path, tiny_card, FileOptions(format, "fp32"))
+            made[format] = path
+        return made[format]
+
+    return export
+
+
+@pytest.fixture
+def crops(tiny_card) -> np.ndarray:
+    return photograph_crops(tiny_card.preprocessing)[:9]
+
+
+def features_of(path: Path, folder: Path, batch: np.ndarray) -> Outputs:
+    file = open_finished(path)
+    aside = folder / f"features{path.suffix}"
+    file.write_with_features(aside)
+    found = load_engine(file.engine, aside, 1).run(batch)
+    return Outputs(*found.values())
+
+
+def random_score(channels: int, seed: int = 0) -> UnknownScore:
+    rng = np.random.default_rng(seed)
+    return UnknownScore(rng.normal(0, 1, (channels + 2, 2)), rng.normal(0, 1, 2), 0.5)
+
+
+def with_limit(card: Card) -> Card:
+    return replace(card, decision=Decision("fp32", "photos", 90, unknown=Unknown("random", 0.5, 0.95)))
+
+
+ALL_KINDS = Program(
+    (
+        Step("low", "matmul", ("features", "matrix")),
+        Step("positive", "relu", ("low",)),
+        Step("squares", "multiply", ("positive", "positive")),
+        Step("length", "sum", ("squares",)),
+        Step("more", "add", ("length", "one")),
+        Step("root", "sqrt", ("more",)),
+        Step("logarithm", "log", ("root",)),
+        Step("largest", "max", ("logits",)),
+        Step("rest", "subtract", ("logarithm", "largest")),
+        Step("power", "exp", ("rest",)),
+        Step("score", "multiply", ("power", "one")),
+    ),
+    {
+        "matrix": np.random.default_rng(0).normal(0, 0.3, (32, 5)).astype(np.float16),
+        "one": np.ones(1, np.float32),
+    },
+)
+
+
+@pytest.mark.parametrize("format", list(SUFFIXES))
+def test_the_file_computes_what_the_score_is(exported, tmp_path, crops, tiny_card, format):
+    path = exported(format)
+    before = features_of(path, tmp_path, crops)
+    assert before.features.shape == (9, 32)
+    score = random_score(32)
+    target = tmp_path / path.name
+    open_finished(path).write(target, "unknown", score.program(), with_limit(tiny_card))
+    classifier = Classifier(target, threads=1)
+    scores, unknown = classifier.judge_batch(crops)
+    np.testing.assert_allclose(scores, Classifier(path, threads=1).predict_batch(crops), atol=1e-6)
+    np.testing.assert_allclose(unknown, score.of(before), rtol=1e-3, atol=1e-3)
+    assert classifier.card == with_limit(tiny_card)
+    judged = classifier.judge_batch(np.stack([classifier.preprocess(each) for each in crops]))[1]
+    assert [each.known for each in classifier.predict(list(crops))] == (judged <= 0.5).tolist()
+
+
+@pytest.mark.parametrize("format", list(SUFFIXES))
+def test_every_operator_and_half_precision(exported, tmp_path, crops, tiny_card, format):
+    path = exported(format)
+    before = features_of(path, tmp_path, crops)
+    target = tmp_path / path.name
+    open_finished(path).write(target, "unknown", ALL_KINDS, tiny_card)
+    found = load_engine(open_finished(path).engine, target, 1).run(crops)
+    assert list(found)[1:] == ["unknown"]
+    np.testing.assert_allclose(
+        list(found.values())[1][:, 0], ALL_KINDS.run(before.features, before.logits), rtol=1e-3, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("format", list(SUFFIXES))
+def test_one_takes_anothers_place_and_can_be_taken_out(exported, tmp_path, crops, tiny_card, format):
+    path = exported(format)
+    target = tmp_path / path.name
+    open_finished(path).write(target, "unknown", ALL_KINDS, tiny_card)
+    sizes = []
+    for seed in range(3):
+        open_finished(target).write(target, "unknown", random_score(32, seed).program(), with_limit(tiny_card))
+        sizes.append(target.stat().st_size)
+    assert sizes[1] == sizes[2]
+    assert abs(sizes[0] - sizes[1]) < 100
+    expected = random_score(32, 2).of(features_of(path, tmp_path, crops))
+    np.testing.assert_allclose(Classifier(target).judge_batch(crops)[1], expected, rtol=1e-3, atol=1e-3)
+    open_finished(target).write(target, "unknown", None, tiny_card)
+    engine = load_engine(open_finished(target).engine, target, 1)
+    assert len(engine.outputs) == 1
+    np.testing.assert_allclose(engine.infer(crops), load_engine(engine.name, path, 1).infer(crops), atol=1e-6)
+    with pytest.raises(
+        ModelFileError, match="the card has a limit for unknown pictures, the graph gives no unknown score"
+    ):
+        open_finished(target).write(target, "unknown", None, with_limit(tiny_card))
+        Classifier(target)
+
+
+def test_a_tflite_file_keeps_its_other_files(exported, tmp_path, tiny_card):
+    path = exported("litert")
+    target = tmp_path / "tiny.tflite"
+    for _ in range(2):
+        open_finished(target if target.exists() else path).write(
+            target, "unknown", random_score(32).program(), with_limit(tiny_card)
+        )
+        with zipfile.ZipFile(path) as before, zipfile.ZipFile(target) as after:
+            assert sorted(after.namelist()) == sorted(before.namelist())
+            for name in set(before.namelist()) - {"shvit.card.json"}:
+                assert after.read(name) == before.read(name)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_an_openvino_file_keeps_its_precision(tmp_path, tiny, tiny_card, crops, precision):
+    pytest.importorskip("openvino", reason="needs pip install 'shvit[openvino]'")
+    calibration = photograph_crops(tiny_card.preprocessing)[:64]
+    report = export_model(
+        tiny, tmp_path / "half.xml", tiny_card, FileOptions("openvino", precision), calibration=calibration
+    )
+    card = replace(report.card, decision=Decision(precision, "photos", 90, unknown=Unknown("random", 0.5, 0.95)))
+    target = tmp_path / "out" / "half.xml"
+    target.parent.mkdir()
+    open_finished(report.path).write(target, "unknown", random_score(32).program(), card)
+    sizes = [each.with_suffix(".bin").stat().st_size for each in (report.path, target)]
+    assert 0 <= sizes[1] - sizes[0] < 2000
+    engines = [load_engine("openvino", each, 1) for each in (report.path, target)]
+    np.testing.assert_allclose(engines[0].infer(crops), engines[1].infer(crops), atol=1e-2)
+
+
+@pytest.mark.parametrize("format", ["openvino", "litert"])
+def test_other_formats_are_calibrated_too(exported, tmp_path, monkeypatch, format):
+    monkeypatch.setattr("shvit.calibration.calibrate.KINDS", {"mosaics": None})
+    path, onnx_file = exported(format), exported("onnx")
+    data = write_labelled(tmp_path / "photos", onnx_file, 60)
+    target = tmp_path / path.name
+    shutil.copy(path, target)
+    if format == "openvino":
+        shutil.copy(path.with_suffix(".bin"), target.with_suffix(".bin"))
+    options = CalibrationOptions(workers=0, threads=1)
+    found = calibrate(target, data, target, options).decision
+    expected = calibrate(onnx_file, data, tmp_path / "out.onnx", options).decision
+    assert found.temperature == pytest.approx(expected.temperature, rel=1e-2)
+    assert found.unknown.limit == pytest.approx(expected.unknown.limit, rel=2e-2)
+    results = Classifier(target).predict(sorted(data.rglob("*.png"))[:20])
+    others = Classifier(tmp_path / "out.onnx").predict(sorted(data.rglob("*.png"))[:20])
+    assert [each.decision for each in results] == [each.decision for each in others]
+
+
+@pytest.mark.parametrize("suffix", list(SUFFIXES.values()))
+def test_what_is_no_model_file(tmp_path, suffix):
+    if suffix != ".onnx":
+        pytest.importorskip({"xml": "openvino", "tflite": "ai_edge_litert"}[suffix[1:]])
+    path = tmp_path / f"other{suffix}"
+    path.write_bytes(b"this is no model file, whatever its name says")
+    with pytest.raises(ModelFileError, match=rf"other\{suffix}: not a") as caught:
+        file = open_finished(path)
+        file.write_with_features(tmp_path / f"aside{suffix}")
+    assert "\n" not in str(caught.value)
+
+
+def test_the_format_stays():
+    check_suffix(Path("a.onnx"), Path("b.ONNX"))
+    with pytest.raises(ModelFileError, match=r"b\.xml: the format stays that of a\.onnx; name it b\.onnx"):
+        check_suffix(Path("a.onnx"), Path("b.xml"))
+
+
+def test_a_program_reads_what_is_there():
+    with pytest.raises(ValueError, match="step a: reads nothing, which is no earlier one"):
+        Program((Step("a", "max", ("nothing",)),), {})
+
+
+def test_weights_beside_an_onnx_file_are_refused(exported, tmp_path):
+    model = onnx.load(exported("onnx"))
+    path = tmp_path / "beside.onnx"
+    onnx.save(model, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    with pytest.raises(ModelFileError, match=r"beside\.onnx: "):
+        open_finished(path)
