@@ -110,9 +110,8 @@ def _to_parquet(rows: Path, path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    labels = pa.list_(
-        pa.struct([("label", pa.string()), ("class_id", pa.int32()), ("wnid", pa.string()), ("score", pa.float32())])
-    )
+    named = [("label", pa.string()), ("class_id", pa.int32()), ("wnid", pa.string())]
+    labels = pa.list_(pa.struct([*named, ("score", pa.float32()), ("accepted", pa.bool_())]))
     schema = pa.schema(
         [
             ("source", pa.string()),
@@ -120,6 +119,9 @@ def _to_parquet(rows: Path, path: Path) -> None:
             ("time", pa.float64()),
             ("predictions", labels),
             ("error", pa.string()),
+            ("decision", pa.string()),
+            ("known", pa.bool_()),
+            ("unknown_score", pa.float32()),
         ]
     )
     with (
