@@ -7,17 +7,22 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 pytest.importorskip("av", reason="needs shvit[video]")
 
+from shvit import Classifier
 from shvit.card import Preprocessing
 from shvit.images.fast import preprocess_fast
 from shvit.images.preprocess import decode, preprocess
 from shvit.install import install_command
-from shvit.video.classify import frame_preparation
+from shvit.tasks import Answering
+from shvit.video import complete
+from shvit.video.classify import Classified, frame_preparation
+from shvit.video.events import EventSettings, EventTracker
 from shvit.video.frames import Frame, Video
 
 from ..conftest import PATIENCE, SAMPLES
@@ -69,18 +74,63 @@ def test_threads_and_batches_change_nothing(clip, colour_model, tmp_path):
     assert len(seen) == 1
 
 
-def test_parquet_has_the_same_rows(clip, colour_model, tmp_path):
+@pytest.mark.parametrize("model", ["colour_model", "deciding_model"])
+def test_parquet_has_the_same_rows(request, clip, model, tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet", reason="needs shvit[video]")
     for name in ("a.jsonl", "a.parquet"):
-        assert shvit_video(clip, "--model", colour_model, "--frames", tmp_path / name, "--fps", 5).returncode == 0
+        arguments = (clip, "--model", request.getfixturevalue(model), "--frames", tmp_path / name, "--fps", 5)
+        assert shvit_video(*arguments).returncode == 0
     table = parquet.read_table(tmp_path / "a.parquet").to_pylist()
     rows = lines((tmp_path / "a.jsonl").read_text())
     assert len(rows) == 30
+    keys = {"source", "index", "time", "predictions", "error", "decision", "known", "unknown_score"}
     for row, expected in zip(table, rows, strict=True):
-        assert row.pop("error") is None
+        assert set(row) == keys
         for mine, other in zip(row.pop("predictions"), expected.pop("predictions"), strict=True):
-            assert mine == {**other, "score": pytest.approx(other["score"], abs=1e-6)}
-        assert row == expected
+            assert mine == {"accepted": None, **other, "score": pytest.approx(other["score"], abs=1e-6)}
+        assert row == {**dict.fromkeys(keys - {"predictions"}), **expected}
+
+
+GREY = [np.full((48, 64, 3), 120 + place % 3, np.uint8) for place in range(50)]
+"""What the model that decides calls unknown."""
+
+
+def test_an_unknown_thing_opens_no_event(deciding_model, tmp_path):
+    """Its scores are a third each, which with these thresholds would be one."""
+    clip = write_clip(tmp_path / "clip.mp4", [*coloured(("red", 50)), *GREY, *coloured(("blue", 50))])
+    found = {}
+    for more in ((), ("--no-unknown",)):
+        output = tmp_path / "frames.jsonl"
+        arguments = ("--format", "jsonl", "--frames", output, "--enter", 0.33, "--leave", 0.3, "--smoothing", 0)
+        done = shvit_video(clip, "--model", deciding_model, *arguments, *more)
+        assert (done.returncode, done.stderr) == (0, "")
+        *events, _ = lines(done.stdout)
+        found[more] = [(each["event"]["label"], each["event"]["end"]) for each in events]
+        rows = lines(output.read_text())
+        assert [each["decision"] for each in (rows[10], rows[75], rows[140])] == [
+            "answer",
+            "unsure" if more else "unknown",
+            "answer",
+        ]
+        assert all(("known" in each) == (not more) for each in rows)
+    assert found[()] == [("red", 2.0), ("blue", 6.0)]
+    assert len(found["--no-unknown",]) > 2 or found["--no-unknown",][0][1] > 3
+
+
+def test_an_unknown_thing_is_called_so_on_the_copy(deciding_model, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("shvit.video.complete.annotate", lambda picture, labels, heading: drawn.append(heading))
+    classifier = Classifier(deciding_model, threads=1)
+    tracker = EventTracker(EventSettings(), 3)
+    for picture in (GREY[0], coloured(("red", 1))[0]):
+        batch = classifier.preprocess(picture)[None]
+        (judged,) = classifier.judge_each(batch)
+        frame = SimpleNamespace(image=picture, time=0.0, duration=0.04, index=0, size=(64, 48))
+        each = Classified(frame, batch[0], judged)
+        complete.track(each, classifier.card, tracker, complete.VideoSummary("a"), complete.Options())
+        for unknown in (True, False):
+            complete.draw(each, tracker, classifier, Answering(unknown=unknown))
+    assert drawn == ["unknown (nearest: red)", None, None, None]
 
 
 def test_a_folder_with_all_sorts_in_it(clip, colour_model, tmp_path):

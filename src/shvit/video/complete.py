@@ -253,7 +253,7 @@ class CompleteRun:
                 summary.events += track(each, self._classifier.card, tracker, summary, self._options)
                 self._write(frame_row(summary.source, each, self._classifier, self._options))
                 if encoder is not None:
-                    encoder.write(draw(each, tracker, self._classifier), frame.time)
+                    encoder.write(draw(each, tracker, self._classifier, self._options.answering), frame.time)
                 if time.monotonic() - self._noted >= CHECKPOINT:
                     self._advance(video, frame.time)
                     self._note_found(summary)
@@ -333,13 +333,15 @@ def track(each: Classified, card: Card, tracker: EventTracker, summary: VideoSum
     return events
 
 
-def draw(each: Classified, tracker: EventTracker, classifier: Classifier) -> Any:
-    """The frame with its first labels and their smoothed scores, a PIL image."""
+def draw(each: Classified, tracker: EventTracker, classifier: Classifier, answering: Answering) -> Any:
+    """The frame with its first labels and their smoothed scores, a PIL image; that it is unknown stands above them."""
     from PIL import Image
 
     assert tracker.smoothed is not None
-    predictions = task_of(classifier.card).predictions(tracker.smoothed, classifier.card, DRAWN)
-    return annotate(Image.fromarray(each.frame.image), predictions)
+    task, card = task_of(classifier.card), classifier.card
+    found = task.result("", each.judged, card, answering)
+    heading = found.headline if found.known is False else None
+    return annotate(Image.fromarray(each.frame.image), task.predictions(tracker.smoothed, card, DRAWN), heading)
 
 
 def add_damage(damage: list[Damage], new: Damage) -> None:

@@ -253,7 +253,7 @@ def follow(
             rows.write(frame_row(source, each, classifier, options))
             rows.flush()
         if encoder is not None:
-            encoder.write(draw(each, tracker, classifier), frame.time)
+            encoder.write(draw(each, tracker, classifier, options.answering), frame.time)
         on_frame()
     add(tracker.finish())
     summary.live = statistics.to_dict()
