@@ -118,7 +118,7 @@ class _Base:
         """A request, as httpx2 takes it."""
         params: dict[str, Any] = {"top_k": answering.top_k, **({"model": self.model} if self.model else {})}
         if answering.min_score is not None:
-            params["min_score"] = f"{answering.min_score:.6f}"
+            params["min_score"] = f"{answering.min_score:.17f}"
         if not answering.unknown:
             params["unknown"] = "false"
         request: dict[str, Any] = {"method": "POST", "url": "/v1/predict", "params": params}
