@@ -164,9 +164,10 @@ def test_two_pictures_say_nothing_and_that_is_told(tmp_path, tiny_file):
     report = calibrate(tiny_file, data, tmp_path / "out.onnx", OPTIONS, target_precision=0.9)
     found = report.decision
     assert (found.temperature, found.calibration_error, found.promise, found.unknown) == (1, None, None, None)
+    assert (report.curve, report.to_dict()["coverage"], report.to_dict()["aurc"]) == (None, None, None)
     told = "\n".join(report.notes)
     for each in (
-        "no temperature: 2 images are too few",
+        "no temperature, and not how much it can answer: 2 images",
         "no threshold: on these 2 images",
         "no unknown score: 2 images",
     ):

@@ -120,7 +120,10 @@ def test_few_images_have_no_temperature():
     found = fitting(*simulated(49, 6.0))
     decision = found.decision("simulated")
     assert (decision.temperature, decision.calibration_error, decision.calibration_error_before) == (1, None, None)
-    assert "no temperature: 49 images are too few to tell how sure it should be; give at least 50" in found.notes
+    assert found.notes[0] == (
+        "no temperature, and not how much it can answer: 49 images are too few to tell how sure it should be; give at "
+        "least 50"
+    )
     assert fitting(*simulated(50, 6.0)).decision("simulated").temperature > 2
 
 

@@ -15,6 +15,7 @@ from shvit.calibration.fitting import CalibrationOptions, Fitting
 from shvit.calibration.made_pictures import EACH, KINDS, made_pictures
 from shvit.calibration.outputs import Network
 from shvit.calibration.several_labels import LabelFitting
+from shvit.calibration.temperature import FEWEST_IMAGES
 from shvit.card import Card, Decision, TaskName
 from shvit.display import progress_bar, say
 from shvit.engines import load_engine
@@ -44,8 +45,8 @@ class CalibrationReport:
     card: Card
     images: int
     """Labelled images that it was fitted on."""
-    curve: RiskCoverage
-    """How often its answers are right, from each score on."""
+    curve: RiskCoverage | None
+    """How often its answers are right, from each score on; ``None`` where the images are too few to tell."""
     notes: tuple[str, ...]
     """Which images these are, and what could not be fitted, and why."""
     broken: tuple[str, ...]
@@ -62,8 +63,8 @@ class CalibrationReport:
             "output": str(self.path),
             "images": self.images,
             "decision": asdict(self.decision),
-            "coverage": {f"{each:g}": self.curve.coverage_at(each) for each in PRECISIONS},
-            "aurc": self.curve.area,
+            "coverage": self.curve and {f"{each:g}": self.curve.coverage_at(each) for each in PRECISIONS},
+            "aurc": self.curve and self.curve.area,
             "notes": list(self.notes),
             "broken": list(self.broken),
         }
@@ -146,7 +147,8 @@ def calibrate(
     _write(file, path, output, card, fitting.program, network, labelled.sample)
     broken = (*(f"{each.source}: {each.reason}" for each in labelled.broken), *unread)
     notes = (*origin, *matched, *fitting.notes)
-    return CalibrationReport(output, card, len(labelled.outputs), fitting.curve, notes, broken)
+    curve = fitting.curve if len(labelled.outputs) >= FEWEST_IMAGES else None
+    return CalibrationReport(output, card, len(labelled.outputs), curve, notes, broken)
 
 
 def _write(

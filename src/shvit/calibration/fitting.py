@@ -140,8 +140,8 @@ class Fitting:
         logits, targets, task = self._outputs.logits, self._targets, task_of(self._card)
         if len(targets) < FEWEST_IMAGES:
             self.notes.append(
-                f"no temperature: {len(targets)} images are too few to tell how sure it should be; give at least "
-                f"{FEWEST_IMAGES}"
+                f"no temperature, and not how much it can answer: {len(targets)} images are too few to tell how sure "
+                f"it should be; give at least {FEWEST_IMAGES}"
             )
             return
         temperature = fit_temperature(task, logits, targets)

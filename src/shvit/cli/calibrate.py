@@ -14,6 +14,7 @@ from shvit.display import json_text, print_table, say
 if TYPE_CHECKING:
     from shvit.calibration.calibrate import CalibrationReport
     from shvit.card import Decision
+    from shvit.evaluation.selective import RiskCoverage
 
 EPILOG = """\
 examples:
@@ -103,14 +104,8 @@ def print_report(model: str, data: str, report: CalibrationReport) -> None:
             f"before, {decision.calibration_error:.1%} with it (on images that it was not fitted on)",
             hang=4,
         )
-    from shvit.evaluation.figures import PRECISIONS
-
-    say("  how much it can answer:")
-    rows = [
-        [f"right {each:.0%} of the time", f"{report.curve.coverage_at(each):.0%} {report.curve.of}"]
-        for each in PRECISIONS
-    ]
-    print_table(["to be", "it answers"], rows)
+    if report.curve is not None:
+        _print_coverage(report.curve)
     _print_thresholds(decision)
     if decision.unknown is not None:
         unknown = decision.unknown
@@ -122,6 +117,14 @@ def print_report(model: str, data: str, report: CalibrationReport) -> None:
                 hang=6,
             )
     say(f"written: {report.path}")
+
+
+def _print_coverage(curve: RiskCoverage) -> None:
+    from shvit.evaluation.figures import PRECISIONS
+
+    say("  how much it can answer:")
+    rows = [[f"right {each:.0%} of the time", f"{curve.coverage_at(each):.0%} {curve.of}"] for each in PRECISIONS]
+    print_table(["to be", "it answers"], rows)
 
 
 def _print_thresholds(decision: Decision) -> None:
