@@ -84,10 +84,9 @@ def describe_decision(card: Card) -> list[str]:
     fitted = f"fitted on {decision.images:,} images of {decision.data}"
     lines = []
     if decision.temperature != 1:
-        lines.append(
-            f"temperature {decision.temperature:.3g}: calibration error {decision.calibration_error:.1%}, without it "
-            f"{decision.calibration_error_before:.1%}; {fitted}"
-        )
+        errors = (decision.calibration_error, decision.calibration_error_before)
+        measured = "" if None in errors else ": calibration error {:.1%}, without it {:.1%}".format(*errors)
+        lines.append(f"temperature {decision.temperature:.3g}{measured}; {fitted}")
     if (promise := decision.promise) is not None:
         by = "" if decision.min_score is None else f" from a score of {decision.min_score:.3f} on"
         own = f", {len(decision.thresholds):,} classes by thresholds of their own" if decision.thresholds else ""
