@@ -392,7 +392,7 @@ def open_images(
             images,
             notes,
             f"{model} does not tell which images it was trained on; if these are among them, the figures are too "
-            "high (--held-out SEED measures those that training held out)",
+            "high (shvit eval --held-out SEED measures those that training held out)",
         )
     known = count_trained_on(images, trained)
     if not known:
