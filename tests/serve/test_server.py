@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -448,3 +449,80 @@ def test_a_second_card_of_the_same_name_needs_another(colour_model, tmp_path):
     other = write_colour_model(tmp_path / "other.onnx", colour_card(notes="another").to_json())
     with running("--model", colour_model, "--model", f"other={other}") as server:
         assert predict(server, encoded(BLUE), model="other").json()["model"] == "other"
+
+
+@pytest.fixture(scope="module")
+def deciding(deciding_model) -> Iterator[RunningServer]:
+    with running("--model", deciding_model, "--threads", 1) as server:
+        yield server
+
+
+GREY, ORANGE = (120, 120, 120), (200, 190, 20)
+
+
+def test_what_is_decided(deciding):
+    (red,), (grey,), (orange,) = (predict(deciding, encoded(each)).json()["results"] for each in (RED, GREY, ORANGE))
+    assert (red["decision"], red["known"], red["predictions"][0]["accepted"]) == ("answer", True, True)
+    assert (grey["decision"], grey["known"], grey["unknown_score"]) == ("unknown", False, 0)
+    assert (orange["decision"], orange["known"]) == ("unsure", True)
+    (plain,) = predict(deciding, encoded(GREY), unknown="false").json()["results"]
+    assert (plain["decision"], plain.get("known"), plain.get("unknown_score")) == ("unsure", None, None)
+    (sure,) = predict(deciding, encoded(ORANGE), min_score=0.5).json()["results"]
+    assert sure["decision"] == "answer"
+    classifier = shvit.Classifier(deciding_path(deciding), threads=1)
+    for colour in (RED, GREY, ORANGE):
+        (found,) = predict(deciding, encoded(colour)).json()["results"]
+        (expected,) = classifier.predict(encoded(colour))
+        assert {each: found[each] for each in ("decision", "known", "unknown_score")} == {
+            each: pytest.approx(expected.to_dict()[each]) for each in ("decision", "known", "unknown_score")
+        }
+
+
+def deciding_path(server: RunningServer) -> Path:
+    return Path(server.process.args[server.process.args.index("--model") + 1])  # type: ignore[union-attr,index]
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"min_score": "1.1"}, {"min_score": "-0.1"}, {"min_score": "nan"}, {"min_score": ""}, {"min_score": "9e-0"},
+        {"min_score": "0." + "1" * 200}, {"unknown": "perhaps"}, {"unknown": ""},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_wrong_ways_to_decide(deciding, params):
+    response = predict(deciding, encoded(RED), **params)
+    assert response.status_code == 422
+    (name,) = params
+    assert f"{name}: expected " in response.text
+
+
+@pytest.mark.parametrize("value", ["0", "1", "0.5", ".5", "1.0", "0.0", "0.30000000000000004", "1e-3", "1.5e-05"])
+def test_numbers_as_they_may_be_written(deciding, value):
+    assert predict(deciding, encoded(RED), min_score=value).status_code == 200
+
+
+def test_the_reference_has_decisions(deciding):
+    described = httpx2.get(f"{deciding.url}/openapi.json").json()
+    schemas = described["components"]["schemas"]
+    assert "accepted" in schemas["PredictionAnswer"]["properties"]
+    (answer,) = [each["properties"] for each in schemas.values() if "unknown_score" in each.get("properties", {})]
+    assert {"decision", "known", "unknown_score"} <= set(answer)
+    parameters = {each["name"] for each in described["paths"]["/v1/predict"]["post"]["parameters"]}
+    assert {"top_k", "min_score", "unknown", "model"} <= parameters
+
+
+def test_the_client_carries_decisions(deciding):
+    classifier = shvit.Classifier(deciding_path(deciding), threads=1)
+    pictures = [encoded(each) for each in (RED, GREY, ORANGE)]
+    with shvit.Client(deciding.url) as client:
+        for options in ({}, {"unknown": False}, {"min_score": 0.5}, {"min_score": 0.9999999999}):
+            found, expected = (each.predict(pictures, **options) for each in (client, classifier))
+            assert [(each.decision, each.known, each.headline) for each in found] == [
+                (each.decision, each.known, each.headline) for each in expected
+            ]
+            assert [each.accepted for one in found for each in one.predictions] == [
+                each.accepted for one in expected for each in one.predictions
+            ]
+        with pytest.raises(ValueError, match="min_score: expected 0 to 1, got 2"):
+            client.predict(pictures, min_score=2)

@@ -49,8 +49,8 @@ Each image has its result or its error, as `shvit predict --format jsonl` prints
 """
 
 
-_SHARE = re.compile(r"0?\.\d{1,20}|0|1|1\.0{1,20}|0\.", re.ASCII)
-"""A number from 0 to 1."""
+_SHARE = re.compile(r"0?\.\d{1,20}|0|1|1\.0{1,20}|0\.|\d(\.\d{1,20})?[eE]-0?[1-9]\d{0,2}", re.ASCII)
+"""A number from 0 to 1, such as 0.5 or 5e-05."""
 
 _TRUTHS = {"true": True, "1": True, "false": False, "0": False}
 
