@@ -127,7 +127,7 @@ def test_of_several_labels_all_that_are_accepted_are_given():
     ]
     assert [each.label for each in found.answer or ()] == ["green", "blue"]
     none = result([0.1, 0.2, 0.3], task="multi_label", top_k=2)
-    assert (none.decision, none.headline, len(none.predictions)) == ("unsure", "no label is sure (best: blue)", 2)
+    assert (none.decision, none.headline, len(none.predictions)) == ("unsure", "unsure (best: blue)", 2)
 
 
 def test_of_several_labels_one_half_is_enough_where_the_card_says_nothing():

@@ -81,8 +81,7 @@ class Result:
         if answer is None:
             return best.short_label
         if not answer:
-            what = "no label is sure" if self.task == "multi_label" else "unsure"
-            return f"{what} (best: {best.short_label})"
+            return f"unsure (best: {best.short_label})"
         return ", ".join(each.short_label for each in answer)
 
     def to_dict(self) -> dict[str, Any]:
