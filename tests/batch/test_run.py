@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from shvit import Classifier
 from shvit.batch.inputs import read_items
@@ -53,6 +54,26 @@ def test_rows_are_what_the_classifier_says(colour_model, tmp_path):
         assert row["class_ids"] == [each.class_id for each in result.predictions]
         assert row["scores"] == pytest.approx([each.score for each in result.predictions], rel=1e-6)
         assert (row["error"], row["model"]) == (None, "colours")
+
+
+def test_rows_have_decisions(colour_model, deciding_model, tmp_path):
+    folder = write_folder(tmp_path / "in", 5)
+    Image.new("RGB", (48, 32), (120, 120, 120)).save(folder / "grey.png")
+    (folder / "damaged.jpg").write_bytes(DAMAGED)
+    batch(deciding_model, tmp_path / "out", folder)
+    rows = {Path(row["source"]).name: row for row in rows_of(tmp_path / "out")}
+    grey, damaged, red = rows["grey.png"], rows["damaged.jpg"], rows["0000.jpg"]
+    assert (grey["decision"], grey["known"], grey["accepted"]) == ("unknown", False, [False, None, None])
+    assert grey["unknown_score"] == pytest.approx(0)
+    assert (red["decision"], red["known"], red["accepted"]) == ("answer", True, [True, None, None])
+    assert {damaged[each] for each in ("decision", "known", "accepted", "unknown_score")} == {None}
+    batch(deciding_model, tmp_path / "plain", folder, unknown=False, min_score=0.3)
+    for row in rows_of(tmp_path / "plain"):
+        assert row["decision"] == (None if row["error"] else "answer")
+        assert (row["known"], row["unknown_score"]) == (None, None)
+    batch(colour_model, tmp_path / "undecided", folder)
+    for row in rows_of(tmp_path / "undecided"):
+        assert {row[each] for each in ("decision", "known", "accepted", "unknown_score")} == {None}
 
 
 def test_several_processes_write_the_same_rows(colour_model, tmp_path):

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
+import io
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -10,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, Playwright, expect, sync_playwright
 
+from shvit.calibration.made_pictures import made_pictures
 from shvit.cli.main import main
 from shvit.shipped import DEFAULT_MODEL
 from shvit.web import SAMPLES
@@ -56,23 +58,55 @@ def served(folder: Path, port: int = 0) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def camera_film(tmp_path_factory, program) -> Path:
     """What the fake camera sees: a cup of coffee."""
-    film = tmp_path_factory.mktemp("camera") / "coffee.y4m"
-    command = [program("ffmpeg"), "-loglevel", "error", "-loop", "1", "-i", str(SAMPLES / "coffee.jpg"), "-t", "0.5"]
+    return write_film(program, SAMPLES / "coffee.jpg", tmp_path_factory.mktemp("camera") / "coffee.y4m")
+
+
+def write_film(program: Callable[[str], str], picture: Path, film: Path) -> Path:
+    """A film that shows one picture."""
+    command = [program("ffmpeg"), "-loglevel", "error", "-loop", "1", "-i", str(picture), "-t", "0.5"]
     command += ["-r", "30", "-vf", "scale=320:240,setsar=1", "-pix_fmt", "yuv420p", str(film)]
     subprocess.run(command, check=True, timeout=PATIENCE)
     return film
 
 
 @pytest.fixture(scope="session")
-def browser(program, camera_film) -> Iterator[Browser]:
+def playwright() -> Iterator[Playwright]:
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=program("/usr/bin/chromium"),
-            args=[*FLAGS, f"--use-file-for-fake-video-capture={camera_film}"],
-            timeout=60_000,
-        )
+        yield playwright
+
+
+@pytest.fixture(scope="session")
+def browser(playwright, program, camera_film) -> Iterator[Browser]:
+    with launched(playwright, program, camera_film) as browser:
         yield browser
-        browser.close()
+
+
+@contextmanager
+def launched(playwright: Playwright, program: Callable[[str], str], film: Path) -> Iterator[Browser]:
+    """A browser whose camera sees a film."""
+    browser = playwright.chromium.launch(
+        executable_path=program("/usr/bin/chromium"),
+        args=[*FLAGS, f"--use-file-for-fake-video-capture={film}"],
+        timeout=60_000,
+    )
+    yield browser
+    browser.close()
+
+
+def noise() -> bytes:
+    """A picture of nothing, which the shipped model calls unknown, as PNG."""
+    file = io.BytesIO()
+    next(made_pictures("mosaics", 1)).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.fixture(scope="session")
+def noisy_browser(playwright, program, tmp_path_factory) -> Iterator[Browser]:
+    """One whose camera is held at nothing that is known."""
+    folder = tmp_path_factory.mktemp("noise")
+    (folder / "noise.png").write_bytes(noise())
+    with launched(playwright, program, write_film(program, folder / "noise.png", folder / "noise.y4m")) as browser:
+        yield browser
 
 
 @contextmanager

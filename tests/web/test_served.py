@@ -13,7 +13,7 @@ from shvit.shipped import DEFAULT_MODEL
 from shvit.web import SAMPLES
 
 from ..serve.conftest import TOKEN, running
-from .conftest import is_ready, labels, problem, visiting
+from .conftest import is_ready, labels, noise, problem, visiting
 
 
 @pytest.fixture(scope="module")
@@ -221,3 +221,25 @@ def test_everything_is_reached_and_named_by_keyboard(page: Page, address):
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(18, 20, 21)"
     page.reload()
     assert page.evaluate("document.documentElement.dataset.theme") == "dark"
+
+
+def test_a_picture_of_nothing_is_unknown(visitor):
+    (expected,) = Classifier(engine="onnxruntime").predict(noise())
+    assert expected.decision == "unknown"
+    visitor.get_by_label("Model", exact=True).select_option(DEFAULT_MODEL)
+    visitor.locator("#file").set_input_files([{"name": "noise.png", "mimeType": "image/png", "buffer": noise()}])
+    labels(visitor, "noise.png · ")
+    expect(visitor.locator("#best")).to_have_text(expected.headline)
+    visitor.get_by_role("button", name="coffee").click()
+    labels(visitor, "coffee.jpg · ")
+    expect(visitor.locator("#best")).to_have_text("espresso")
+
+
+def test_a_camera_held_at_nothing_says_unknown(noisy_browser, address):
+    with visiting(noisy_browser) as page:
+        page.goto(address)
+        is_ready(page, "on this server")
+        page.get_by_role("button", name="Start camera").click()
+        labels(page, "Camera")
+        expect(page.locator("#best")).to_contain_text("unknown (nearest: ")
+        page.get_by_role("button", name="Stop camera").click()

@@ -15,7 +15,7 @@ from playwright.sync_api import Page, expect
 from shvit import Classifier
 from shvit.web import SAMPLES
 
-from .conftest import is_ready, labels, problem, served, visiting
+from .conftest import is_ready, labels, noise, problem, served, visiting
 
 JPEG_TOLERANCE = 0.03
 """Of a probability: browsers decode JPEG to other values by one or two."""
@@ -116,6 +116,24 @@ def test_what_is_no_picture_is_told_and_the_next_one_is_classified(visitor):
     expect(problem(visitor)).to_have_text("notes.jpg: not an image, or of a format that this browser does not read")
     visitor.locator("#strip").get_by_role("button", name="cat.jpg").click()
     assert next(iter(labels(visitor, "cat.jpg · "))) == "teddy"
+
+
+def test_a_picture_of_nothing_is_unknown(visitor, classifier):
+    (expected,) = classifier.predict(noise())
+    assert expected.decision == "unknown"
+    visitor.locator("#file").set_input_files([{"name": "noise.png", "mimeType": "image/png", "buffer": noise()}])
+    labels(visitor, "noise.png · ")
+    expect(visitor.locator("#best")).to_have_text(expected.headline)
+
+
+def test_a_camera_held_at_nothing_says_unknown(noisy_browser, site):
+    with served(site) as address, visiting(noisy_browser) as page:
+        page.goto(address)
+        is_ready(page, "in this browser")
+        page.get_by_role("button", name="Start camera").click()
+        labels(page, "Camera")
+        expect(page.locator("#best")).to_contain_text("unknown (nearest: ")
+        page.get_by_role("button", name="Stop camera").click()
 
 
 def test_the_camera(visitor, classifier):
