@@ -12,15 +12,11 @@ FEWEST_IMAGES = 50
 
 FOLDS = 5
 
-CAUTION = 20.0
-"""Of a normal prior of the temperature's logarithm the inverse variance. On 200 images, errors of the temperature cost as
-much as it gains; of thousands nothing is left of it. Chosen on three networks, ``benchmarks/decisions.py``."""
-
 _GOLDEN = (5**0.5 - 1) / 2
 
 
 def fit_temperature(task: Task, logits: np.ndarray, targets: np.ndarray) -> float:
-    """The temperature of the least negative log-likelihood, drawn towards 1 where the images are few.
+    """The temperature of the least negative log-likelihood.
 
     Guo et al., On Calibration of Modern Neural Networks, 2017.
 
@@ -33,8 +29,7 @@ def fit_temperature(task: Task, logits: np.ndarray, targets: np.ndarray) -> floa
     """
 
     def loss(log_temperature: float) -> float:
-        prior = CAUTION * log_temperature**2 / (2 * len(logits))
-        return float(task.losses(logits / np.float32(np.exp(log_temperature)), targets).mean()) + prior
+        return float(task.losses(logits / np.float32(np.exp(log_temperature)), targets).mean())
 
     # The loss falls and then rises again along the temperature's logarithm: golden-section search.
     low, high = np.log(MIN_TEMPERATURE), np.log(MAX_TEMPERATURE)
