@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -64,7 +65,7 @@ def test_info_tells_the_decision(calibrated, capsys):
     assert f"temperature {decision.temperature:.3g}: calibration error" in told
     assert "classes by thresholds of their own" in told
     assert f"unknown above {decision.unknown.limit:.3f}: the larger of two" in told
-    assert "unknown pictures, 40 of them: AUROC" in told
+    assert re.search(r"of 40 other unknown pictures \d+% noticed, AUROC 0\.\d{3}", told)
     assert main(["info", str(calibrated), "--format", "json"]) == 0
     card = json.loads(capsys.readouterr().out)
     assert Card.from_json(json.dumps(card)).decision == decision
@@ -88,7 +89,7 @@ def test_info_of_a_decision_that_somebody_else_wrote(tmp_path, deciding_model, c
         (["--keep", "1"], "--keep: expected more than 0 and less than 1, got 1"),
         (["--output", "other.tflite"], "other.tflite: the format stays that of tiny.onnx; name it other.onnx"),
         (["--data", "missing"], "missing: No such file or directory"),
-        (["--unknown", "missing"], "--unknown missing: no pictures there; give a folder of pictures that show none"),
+        (["--unknown", "missing"], "--unknown missing: no such folder; give a folder of pictures of none"),
         (["--model", "nothing.onnx"], "nothing.onnx: no such model file, nor the name of a shipped model"),
         (["--workers", "-1"], "--workers: expected 0 or more, got -1"),
     ],

@@ -17,6 +17,7 @@ from shvit.calibration.outputs import Network
 from shvit.calibration.several_labels import LabelFitting
 from shvit.calibration.temperature import FEWEST_IMAGES
 from shvit.card import Card, Decision, TaskName
+from shvit.data.alignment import describe_missing
 from shvit.display import progress_bar, say
 from shvit.engines import load_engine
 from shvit.errors import ModelFileError
@@ -120,7 +121,8 @@ def calibrate(
     check_outputs([("--output", output)], [data, *([] if options.unknown is None else [options.unknown])])
     pictures = [] if options.unknown is None else pictures_in(options.unknown)
     file = open_finished(path)
-    card = read_card(load_engine(file.engine, path, 1).metadata, path, with_decision=False)
+    metadata = load_engine(file.engine, path, 1).metadata
+    card = read_card(metadata, path, with_decision=False)
     if card.output != "logits":
         raise ModelFileError(f"{path}: the card says {card.output}; only logits can be calibrated: export it anew")
     choice = EvaluationOptions(
@@ -143,12 +145,34 @@ def calibrate(
         card, labelled.outputs, labelled.targets, [each for each in made if each], strange, options
     )
     decision = fitting.decision(Path(data).resolve().name)
+    if missing := describe_missing(labelled.targets, card.classes, "for which nothing was fitted"):
+        matched.append(missing)
+    if options.split == "train":
+        matched.append("these are training images; a model is surer of those that it was trained on than of others")
+    matched += _given_up(metadata, path, decision)
     card = replace(card, decision=decision)
     _write(file, path, output, card, fitting.program, network, labelled.sample)
     broken = (*(f"{each.source}: {each.reason}" for each in labelled.broken), *unread)
     notes = (*origin, *matched, *fitting.notes)
     curve = fitting.curve if len(labelled.outputs) >= FEWEST_IMAGES else None
     return CalibrationReport(output, card, len(labelled.outputs), curve, notes, broken)
+
+
+def _given_up(metadata: dict[str, str], path: Path, decision: Decision) -> list[str]:
+    """What the file had from an earlier calibration and has not any more, to be told."""
+    try:
+        earlier = read_card(metadata, path).decision
+    except ModelFileError:  # a decision that was wrong: that is why it is calibrated again
+        return []
+    if earlier is None:
+        return []
+    lost = []
+    if earlier.promise is not None and decision.promise is None:
+        lost.append(f"its threshold for {earlier.promise.target_precision:.0%} (give --target-precision)")
+    pictures = 0 if earlier.unknown is None else earlier.unknown.pictures
+    if pictures and (decision.unknown is None or not decision.unknown.pictures):
+        lost.append(f"what was learned from {pictures:,} unknown pictures (give --unknown)")
+    return [f"calibrated anew, the file loses {' and '.join(lost)}"] if lost else []
 
 
 def _write(

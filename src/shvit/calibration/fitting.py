@@ -169,34 +169,40 @@ class Fitting:
         target = self._options.target_precision
         if target is None:
             return
-        shared = np.ones(len(right), bool)
-        accepted = np.zeros(len(right), bool)
-        if self._options.per_class:
-            for each in self._card.classes:
-                taken = self._best == each.class_id
-                found = least_score(risk_coverage(self._scores[taken], right[taken]), target) if taken.any() else None
-                if found is not None:
-                    self._thresholds += (Threshold(each.class_id, each.label, found[0]),)
-                    shared &= ~taken
-                    accepted |= taken & (self._scores >= found[0])
-            self.notes.append(
-                f"{len(self._thresholds)} of {len(self._card.classes)} classes have a threshold of their own; the "
-                "others have too few images here, or are not right often enough"
-            )
-        common = least_score(risk_coverage(self._scores[shared], right[shared]), target) if shared.any() else None
+        common = least_score(risk_coverage(self._scores, right), target)
         if common is not None:
-            self._min_score = common[0]
-            accepted |= shared & (self._scores >= common[0])
-        elif self._thresholds:
-            self._min_score = 1.0
-            accepted |= shared & (self._scores >= 1)
-        if not accepted.any():
+            self._min_score, self._promise = common
+        else:
             self.notes.append(
                 f"no threshold: on these {len(right)} images no score is surely right {target:.0%} of the time; give "
                 "more images, or a lower --target-precision"
             )
+        if self._options.per_class:
+            self._fit_class_thresholds(right, target)
+
+    def _fit_class_thresholds(self, right: np.ndarray, target: float) -> None:
+        """Of each class whose own answers allow one; the others keep the common one, and all together the promise."""
+        found = []
+        least = np.full(len(self._card.classes), np.inf if self._min_score is None else self._min_score)
+        for each in self._card.classes:
+            taken = self._best == each.class_id
+            own = least_score(risk_coverage(self._scores[taken], right[taken]), target) if taken.any() else None
+            if own is not None:
+                found.append(Threshold(each.class_id, each.label, own[0]))
+                least[each.class_id] = own[0]
+        accepted = self._scores >= least[self._best]
+        together = promise(target, int(right[accepted].sum()), int(accepted.sum()), len(right)) if found else None
+        if together is None or together.low < target:
+            self.notes.append("no thresholds by class: too few images of each, or not right often enough")
             return
-        self._promise = promise(target, int(right[accepted].sum()), int(accepted.sum()), len(right))
+        others = "take the common one"
+        if self._min_score is None:
+            self._min_score, others = 1.0, "give no answer"
+        self._thresholds, self._promise = tuple(found), together
+        self.notes.append(
+            f"{len(found)} of {len(self._card.classes)} classes have a threshold of their own; the others, with too few "
+            f"images here or not right often enough, {others}"
+        )
 
     def _fit_unknown(self, made: Sequence[Outputs], strange: Outputs | None) -> None:
         known, keep = self._outputs, self._options.keep

@@ -61,7 +61,7 @@ def add_answering(parser: argparse._ActionsContainer, each: str) -> None:
     parser.add_argument(
         "--no-unknown",
         action="store_true",
-        help="give the plain labels where the model would say that it shows none of its classes",
+        help="never say that a picture shows none of the classes; thresholds stay (--min-score 0 takes them off)",
     )
 
 

@@ -40,7 +40,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output", required=True, type=Path, metavar="FILE", help="model file to write; may be the one that is read"
     )
     parser.add_argument(
-        "--unknown", type=Path, metavar="DIR", help="pictures of none of the classes: notice such, and tell how many"
+        "--unknown",
+        type=Path,
+        metavar="DIR",
+        help="20 or more pictures of none of the classes: learn to notice such, and tell how many",
     )
     parser.add_argument(
         "--target-precision",
@@ -112,8 +115,8 @@ def print_report(model: str, data: str, report: CalibrationReport) -> None:
         say(f"  unknown: {unknown.kept:.0%} of the pictures of its own classes stay known", hang=4)
         if unknown.auroc is not None and unknown.taken_for_known is not None:
             say(
-                f"    of {unknown.pictures:,} unknown pictures {1 - unknown.taken_for_known:.0%} are noticed "
-                f"(AUROC {unknown.auroc:.3f})",
+                f"    of {unknown.pictures:,} unknown pictures {1 - unknown.taken_for_known:.0%} are noticed (AUROC "
+                f"{unknown.auroc:.3f}), by what was learned from the other half of them",
                 hang=6,
             )
     say(f"written: {report.path}")
@@ -122,9 +125,9 @@ def print_report(model: str, data: str, report: CalibrationReport) -> None:
 def _print_coverage(curve: RiskCoverage) -> None:
     from shvit.evaluation.figures import PRECISIONS
 
-    say("  how much it can answer:")
+    say("  how much of these it could answer; what holds for others too, --target-precision finds:")
     rows = [[f"right {each:.0%} of the time", f"{curve.coverage_at(each):.0%} {curve.of}"] for each in PRECISIONS]
-    print_table(["to be", "it answers"], rows)
+    print_table(["to have been", "it would answer"], rows)
 
 
 def _print_thresholds(decision: Decision) -> None:

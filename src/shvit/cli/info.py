@@ -99,7 +99,8 @@ def describe_decision(card: Card) -> list[str]:
             f"unknown above {unknown.limit:.3f}: {unknown.method}; keeps {unknown.kept:.1%} of its own; {fitted}"
         )
         if unknown.auroc is not None:
-            lines.append(f"unknown pictures, {unknown.pictures:,} of them: AUROC {unknown.auroc:.3f}")
+            noticed = "" if unknown.taken_for_known is None else f"{1 - unknown.taken_for_known:.0%} noticed, "
+            lines.append(f"of {unknown.pictures:,} other unknown pictures {noticed}AUROC {unknown.auroc:.3f}")
     return lines
 
 

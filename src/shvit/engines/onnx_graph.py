@@ -122,6 +122,12 @@ def has_metadata(path: Path, key: str, text: str = "") -> bool:
         return False
 
 
+def has_operator(path: Path, kind: str) -> bool:
+    """Whether the name of an operator occurs in a file; its nodes are not taken apart, which would take longer."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return content.find(kind.encode()) >= 0
+
+
 def _has_metadata(model: memoryview, key: bytes, text: bytes) -> bool:
     for number, entry in _fields(model):
         parts = dict(_fields(entry)) if number == MODEL_METADATA else {}

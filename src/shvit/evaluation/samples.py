@@ -107,6 +107,9 @@ def pictures_in(folder: str | Path) -> list[str]:
     Raises:
         DataError: there are none.
     """
+    if not Path(folder).is_dir():
+        what = "is a file" if Path(folder).exists() else "no such folder"
+        raise DataError(f"--unknown {folder}: {what}; give a folder of pictures of none of the classes")
     found = [str(each) for each in walk_images(Path(folder))]
     if not found:
         raise DataError(

@@ -23,7 +23,7 @@ from shvit.engines import (
     measure,
 )
 from shvit.engines.base import FILE_ENGINES, as_model_file_error, as_model_output_error
-from shvit.engines.onnx_graph import check_file, pooled_features
+from shvit.engines.onnx_graph import check_file, has_operator, pooled_features
 from shvit.errors import ArgumentError, ModelFileError, ModelOutputError, check_positive
 from shvit.hub.resolve import resolve_model
 from shvit.images.decoding import Decoding, preparation
@@ -341,6 +341,13 @@ def check_graph(path: Path, engine: Engine, card: Card) -> None:
         )
         if not agree:
             raise ModelFileError(f"{path}: the graph's {what} has the shape {graph}, the card says {said}")
+    if card.decision is not None and path.suffix.lower() not in FILE_ENGINES:
+        quantized = has_operator(path, "DequantizeLinear")
+        if quantized != (card.decision.precision == "int8"):
+            raise ModelFileError(
+                f"{path}: the card's decision was fitted on a file in {card.decision.precision}, the graph is in "
+                f"{'8 bits' if quantized else 'float'}, whose scores differ; calibrate it anew with: shvit calibrate"
+            )
     if card.decision is not None and card.decision.unknown is not None and UNKNOWN not in engine.outputs:
         raise ModelFileError(
             f"{path}: the card has a limit for unknown pictures, the graph gives no {UNKNOWN} score; calibrate the "

@@ -52,6 +52,9 @@ Each image has its result or its error, as `shvit predict --format jsonl` prints
 _SHARE = re.compile(r"0?\.\d{1,20}|0|1|1\.0{1,20}|0\.|\d(\.\d{1,20})?[eE]-0?[1-9]\d{0,2}", re.ASCII)
 """A number from 0 to 1, such as 0.5 or 5e-05."""
 
+PARAMETERS = ("top_k", "min_score", "unknown", "model")
+"""Of a prediction; a misspelt one is not passed over, since the answer would look as if it had been heard."""
+
 _TRUTHS = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -256,6 +259,8 @@ def _add_explain(app: FastAPI, service: Service) -> None:
 
 def _answering(query: QueryParams) -> Answering:
     """Raises: RefusedError: one of the parameters has a wrong value."""
+    if others := [each for each in query if each not in PARAMETERS]:
+        raise RefusedError(422, "parameter", f"{others[0]!r}: expected one of {', '.join(PARAMETERS)}")
     top_k, min_score, unknown = query.get("top_k", "5"), query.get("min_score"), query.get("unknown", "true")
     if not (top_k.isascii() and top_k.isdigit() and len(top_k) < 10 and int(top_k) > 0):
         raise RefusedError(422, "parameter", f"top_k: expected a positive number, got {top_k!r}")
