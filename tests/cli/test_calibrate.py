@@ -197,8 +197,20 @@ def test_eval_measures_unknown_pictures_of_a_calibrated_file(calibrated, tiny_fi
     assert all(0 <= found[each] <= 1 for each in ("noticed", "known_kept", "auroc", "fpr_at_95_recall"))
 
 
-def test_a_published_name_is_fetched_once(tmp_path, labelled, capsys):
-    """A name stands for a model file here as everywhere; this one is wrong."""
+def test_eval_tells_of_unknown_pictures_that_cannot_be_read(calibrated, labelled, strange, tmp_path, capsys):
+    arguments = ["eval", "--data", str(labelled), "--workers", "0", "--threads", "1", "--model", str(calibrated)]
+    (tmp_path / "broken.png").write_bytes(b"nothing")
+    assert main([*arguments, "--unknown", str(tmp_path)]) == 2
+    assert f"--unknown {tmp_path}: none of the 1 pictures can be read: " in capsys.readouterr().err
+    (tmp_path / "0.png").write_bytes((strange / "0.png").read_bytes())
+    assert main([*arguments, "--unknown", str(tmp_path)]) == 1
+    told = capsys.readouterr()
+    assert f"of 1 pictures of {tmp_path} are noticed" in " ".join(told.out.split())
+    assert "broken.png: not an image" in told.err
+    assert told.err.endswith("1 unknown pictures could not be read\n")
+
+
+def test_a_name_of_no_network(tmp_path, labelled, capsys):
     assert calibrate("--model", "shvit_s9", "--data", labelled, "--output", tmp_path / "out.onnx") == 2
     assert "shvit_s9: " in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

@@ -129,7 +129,12 @@ def run(args: argparse.Namespace) -> int:
         say(f"{each.source}: {each.reason}", sys.stderr)
     if result.broken:
         say(f"{len(result.broken)} of {result.measured + len(result.broken)} images could not be read", sys.stderr)
-    return 1 if result.broken else 0
+    unread = (result.figures["unknown"] or {}).get("broken", ())
+    for line in unread[:BROKEN_SHOWN]:
+        say(line, sys.stderr)
+    if unread:
+        say(f"{len(unread)} unknown pictures could not be read", sys.stderr)
+    return 1 if result.broken or unread else 0
 
 
 def parse_corruptions(text: str | None) -> list[str]:

@@ -34,9 +34,9 @@ def unknown_figures(
     """How well pictures of none of the classes are told apart.
 
     Args:
-        strange: their unknown score and best score, ``(M, 2)``.
+        strange: their unknown score and best score, ``(M, 2)``, at least one.
     """
-    if evaluation.unknown is None or decision.unknown is None or not len(strange):
+    if evaluation.unknown is None or decision.unknown is None:
         return None
     limit, scores = decision.unknown.limit, strange[:, 0]
     noticed = int((scores > limit).sum())

@@ -340,6 +340,8 @@ def _measure_unknown(
     if options.unknown is None or decision is None or not isinstance(classifier, Classifier):
         return None
     scores, broken = unknown_scores_of(classifier, pictures_in(options.unknown), options.batch_size)
+    if not len(scores):
+        raise DataError(f"--unknown {options.unknown}: none of the {len(broken)} pictures can be read: {broken[0]}")
     figures = unknown_figures(measured, scores, str(options.unknown), decision)
     return None if figures is None else {**figures, "broken": broken}
 
