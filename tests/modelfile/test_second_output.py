@@ -223,3 +223,19 @@ def test_weights_beside_an_onnx_file_are_refused(exported, tmp_path):
     onnx.save(model, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
     with pytest.raises(ModelFileError, match=r"beside\.onnx: "):
         open_finished(path)
+
+
+def test_names_that_another_exporter_gave(exported, tmp_path, crops, tiny_card):
+    model = onnx.load(exported("onnx"))
+    model.graph.node[5].name = "unknown.5"  # a node's name says nothing of who made it; its output's does
+    onnx.save(model, tmp_path / "a.onnx")
+    open_finished(tmp_path / "a.onnx").write(tmp_path / "b.onnx", "unknown", None, tiny_card)
+    found, expected = (
+        load_engine("onnxruntime", each, 1).infer(crops) for each in (tmp_path / "b.onnx", exported("onnx"))
+    )
+    np.testing.assert_array_equal(found, expected)
+    (head,) = [each for each in model.graph.node if list(each.output) == ["logits"]]
+    head.output[0] = model.graph.output[0].name = "unknown"
+    onnx.save(model, tmp_path / "c.onnx")
+    with pytest.raises(ModelFileError, match=r"c\.onnx: its first output is called unknown, as the second would be"):
+        open_finished(tmp_path / "c.onnx").write(tmp_path / "d.onnx", "unknown", None, tiny_card)

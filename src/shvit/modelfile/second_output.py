@@ -59,6 +59,8 @@ def set_output(proto: onnx.ModelProto, name: str, program: Program | None, path:
     Raises:
         ModelFileError: the graph has no head that features could be read before, or is of too old a version.
     """
+    if proto.graph.output[0].name == name:
+        raise ModelFileError(f"{path}: its first output is called {name}, as the second would be; export it anew")
     _remove(proto, name)
     if program is None:
         return
@@ -95,11 +97,12 @@ def _node(kind: str, inputs: list[str], output: str, **attributes: Any) -> onnx.
 
 
 def _remove(proto: onnx.ModelProto, name: str) -> None:
-    def is_others(each: str) -> bool:
-        return each != name and not each.startswith(f"{name}.")
+    def is_others(each: Any) -> bool:
+        made = each.output[0] if isinstance(each, onnx.NodeProto) and each.output else each.name
+        return made != name and not made.startswith(f"{name}.")
 
     graph = proto.graph
     for values in (graph.node, graph.initializer, graph.output):
-        kept = [each for each in values if is_others(each.name)]
+        kept = [each for each in values if is_others(each)]
         del values[:]
         values.extend(kept)
