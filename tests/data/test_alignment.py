@@ -14,6 +14,12 @@ from shvit.errors import DataError
 from tests.data.test_datasets import labels_of, put_images, sample, write_csv, write_folders, write_parquet, write_tar
 
 
+@pytest.fixture
+def cache(tmp_path_factory, monkeypatch) -> None:
+    """An empty one, for what is derived from shards."""
+    monkeypatch.setenv("SHVIT_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
 def write_splits(root: Path, train: list[str], val: list[str]) -> Path:
     write_folders(root / "train", dict.fromkeys(train, 2))
     write_folders(root / "val", dict.fromkeys(val, 1), first=50)
@@ -118,7 +124,8 @@ def test_csv_files_of_one_folder(tmp_path):
         open_datasets(tmp_path)
 
 
-def test_numbers_are_their_own_names(tmp_path, cache):
+@pytest.mark.usefixtures("cache")
+def test_numbers_are_their_own_names(tmp_path):
     write_tar(tmp_path / "train.tar", {**sample("a", 0, "0"), **sample("b", 1, "1"), **sample("c", 2, "2")})
     write_tar(tmp_path / "val.tar", {**sample("a", 3, "1")})
     val = open_datasets(tmp_path).val
@@ -129,7 +136,8 @@ def test_numbers_are_their_own_names(tmp_path, cache):
         open_datasets(tmp_path)
 
 
-def test_numbers_without_names_are_not_aligned_with_names(tmp_path, cache):
+@pytest.mark.usefixtures("cache")
+def test_numbers_without_names_are_not_aligned_with_names(tmp_path):
     text = {key: sample(key, seed, label) for seed, (key, label) in enumerate({"a": "ape", "b": "cat"}.items())}
     write_tar(tmp_path / "train.tar", text["a"] | text["b"])
     write_tar(tmp_path / "val.tar", sample("a", 3, "1"))
