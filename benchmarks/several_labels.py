@@ -195,7 +195,7 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="Tiny-ImageNet, as for shvit train")
     parser.add_argument("--classes", type=int, default=20, help="default: 20, of 200")
     parser.add_argument("--canvases", type=int, default=6000, help="to train on; a quarter as many to validate")
-    parser.add_argument("--epochs", type=int, default=6, help="default: 6; from the shipped weights half as many")
+    parser.add_argument("--epochs", type=int, default=12, help="default: 12; from the shipped weights half as many")
     parser.add_argument("--seed", type=int, default=0, help="default: 0")
     parser.add_argument("--output", default="runs/several_labels", help="where runs are (default: runs/several_labels)")
     parser.add_argument("--resume", action="store_true", help="go on with what was stopped")
