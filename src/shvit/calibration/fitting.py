@@ -200,8 +200,8 @@ class Fitting:
             self._min_score, others = 1.0, "give no answer"
         self._thresholds, self._promise = tuple(found), together
         self.notes.append(
-            f"{len(found)} of {len(self._card.classes)} classes have a threshold of their own; the others, with too few "
-            f"images here or not right often enough, {others}"
+            f"{len(found)} of {len(self._card.classes)} classes have a threshold of their own; the others, with too "
+            f"few images here or not right often enough, {others}"
         )
 
     def _fit_unknown(self, made: Sequence[Outputs], strange: Outputs | None) -> None:
