@@ -135,7 +135,7 @@ def calibrate(
         warnings.warn(warning, stacklevel=2)
     chosen, matched = choose_images(str(model), images, card, choice)
     network = Network(file, path, card, options.threads)
-    kinds = tuple(KINDS) if file.features is not None and card.task == "classification" else ()
+    kinds = tuple(KINDS) if file.features is not None and FITTINGS[card.task].tells_unknown else ()
     total = len(chosen) + len(pictures) + EACH * len(kinds)
     with progress_bar("calibrating", total, wanted=progress) as advance:
         labelled = network.run_labelled(chosen, options.workers, advance)

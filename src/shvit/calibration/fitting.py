@@ -6,7 +6,7 @@ import datetime
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, cast
+from typing import ClassVar, Literal, cast
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -75,8 +75,10 @@ class Fitting:
         strange: of pictures of none of the classes, if there are any.
     """
 
+    tells_unknown: ClassVar[bool] = True
+    """Whether an unknown score is fitted."""
     program: Program | None
-    """What computes the unknown score inside of the file."""
+    """What computes it inside of the file."""
 
     def __init__(
         self,

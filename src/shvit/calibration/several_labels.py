@@ -36,6 +36,8 @@ class LabelCurve(RiskCoverage):
 class LabelFitting(Fitting):
     """Each label of each image is an answer of its own, with its score."""
 
+    tells_unknown: ClassVar[bool] = False
+
     def judge(self, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return scores.reshape(-1), self._targets.reshape(-1)
 
