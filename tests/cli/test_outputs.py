@@ -100,7 +100,8 @@ def test_a_fifo_gets_each_line_and_a_link_stays(folder, capsys):
     Path("link.csv").symlink_to("kept.csv")
     command = ["predict", "photo.jpg", "--model", "m.onnx", "--top-k", "1", "--format", "csv", "--output"]
     assert main([*command, "fifo"]) == 0
-    assert os.read(reader, 1000).startswith(b"source,rank,label,class_id,wnid,score,error\nphoto.jpg,1,red,0,,0.")
+    header = b"source,rank,label,class_id,wnid,score,error,decision,accepted,unknown_score\n"
+    assert os.read(reader, 1000).startswith(header + b"photo.jpg,1,red,0,,0.")
     os.close(reader)
     assert stat.S_ISFIFO(os.lstat("fifo").st_mode)
     assert main([*command, "link.csv"]) == 0
