@@ -154,7 +154,8 @@ class Answering(Classifier):
         classes = (ClassInfo(0, "one"), ClassInfo(1, "other"))
         self.card = Card("test", "none", classes, Preprocessing((1, 1)), output="probabilities")
         self.threads, self.batch_size, self.engine_choice = 1, 4, EngineChoice("test", "asked for", {})
-        self._path, self._engine = Path("m.onnx"), SimpleNamespace(infer=answer)
+        self._path, self._features = Path("m.onnx"), None
+        self._engine = SimpleNamespace(run=lambda batch: {"scores": answer(batch)})
 
     def preprocess(self, image: bytes) -> np.ndarray:
         if image == b"bad":
@@ -206,4 +207,4 @@ def test_every_image_has_an_outcome_whatever_the_engine_gives(answer, failed):
     if failed == {2, 3}:  # a row for each image is right where it is alone
         failed = set()
     assert {place for place, each in enumerate(outcomes) if isinstance(each, Exception)} == failed
-    assert [outcomes[place][0] for place in (0, 3) if place not in failed] == [0, 1][: 2 - len(failed & {0, 3})]
+    assert [outcomes[place].scores[0] for place in (0, 3) if place not in failed] == [0, 1][: 2 - len(failed & {0, 3})]
