@@ -32,7 +32,7 @@ def visitor(browser, address) -> Iterator[Page]:
 
 
 def test_a_sample(visitor):
-    visitor.get_by_role("button", name="coffee").click()
+    visitor.get_by_role("button", name="coffee", exact=True).click()
     found = labels(visitor, "coffee.jpg · ")
     (result,) = Classifier(engine="onnxruntime").predict(SAMPLES / "coffee.jpg")
     assert list(found) == [each.short_label for each in result.predictions]
@@ -230,7 +230,7 @@ def test_a_picture_of_nothing_is_unknown(visitor):
     visitor.locator("#file").set_input_files([{"name": "noise.png", "mimeType": "image/png", "buffer": noise()}])
     labels(visitor, "noise.png · ")
     expect(visitor.locator("#best")).to_have_text(expected.headline)
-    visitor.get_by_role("button", name="coffee").click()
+    visitor.get_by_role("button", name="coffee", exact=True).click()
     labels(visitor, "coffee.jpg · ")
     expect(visitor.locator("#best")).to_have_text("espresso")
 
