@@ -29,10 +29,10 @@ from networks import SMALL, card_of, network_of, see, small_folder
 from shvit.calibration.fitting import CalibrationOptions, Fitting
 from shvit.calibration.outputs import Outputs
 from shvit.calibration.temperature import fit_temperature
-from shvit.calibration.thresholds import promise
 from shvit.card import Card, Decision
 from shvit.data import open_dataset
 from shvit.evaluation.metrics import calibration_of
+from shvit.evaluation.thresholds import promise
 from shvit.shipped import DEFAULT_MODEL, SHIPPED_MODELS
 from shvit.tasks import task_of
 from small_folders import parts, task

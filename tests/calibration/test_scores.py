@@ -10,9 +10,9 @@ from scipy.special import log_softmax
 from shvit.calibration.fitting import CalibrationOptions, Fitting
 from shvit.calibration.outputs import Outputs
 from shvit.calibration.temperature import cross_validated_scores, fit_temperature
-from shvit.calibration.thresholds import least_score
 from shvit.evaluation.metrics import calibration_of
 from shvit.evaluation.selective import risk_coverage
+from shvit.evaluation.thresholds import least_score
 from shvit.tasks import TASKS
 
 from ..conftest import colour_card

@@ -13,7 +13,6 @@ from threadpoolctl import threadpool_limits
 
 from shvit.calibration.outputs import Outputs
 from shvit.calibration.temperature import FEWEST_IMAGES, cross_validated_scores, fit_temperature, has_optimum
-from shvit.calibration.thresholds import least_score, promise
 from shvit.calibration.unknown import (
     FEWEST_KNOWN,
     FEWEST_UNKNOWN,
@@ -26,6 +25,7 @@ from shvit.card import Card, Decision, Promise, Threshold, Unknown
 from shvit.errors import ArgumentError
 from shvit.evaluation.metrics import calibration_of
 from shvit.evaluation.selective import RiskCoverage, auroc, risk_coverage
+from shvit.evaluation.thresholds import least_score, promise
 from shvit.modelfile.program import Program
 from shvit.tasks import task_of
 

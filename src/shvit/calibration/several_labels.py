@@ -10,10 +10,10 @@ import numpy as np
 
 from shvit.calibration.fitting import Fitting
 from shvit.calibration.outputs import Outputs
-from shvit.calibration.thresholds import least_score, promise
 from shvit.card import Threshold
 from shvit.evaluation.multi_label import fit_thresholds
 from shvit.evaluation.selective import RiskCoverage, risk_coverage
+from shvit.evaluation.thresholds import least_score, promise
 
 FEWEST_PICTURES = 20
 """With a label, and without it, from which on it gets a threshold of its own."""

@@ -14,11 +14,22 @@ import numpy as np
 
 from shvit.card import ClassInfo, Decision
 from shvit.evaluation.evaluate import Evaluation, FastDecoding, Robustness
-from shvit.evaluation.metrics import calibration, calibration_of, class_counts, confused_pairs, wilson_interval
+from shvit.evaluation.metrics import (
+    Predictions,
+    calibration,
+    calibration_of,
+    class_counts,
+    confused_pairs,
+    wilson_interval,
+)
 from shvit.evaluation.selective import RiskCoverage, auroc, risk_coverage, taken_for_known
+from shvit.evaluation.thresholds import least_score
 
 PRECISIONS = (0.8, 0.9, 0.95, 0.99)
 """Shares of right answers for which it is told how many images get one."""
+
+SURE_CLASS = 0.9
+"""Share of right answers for which each class's threshold is looked for: 35 right in a row are enough."""
 
 CURVE_POINTS = 200
 """Of the risk over the coverage, as JSON has it."""
@@ -105,6 +116,7 @@ def summarize(
             "accuracy": _number(counts.accuracy[place]),
             "predicted": int(counts.predicted[place]),
             "precision": _number(counts.precision[place]),
+            **_sure(predictions, place),
         }
         for place, each in enumerate(classes)
         if counts.images[place] or counts.predicted[place]
@@ -131,6 +143,26 @@ def summarize(
                 reliability.counts, reliability.confidence, reliability.accuracy, strict=True
             )
         ],
+    }
+
+
+def _sure(predictions: Predictions, place: int) -> dict[str, float | int | None]:
+    """From which score on the answers of one class are surely right so often, and what was found there; ``None`` where
+    its images are too few to tell, or no score is enough."""
+    taken = predictions.predicted == place
+    found = None
+    if taken.any():
+        found = least_score(risk_coverage(predictions.confidence[taken], predictions.correct[taken]), SURE_CLASS)
+    if found is None:
+        return dict.fromkeys(("sure_score", "sure_answers", "sure_precision", "sure_low", "sure_high"))
+    score, kept = found
+    answers = round(kept.coverage * int(taken.sum()))
+    return {
+        "sure_score": score,
+        "sure_answers": answers,
+        "sure_precision": kept.precision,
+        "sure_low": kept.low,
+        "sure_high": kept.high,
     }
 
 
