@@ -263,6 +263,16 @@ def test_a_rare_label_is_in_both_parts():
     assert held.sum() == 6
 
 
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.9])
+def test_every_label_has_images_to_train_on(share):
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        images = int(rng.integers(2, 40))
+        labels = rng.random((images, 9)) < rng.choice([0.05, 0.3, 0.95])
+        held = hold_out(labels, share, rng.permutation(images).astype(np.uint64))
+        assert (labels.any(axis=0) == labels[~held].any(axis=0)).all()
+
+
 def test_the_same_images_are_held_out_in_any_order(tmp_path):
     put_images(tmp_path, 30)
     rows = [

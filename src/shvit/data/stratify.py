@@ -13,8 +13,8 @@ def has_several(labels: np.ndarray) -> bool:
 def hold_out(labels: np.ndarray, share: float, draws: np.ndarray) -> np.ndarray:
     """Which images to hold out so that about the same share of each label is, the rarest label first.
 
-    A label of two images or more has at least one of them held out, as far as other labels allow it. Pictures without
-    labels are held out in the same share.
+    Each label has an image to train on. One of two images or more has at least one of them held out, as far as other
+    labels allow it. Pictures without labels are held out in the same share.
 
     Args:
         labels: ``bool (N, classes)``.
@@ -49,6 +49,10 @@ def hold_out(labels: np.ndarray, share: float, draws: np.ndarray) -> np.ndarray:
             remaining[labels[index]] -= 1
     for index in np.flatnonzero(left).tolist():
         put(index, int(room[1] > room[0]))
+    # Rarer labels may have taken the last image of another.
+    for label in np.flatnonzero(labels.any(axis=0) & ~labels[~held].any(axis=0)).tolist():
+        if not labels[~held, label].any():
+            held[np.flatnonzero(labels[:, label])[0]] = False
     found = np.zeros(images, dtype=bool)
     found[order] = held
     return found
