@@ -195,6 +195,9 @@ def test_coco_beside_the_pictures_of_each_split(tmp_path):
         ({"categories": [{"id": 2, "name": "a"}, {"id": 5, "name": "a"}]}, "names category 'a' twice"),
         ({"categories": [{"id": 2, "name": "a"}, {"id": 2, "name": "b"}]}, r"categories\[1\]: no name, or an id"),
         ({"images": [{"id": 0, "file_name": "a\0b"}]}, r"images\[0\]: no file_name"),
+        ({"images": [{"id": 0, "file_name": "a" * 5000}]}, r"images\[0\]: no file_name of 1 to 4,096 characters"),
+        ({"images": [{"id": 0, "file_name": "\ud800.png"}]}, "has half of a character"),
+        ({"images": [{"id": 0, "file_name": "a" * 300}], "annotations": []}, "is neither in"),
         ({"images": []}, "lists no images"),
         ({"images": 3}, "no list 'images'"),
         ({"images": [{"id": 0, "file_name": "x.png"}], "annotations": []}, "x.png is neither in"),
@@ -204,6 +207,23 @@ def test_damaged_annotations(tmp_path, changes, reason):
     file = write_coco(tmp_path, **changes)
     with pytest.raises(DataError, match=reason):
         coco_images(file)
+
+
+def test_an_absolute_path_says_nothing_of_where_the_others_are(tmp_path):
+    put_images(tmp_path / "elsewhere", 1)
+    absolute = str(tmp_path / "elsewhere" / "0.png")
+    names = [{"id": 0, "file_name": absolute}, {"id": 10, "file_name": "1.png"}]
+    file = write_coco(tmp_path, "a", images=names)
+    (tmp_path / "a").rename(tmp_path / "images")
+    images = coco_images(file)
+    assert [images.source(each) for each in range(2)] == [absolute, str(tmp_path / "images" / "1.png")]
+    assert coco_images(write_coco(tmp_path, "a", images=names[:1], annotations=[])).source(0) == absolute
+
+
+def test_a_picture_listed_twice_has_the_objects_of_both(tmp_path):
+    names = [{"id": 0, "file_name": "0.png"}, {"id": 10, "file_name": "0.png"}, {"id": 20, "file_name": "1.png"}]
+    objects = [{"image_id": 0, "category_id": 5}, {"image_id": 10, "category_id": 2}]
+    assert sets(coco_images(write_coco(tmp_path, images=names, annotations=objects))) == [{"person", "zebra"}, set()]
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"images": [', '{"images": [{}', '{"images" [', "[" * 100_000])

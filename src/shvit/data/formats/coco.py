@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,9 @@ MAX_BYTES = 2**30
 
 MAX_ENTRY = 16 * 2**20
 """Characters of one picture, object or category."""
+
+MAX_PATH = 4096
+"""Characters of a picture's path, as systems have them."""
 
 MAX_CATEGORIES = 100_000
 
@@ -50,25 +54,28 @@ def annotation_files(folder: Path) -> list[str]:
 def coco_images(file: Path) -> ImageFiles:
     """The pictures of one file of annotations, each with the categories of its objects.
 
-    Pictures without objects have no label. Categories are classes in the order of their numbers, with or without
-    objects. Objects that stand for a crowd count.
+    Pictures without objects have no label; one that is listed twice has the objects of both. Categories are classes in
+    the order of their numbers, with or without objects. Objects that stand for a crowd count.
 
     Raises:
         DataError: it is no such file, an entry is damaged, or an object is of a picture or category that is not listed.
         OSError: it cannot be read.
     """
     places: dict[int, int] = {}
-    paths: list[str] = []
+    found: dict[str, int] = {}
     categories: dict[int, str] = {}
     objects: set[tuple[int, int]] = set()
     try:
         for key, place, entry in _entries(read_text(file, MAX_BYTES)):
             if key == "images":
                 number, path = _number(entry, "id"), entry["file_name"]
-                if not isinstance(path, str) or not path or "\0" in path or number in places:
-                    raise ValueError(f"images[{place}]: no file_name, or an id that an earlier one has")
-                places[number] = len(paths)
-                paths.append(path)
+                if not isinstance(path, str) or not 0 < len(path) <= MAX_PATH or "\0" in path or number in places:
+                    raise ValueError(
+                        f"images[{place}]: no file_name of 1 to {MAX_PATH:,} characters, or an id that an earlier one "
+                        "has"
+                    )
+                os.fsencode(path)  # JSON can write halves of characters, which no file is called by
+                places[number] = found.setdefault(path, len(found))
             elif key == "annotations":
                 objects.add((_number(entry, "image_id"), _number(entry, "category_id")))
             else:
@@ -80,10 +87,12 @@ def coco_images(file: Path) -> ImageFiles:
                     raise ValueError(f"more than {MAX_CATEGORIES:,} categories")
     except UnicodeDecodeError:
         raise DataError(f"{file}: is not UTF-8 text; {FORM}") from None
+    except UnicodeEncodeError as error:
+        raise DataError(f"{file}: file_name {error.object[:80]!r} has half of a character; {FORM}") from None
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else str(error)[:200] or type(error).__name__
         raise DataError(f"{file}: {reason}; {FORM}") from None
-    return _labelled(file, places, paths, categories, objects)
+    return _labelled(file, places, list(found), categories, objects)
 
 
 def _labelled(
@@ -112,12 +121,16 @@ def _pictures(file: Path, paths: list[str]) -> Path:
     called = file.stem.partition("_")[2] or file.stem
     beside = (file.parent, file.parent.parent)
     folders = [parent / name for parent in beside for name in (called, f"images/{called}", "images", ".")]
+    # A path that is absolute is the same in every folder.
+    relative = [path for path in paths if not Path(path).is_absolute()][:100]
+    if not relative:
+        return file.parent
     for folder in folders:
-        if any((folder / path).is_file() for path in paths[:100]):
+        if any(os.path.isfile(folder / path) for path in relative):  # noqa: PTH113 - Path raises for names too long
             return folder
     raise DataError(
-        f"{file}: {paths[0]} is neither in {folders[0]} nor in {folders[4]}, nor beside it; put the pictures into one "
-        "of these"
+        f"{file}: {relative[0]} is neither in {folders[0]} nor in {folders[4]}, nor beside it; put the pictures into "
+        "one of these"
     )
 
 
