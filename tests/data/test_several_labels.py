@@ -82,6 +82,14 @@ def test_nobody_has_a_label(tmp_path):
         open_dataset(file, "train")
 
 
+def test_an_image_in_two_lines_with_other_labels(tmp_path):
+    put_images(tmp_path, 2)
+    rows = [("path", "labels"), ("0.png", "cat|dog"), ("1.png", "cat"), ("0.png", "dog|cat"), ("1.png", "dog")]
+    with pytest.raises(DataError, match=r"line 5: 1\.png has other labels than in line 3; give all"):
+        open_dataset(write_csv(tmp_path / "labels.csv", rows), "train")
+    assert len(open_dataset(write_csv(tmp_path / "labels.csv", rows[:4]), "train")) == 3
+
+
 def test_unknown_names_are_told(tmp_path):
     put_images(tmp_path, 2)
     (tmp_path / "classes.txt").write_text("cat\ndog\nyak\n")
@@ -137,6 +145,13 @@ def test_damaged_parquet(tmp_path, labels, reason):
     file = write_parquet(tmp_path / "a.parquet", pa.array(labels), feature)
     with pytest.raises(DataError, match=reason):
         open_dataset(file, "train")
+
+
+@pytest.mark.parametrize("names", [[0, 1, 2], "abc", {"a": 0}])
+def test_damaged_names_in_parquet(tmp_path, names):
+    feature = {"_type": "List", "feature": {"names": names, "_type": "ClassLabel"}}
+    with pytest.raises(DataError, match="names of its classes are damaged"):
+        open_dataset(write_parquet(tmp_path / "a.parquet", pa.array([[1], [0]]), feature), "train")
 
 
 def annotations(**changes) -> dict:

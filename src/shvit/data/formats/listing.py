@@ -124,6 +124,14 @@ def listed_splits(files: Mapping[Path, str]) -> dict[str, ImageFiles]:
 
     sets = [row.labels for _, row in rows]
     if any(listed.several for listed in lists.values()):
+        first: dict[str, int] = {}
+        for index, (_, row) in enumerate(rows):
+            earlier = first.setdefault(row.path, index)
+            if set(row.labels) != set(sets[earlier]):
+                raise DataError(
+                    f"{where(index)}: {row.path} has other labels than in line {rows[earlier][1].line}; give all of an "
+                    f"image's labels in one line, such as {row.path},cat{BETWEEN_LABELS}dog"
+                )
         labels, classes = encode_label_sets(sets, root, where, str(rows[0][0]))
     else:
         labels, classes = encode_labels([label for (label,) in sets], root, where)

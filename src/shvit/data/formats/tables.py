@@ -53,7 +53,10 @@ class TableImages:
         self._bytes = [_field(chunk, "bytes") for chunk in images.chunks]
         self._paths = [_field(chunk, "path") for chunk in images.chunks]
         self._starts = np.cumsum([0] + [len(chunk) for chunk in images.chunks])
-        self.labels, self.classes = _labels(table[label], _described(features.get(label, {})).get("names"), root, name)
+        names = _described(features.get(label, {})).get("names")
+        if names is not None and not (isinstance(names, list) and all(isinstance(each, str) for each in names)):
+            raise DataError(f"{name}: the names of its classes are damaged: expected a list of text")
+        self.labels, self.classes = _labels(table[label], names, root, name)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return TableImages, self._arguments
