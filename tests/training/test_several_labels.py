@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
@@ -251,6 +252,16 @@ def test_classes_that_cannot_be_learnt_are_named(spots, tmp_path):
     trained = train(tmp_path, tmp_path / "run", recipe=replace(RECIPE, epochs=1), execution=HERE)
     assert any("no images of 1 of the 4 classes, which cannot be learnt: yellow" in note for note in trained.notes)
     assert json.dumps(trained.recipe.multi_label.loss) == '"bce"'
+
+
+def test_validation_images_without_any_label(tmp_path):
+    lines = [f"{place}.png,{'a|b' if place else ''},{'train' if place else 'val'}" for place in range(4)]
+    (tmp_path / "labels.csv").write_text("\n".join(["path,labels,split", *lines]))
+    for place in range(4):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{place}.png")
+    with pytest.raises(DataError, match=r"\(val\): none of its 1 validation images has a label"):
+        train(tmp_path, tmp_path / "run", recipe=RECIPE, execution=HERE)
+    assert not (tmp_path / "run").exists()
 
 
 def test_one_label_each_as_several_has_as_many_labels_as_images(colours):

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from shvit.atomic import check_outputs
 from shvit.card import TaskName
-from shvit.data.alignment import describe_alignment, describe_missing
+from shvit.data.alignment import describe_alignment, describe_missing, has_images
 from shvit.data.datasets import OpenedDatasets, open_datasets, short_path
 from shvit.data.stratify import has_several
 from shvit.data.targets import task_of_labels
 from shvit.data.unread import describe_unread, left_out
 from shvit.data.workers import check_guarded
 from shvit.display import say
-from shvit.errors import ArgumentError
+from shvit.errors import ArgumentError, DataError
 from shvit.runs.metrics import FILE as METRICS
 from shvit.runs.metrics import Row, read_metrics
 from shvit.runs.run_folder import CURVES, ENVIRONMENT, RECIPE
@@ -259,6 +259,9 @@ def carry_out(plan: TrainingPlan, progress: bool = False) -> TrainedRun:
     """
     check_guarded(plan.execution.workers)
     _check_folder(plan)
+    val = plan.datasets.val
+    if not has_images(val.labels, val.classes).any():  # every epoch would be as good as any other
+        raise DataError(f"{val.name}: none of its {len(val):,} validation images has a label; fill some in")
     with warnings.catch_warnings():
         if plan.resume and checkpoint.checkpoints(plan.folder):  # which replaces the head as well
             warnings.filterwarnings("ignore", message=".*head is fresh")
