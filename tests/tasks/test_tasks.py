@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from shvit.card import Decision, Threshold, Unknown
 from shvit.tasks import TASKS, Answering, Judged, task_of
+from shvit.tasks.multi_label import MultiLabel
 from shvit.tasks.results import Prediction, Result
 
 from ..conftest import COLOURS, colour_card
@@ -142,3 +143,25 @@ def test_a_failed_input_has_its_reason():
     assert (found.decision, found.headline) == (None, "not an image")
     assert found.to_dict() == {"source": "a.png", "error": "not an image"}
     assert Prediction("red, crimson", 0, None, 0.5).short_label == "red, crimson"
+
+
+@given(
+    st.lists(st.sampled_from([0.0, 0.2, 0.4, 0.5, 0.9, 1.0]), min_size=3, max_size=3),
+    st.sampled_from([None, 0.4, 0.95]),
+    st.sampled_from([None, 0.4, 0.5]),
+    st.sampled_from([(), (Threshold(1, "green", 0.2),)]),
+)
+def test_every_label_above_its_threshold_is_shown(scores, least, of_card, thresholds):
+    card = colour_card(task="multi_label", decision=decision(min_score=of_card, thresholds=thresholds))
+    task, scores = task_of(card), np.float32(scores)
+    expected = {each for each, score in enumerate(scores.tolist()) if task.accepted(0, each, score, card, least)}
+    found = task.predictions(scores, card, top_k=1, min_score=least)
+    assert {each.class_id for each in found if each.accepted} == expected
+
+
+def test_labels_below_all_thresholds_cost_nothing(monkeypatch):
+    asked = []
+    accepted = MultiLabel.accepted
+    monkeypatch.setattr(MultiLabel, "accepted", lambda task, *given: asked.append(given) or accepted(task, *given))
+    MultiLabel().shown(np.float32([0.1, 0.7, 0.2]), colour_card(task="multi_label"), 1, None)
+    assert [class_id for _, class_id, *_ in asked] == [1]

@@ -39,7 +39,14 @@ class MultiLabel(Task):
 
     def shown(self, scores: np.ndarray, card: Card, top_k: int, min_score: float | None) -> int:
         """Enough for every label that is an answer."""
-        ranked = np.argsort(-scores, kind="stable").tolist()
+        lowest = min_score
+        if lowest is None:
+            given = () if card.decision is None else card.decision.thresholds
+            others = None if card.decision is None else card.decision.min_score
+            lowest = min((USUAL_THRESHOLD if others is None else others, *(each.score for each in given)))
+        # Of thousands of labels most are below all thresholds, and to ask for each takes milliseconds.
+        possible = int((scores.astype(np.float64) >= lowest).sum())
+        ranked = np.argsort(-scores, kind="stable")[:possible].tolist()
         answers = [self.accepted(0, each, float(scores[each]), card, min_score) for each in ranked]
         last = max((place for place, each in enumerate(answers) if each), default=-1)
         return max(top_k, last + 1)
