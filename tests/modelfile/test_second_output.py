@@ -20,7 +20,7 @@ from shvit.card import Card, Decision, Unknown
 from shvit.engines import load_engine
 from shvit.errors import ModelFileError
 from shvit.exporting import FileOptions, export_model
-from shvit.modelfile.finished import check_suffix, open_finished
+from shvit.modelfile.finished import MAX_ATTACHED_BYTES, check_suffix, open_finished
 from shvit.modelfile.program import Program, Step
 from shvit.modelfile.verify import photograph_crops
 
@@ -156,6 +156,38 @@ def test_a_tflite_file_keeps_its_other_files(exported, tmp_path, tiny_card):
             assert sorted(after.namelist()) == sorted(before.namelist())
             for name in set(before.namelist()) - {"shvit.card.json"}:
                 assert after.read(name) == before.read(name)
+
+
+def encrypted(file: bytes) -> bytes:
+    """What the directory says of the first entry."""
+    entry = bytearray(file)
+    entry[file.index(b"PK\x01\x02") + 8] |= 1
+    return bytes(entry)
+
+
+def elsewhere(file: bytes) -> bytes:
+    """The first entry's contents lie behind the file's end."""
+    entry, place = bytearray(file), file.index(b"PK\x01\x02") + 42
+    entry[place : place + 4] = (2**31 - 1).to_bytes(4, "little")
+    return bytes(entry)
+
+
+@pytest.mark.parametrize("damage", [encrypted, elsewhere])
+def test_damaged_files_at_a_tflite_files_end(exported, tmp_path, damage):
+    path = tmp_path / "damaged.tflite"
+    path.write_bytes(damage(exported("litert").read_bytes()))
+    with pytest.raises(ModelFileError, match=r"damaged\.tflite: what is attached to it cannot be read: "):
+        open_finished(path)
+
+
+def test_more_than_is_attached_to_a_tflite_file_is_not_unpacked(exported, tmp_path, monkeypatch):
+    path = tmp_path / "large.tflite"
+    shutil.copy(exported("litert"), path)
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("zeros", bytes(MAX_ATTACHED_BYTES))
+    monkeypatch.setattr(zipfile.ZipFile, "read", lambda *_: pytest.fail("it was unpacked"))
+    with pytest.raises(ModelFileError, match=r"large\.tflite: [\d,]+ bytes of files are attached; expected at most"):
+        open_finished(path)
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from abc import ABC, abstractmethod
 from pathlib import Path
 
-from shvit.card import METADATA_KEY, Card
+from shvit.card import MAX_CARD_BYTES, METADATA_KEY, Card
 from shvit.engines.base import FILE_ENGINES
 from shvit.errors import ModelFileError
 from shvit.modelfile.program import Program
+
+
+MAX_ATTACHED_BYTES = 4 * MAX_CARD_BYTES
+"""Of a TFLite file: the card, the labels, and what others put beside them."""
 
 
 class FinishedFile(ABC):
@@ -79,11 +84,7 @@ class _LiteRTFile(FinishedFile):
         from shvit.modelfile import second_output_litert
 
         self._module, self._path, self._graph = second_output_litert, path, path.read_bytes()
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                self._files = {each: archive.read(each) for each in archive.namelist()}
-        else:
-            self._files = {}
+        self._files = _attached(path) if zipfile.is_zipfile(path) else {}
 
     def write_with_features(self, target: Path) -> None:
         target.write_bytes(self._module.with_features(self._graph, self.features, self._path))
@@ -95,6 +96,25 @@ class _LiteRTFile(FinishedFile):
         with zipfile.ZipFile(target, "a") as archive:
             for name, contents in {**self._files, CARD_FILE: card.to_json().encode()}.items():
                 archive.writestr(name, contents)
+
+
+def _attached(path: Path) -> dict[str, bytes]:
+    """The files in the ZIP archive at a TFLite file's end, the card and the labels among them.
+
+    Raises:
+        ModelFileError: they are damaged, encrypted, or more than such files are.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if (size := sum(each.file_size for each in archive.infolist())) > MAX_ATTACHED_BYTES:
+                raise ModelFileError(
+                    f"{path}: {size:,} bytes of files are attached; expected at most {MAX_ATTACHED_BYTES:,}"
+                )
+            return {each: archive.read(each) for each in archive.namelist()}
+    except ModelFileError:
+        raise
+    except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, EOFError, OSError, ValueError) as error:
+        raise ModelFileError(f"{path}: what is attached to it cannot be read: {error}") from None
 
 
 class _OpenVINOFile(FinishedFile):
