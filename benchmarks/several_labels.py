@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pyarrow as pa
 import pyarrow.parquet as pq
 import timm
@@ -35,10 +34,11 @@ from PIL import Image
 from torch import nn
 
 from common import record
+from latency import latencies
 from shvit.atomic import atomic_path
 from shvit.data import Augmentation, ImageDataset, open_dataset
 from shvit.images.preprocess import decode
-from shvit.models import SHViT, create_model, reparameterize
+from shvit.models import SHViT, create_model
 
 WEIGHTS = Path(__file__).parent.parent / "weights" / "shvit_s1_tiny_imagenet.safetensors"
 PEER = "mobilenetv3_large_100"
@@ -167,29 +167,6 @@ def train_all(data: Path, args: argparse.Namespace) -> dict[str, dict[str, Any]]
         return dict(zip(RUNS, pool.map(one, RUNS), strict=True))
 
 
-def latencies(classes: int, folder: Path, rounds: int = 200) -> dict[str, list[float]]:
-    """Milliseconds of one canvas on one thread of ONNX Runtime, both networks in turn."""
-    image = torch.randn(1, 3, CANVAS, CANVAS)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    sessions = {}
-    for name in list(RUNS)[:2]:
-        network = build(name, classes).eval()
-        network = reparameterize(network) if isinstance(network, SHViT) else network
-        file = folder / "network.onnx"
-        torch.onnx.export(network, (image,), file, dynamo=True, external_data=False, verbose=False)
-        sessions[name] = onnxruntime.InferenceSession(file, options)
-    found: dict[str, list[float]] = {name: [] for name in sessions}
-    for number in range(rounds + 5):
-        for name, session in sessions.items():
-            feed = {session.get_inputs()[0].name: image.numpy()}
-            started = time.perf_counter()
-            session.run(None, feed)
-            if number >= 5:
-                found[name].append(1000 * (time.perf_counter() - started))
-    return found
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", required=True, help="Tiny-ImageNet, as for shvit train")
@@ -208,8 +185,8 @@ def main() -> None:
         sys.stdout.write(json.dumps(train(args.one, data, args)) + "\n")
         return
     trained = train_all(data, args)
-    times = latencies(args.classes, folder)
     ours, theirs = list(RUNS)[:2]
+    times = latencies({name: build(name, args.classes) for name in (ours, theirs)}, CANVAS, folder)
     ratios = [b / a for a, b in zip(times[ours], times[theirs], strict=True)]
     result = {
         "settings": {key: getattr(args, key) for key in ("classes", "canvases", "epochs", "seed")},

@@ -21,16 +21,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import timm
 import torch
 from torch import nn
 
 from common import RESULTS, record
+from latency import latencies
 from shvit.atomic import atomic_path
 from shvit.data import Augmentation, ImageDataset, open_dataset
 from shvit.data.splits import Subset
-from shvit.models import SHViT, SHViTConfig, create_model, reparameterize
+from shvit.models import SHViT, SHViTConfig, create_model
 
 STUDIES = RESULTS.parent.parent / "docs" / "studies"
 NETWORKS: dict[str, Callable[[int], nn.Module]] = {
@@ -103,29 +103,6 @@ def train_all(args: argparse.Namespace) -> dict[str, dict[int, dict[str, Any]]]:
     return {name: {seed: results[name, seed] for seed in args.seeds} for name in NETWORKS}
 
 
-def latencies(size: int, classes: int, folder: Path, rounds: int) -> dict[str, list[float]]:
-    """Milliseconds of one image on one thread of ONNX Runtime, all networks in turn."""
-    image = torch.randn(1, 3, size, size)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    sessions = {}
-    for name, build in NETWORKS.items():
-        network = build(classes).eval()
-        network = reparameterize(network) if isinstance(network, SHViT) else network
-        file = folder / "network.onnx"
-        torch.onnx.export(network, (image,), file, dynamo=True, external_data=False, verbose=False)
-        sessions[name] = onnxruntime.InferenceSession(file, options)
-    found: dict[str, list[float]] = {name: [] for name in sessions}
-    for number in range(rounds + 5):
-        for name, session in sessions.items():
-            feed = {session.get_inputs()[0].name: image.numpy()}
-            started = time.perf_counter()
-            session.run(None, feed)
-            if number >= 5:
-                found[name].append(1000 * (time.perf_counter() - started))
-    return found
-
-
 def draw(rows: dict[str, dict[str, Any]], file: Path) -> None:
     import matplotlib
 
@@ -164,7 +141,7 @@ def main() -> None:
         sys.stdout.write(json.dumps(train(args.one, args.seeds[0], args)) + "\n")
         return
     trained = train_all(args)
-    times = {size: latencies(size, 1000, folder, rounds) for size, rounds in ((224, 60),)}
+    times = latencies({name: build(1000) for name, build in NETWORKS.items()}, 224, folder, 60)
     rows: dict[str, dict[str, Any]] = {}
     for name, build in NETWORKS.items():
         runs = trained[name].values()
@@ -172,9 +149,9 @@ def main() -> None:
             "parameters": sum(parameter.numel() for parameter in build(args.classes).parameters()),
             "top1": [run["top1"] for run in runs],
             "training_seconds": statistics.mean(run["training_seconds"] for run in runs),
-            "latency_ms": statistics.median(times[224][name]),
+            "latency_ms": statistics.median(times[name]),
             "latency_ratio": statistics.median(
-                theirs / ours for theirs, ours in zip(times[224][name], times[224]["SHViT-S1"], strict=True)
+                theirs / ours for theirs, ours in zip(times[name], times["SHViT-S1"], strict=True)
             ),
             "curves": [run["curve"] for run in runs],
         }
