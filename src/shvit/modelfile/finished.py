@@ -12,7 +12,6 @@ from shvit.engines.base import FILE_ENGINES
 from shvit.errors import ModelFileError
 from shvit.modelfile.program import Program
 
-
 MAX_ATTACHED_BYTES = 4 * MAX_CARD_BYTES
 """Of a TFLite file: the card, the labels, and what others put beside them."""
 
@@ -56,8 +55,8 @@ class _ONNXFile(FinishedFile):
     def __init__(self, path: Path) -> None:
         from shvit.modelfile import second_output
 
-        self._path, self._proto = path, second_output.read(path)
-        self.features = second_output.features_of(self._proto)
+        self._path = path
+        self._proto, self.features = second_output.read(path)
 
     def write_with_features(self, target: Path) -> None:
         from shvit.engines.onnx_graph import with_outputs
@@ -68,7 +67,7 @@ class _ONNXFile(FinishedFile):
     def write(self, target: Path, output: str, program: Program | None, card: Card) -> None:
         from shvit.modelfile.second_output import set_output
 
-        set_output(self._proto, output, program, self._path)
+        set_output(self._proto, output, program, self.features, self._path)
         others = [each for each in self._proto.metadata_props if each.key != METADATA_KEY]
         del self._proto.metadata_props[:]
         self._proto.metadata_props.extend(others)

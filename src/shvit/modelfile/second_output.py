@@ -9,12 +9,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from shvit.engines.onnx_graph import check_file
+from shvit.engines.onnx_graph import check_file, pooled_features
 from shvit.errors import ModelFileError
 from shvit.modelfile.program import FEATURES, LOGITS, Program
-
-HEAD = "Gemm"
-"""The operator that gives the logits in a graph of ``shvit export``; what it reads are the pooled features."""
 
 OLDEST_OPSET = 18
 """Of ONNX, in which what reduces takes its axes as an input."""
@@ -33,28 +30,28 @@ _OPERATORS = {
 }
 
 
-def read(path: Path) -> onnx.ModelProto:
-    """Raises: ModelFileError: it is no ONNX file, or keeps its weights elsewhere."""
+def read(path: Path) -> tuple[onnx.ModelProto, str | None]:
+    """A model file's graph, and the name of its pooled features, if it has any.
+
+    Raises:
+        ModelFileError: it is no ONNX file, or keeps its weights elsewhere.
+    """
     try:
         check_file(path)
-        return onnx.load_model_from_string(path.read_bytes())
+        data = path.read_bytes()
+        return onnx.load_model_from_string(data), pooled_features(data)
     except ModelFileError:
         raise
     except Exception as error:  # protobuf has several
         raise ModelFileError(f"{path}: not an ONNX file: {' '.join(str(error).split())[:200]}") from None
 
 
-def features_of(proto: onnx.ModelProto) -> str | None:
-    """The tensor of pooled features; ``None`` where the graph is not of ``shvit export``."""
-    heads = [node for node in proto.graph.node if node.op_type == HEAD and list(node.output) == [LOGITS]]
-    return heads[0].input[0] if heads else None
-
-
-def set_output(proto: onnx.ModelProto, name: str, program: Program | None, path: Path) -> None:
+def set_output(proto: onnx.ModelProto, name: str, program: Program | None, features: str | None, path: Path) -> None:
     """Puts a program into a graph, in place of an earlier one of that name; ``None`` only takes that out.
 
     Args:
         name: of the output, ``float32 (N, 1)``; nodes and constants are called so with a suffix.
+        features: the tensor of pooled features, from ``pooled_features``.
 
     Raises:
         ModelFileError: the graph has no head that features could be read before, or is of too old a version.
@@ -64,7 +61,7 @@ def set_output(proto: onnx.ModelProto, name: str, program: Program | None, path:
     _remove(proto, name)
     if program is None:
         return
-    graph, features = proto.graph, features_of(proto)
+    graph = proto.graph
     opset = max((each.version for each in proto.opset_import if each.domain in ("", "ai.onnx")), default=0)
     if features is None:
         raise ModelFileError(f"{path}: no head that features could be read before; expected ONNX of shvit export")
