@@ -14,7 +14,7 @@ from shvit.data.protocol import ImageDataset
 from shvit.evaluation import plots
 from shvit.evaluation.evaluate import Evaluation
 from shvit.evaluation.multi_label import card_thresholds, label_verdict, surest_mistakes, weakest_labels
-from shvit.evaluation.report import MISTAKES, data_uri, jpeg, page_template, write_csv
+from shvit.evaluation.report import MISTAKES, data_uri, jpeg, page_template, write_csv, write_figure
 from shvit.images.preprocess import decode
 
 BETWEEN_LABELS = "|"
@@ -77,10 +77,7 @@ def write_label_report(
         csv_safe,
     )
     reliability = predictions.calibration()
-    light, dark = (
-        plots.render(lambda: plots.reliability_figure(reliability), each) for each in (plots.LIGHT, plots.DARK)
-    )
-    write_bytes(light, folder / "reliability.png")
+    figure = write_figure(lambda: plots.reliability_figure(reliability), folder / "reliability.png")
     shown = mistakes(card.short_labels)
     if tiles:
         captions = [(each["labels"] or "no label", each["mistake"], f"score {each['score']:.1%}") for each in shown]
@@ -93,6 +90,6 @@ def write_label_report(
         mistakes=[
             each | {"picture": data_uri("jpeg", jpeg(picture))} for each, picture in zip(shown, tiles, strict=True)
         ],
-        figures={"reliability": {"light": data_uri("png", light), "dark": data_uri("png", dark)}},
+        figures={"reliability": figure},
     )
     write_text(page, folder / "report.html")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -144,11 +144,7 @@ def _write_pictures(folder: Path, material: _Material) -> dict[str, dict[str, st
         "confusion": lambda: plots.confusion_figure(material.matrix, present),
         "reliability": lambda: plots.reliability_figure(reliability),
     }
-    figures = {}
-    for name, figure in draw.items():
-        light, dark = (plots.render(figure, theme) for theme in (plots.LIGHT, plots.DARK))
-        write_bytes(light, folder / f"{name}.png")
-        figures[name] = {"light": data_uri("png", light), "dark": data_uri("png", dark)}
+    figures = {name: write_figure(figure, folder / f"{name}.png") for name, figure in draw.items()}
     if material.tiles:
         captions = [
             (f"true: {each['label']}", f"said: {each['predicted']}", f"score {each['score']:.1%}")
@@ -156,6 +152,13 @@ def _write_pictures(folder: Path, material: _Material) -> dict[str, dict[str, st
         ]
         write_bytes(jpeg(plots.contact_sheet(material.tiles, captions)), folder / "mistakes.jpg")
     return figures
+
+
+def write_figure(draw: Callable[[], plots.Figure], path: Path) -> dict[str, str]:
+    """Writes a figure in light colours. Returns: it for the page, in both."""
+    light, dark = (plots.render(draw, theme) for theme in (plots.LIGHT, plots.DARK))
+    write_bytes(light, path)
+    return {"light": data_uri("png", light), "dark": data_uri("png", dark)}
 
 
 def _write_page(folder: Path, results: dict[str, Any], material: _Material, figures: dict[str, dict[str, str]]) -> None:
