@@ -108,13 +108,10 @@ class Classifier(MadeOfFile):
         self._features: str | None = None
         if embedding:
             self.engine_choice = EngineChoice("onnxruntime", "the one that gives embeddings", {})
-        elif self._auto:
-            self.engine_choice = choose(self._path, self.threads, batch_size, images)
-        else:
-            self.engine_choice = EngineChoice(engine, "asked for", {})
-        if embedding:
             self._engine, self._features = _load_with_embedding(self._path, self.threads)
         else:
+            auto = choose(self._path, self.threads, batch_size, images) if self._auto else None
+            self.engine_choice = auto or EngineChoice(engine, "asked for", {})
             self._engine = load_engine(self.engine_choice.engine, self._path, self.threads)
         self.card = read_card(self._engine.metadata, self._path)
         check_graph(self._path, self._engine, self.card)
