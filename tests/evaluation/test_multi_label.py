@@ -15,7 +15,6 @@ from shvit.card import ClassInfo, Decision, Metric, Threshold
 from shvit.cli.main import main
 from shvit.errors import DataError
 from shvit.evaluation.measure import EvaluationOptions, evaluate
-from shvit.evaluation.measures import MEASURES
 from shvit.evaluation.multi_label import (
     LabelPredictions,
     answer_figures,
@@ -27,6 +26,7 @@ from shvit.evaluation.multi_label import (
     surest_mistakes,
 )
 from shvit.evaluation.tally import TALLIES
+from shvit.evaluation.task_measures import MEASURES
 from shvit.tasks import TASKS
 from shvit.tasks.ranking import average_precisions, f1_scores, mean_average_precision
 

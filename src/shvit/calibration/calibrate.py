@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import warnings
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,11 +16,11 @@ from shvit.calibration.several_labels import LabelFitting
 from shvit.calibration.temperature import FEWEST_IMAGES
 from shvit.card import Card, Decision, TaskName
 from shvit.data.alignment import describe_missing
-from shvit.display import progress_bar, say
+from shvit.display import progress_bar
 from shvit.engines import load_engine
 from shvit.errors import ModelFileError
 from shvit.evaluation.figures import PRECISIONS
-from shvit.evaluation.measure import EvaluationOptions, choose_images, open_images
+from shvit.evaluation.measure import EvaluationOptions, choose_images, open_images, tell_warning
 from shvit.evaluation.samples import pictures_in
 from shvit.evaluation.selective import RiskCoverage
 from shvit.hub.resolve import resolve_model
@@ -129,10 +127,7 @@ def calibrate(
         split=options.split, image_key=options.image_key, limit=options.limit, workers=options.workers
     )
     images, origin, warning = open_images(model, data, choice, card)
-    if warning is not None and progress:
-        say(f"warning: {warning}", sys.stderr)
-    elif warning is not None:
-        warnings.warn(warning, stacklevel=2)
+    tell_warning(warning, progress)
     chosen, matched = choose_images(str(model), images, card, choice)
     network = Network(file, path, card, options.threads)
     kinds = tuple(KINDS) if file.features is not None and FITTINGS[card.task].tells_unknown else ()

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from shvit.card import Card
-from shvit.data.broken import BrokenImage
+from shvit.data.broken import BrokenImage, none_readable
 from shvit.data.prepared import prepared_batches
 from shvit.engines import Engine, load_engine
 from shvit.engines.base import as_model_output_error
-from shvit.errors import DataError, ImageError, ModelOutputError
+from shvit.errors import ImageError, ModelOutputError
 from shvit.evaluation.labels import LabelledImages
 from shvit.images.preprocess import ImageSource, decode, preprocess
 from shvit.modelfile.finished import FinishedFile
@@ -111,9 +111,7 @@ class Network:
                     labels += [images.accepted[index] for index in images.indices[batch.indices].tolist()]
                 advance(len(batch.indices) + len(batch.broken))
         if sample is None:
-            raise DataError(
-                f"{images.name}: none of the {len(images)} images can be read: {broken[0].source}: {broken[0].reason}"
-            )
+            raise none_readable(images, broken)
         targets = task_of(self._card).targets(labels, len(self._card.classes))
         return LabelledOutputs(_joined(parts), targets, tuple(broken), sample)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -83,7 +83,7 @@ class LabelFitting(Fitting):
         answered = int(given.any(axis=1).sum())
         found_right, answers = int((given & labels).sum()), int(given.sum())
         kept = promise(target, found_right, answers, answers)
-        self._promise = type(kept)(target, kept.precision, kept.low, kept.high, answered / len(labels))
+        self._promise = replace(kept, coverage=answered / len(labels))
 
     def _keep(self, own: dict[int, float]) -> None:
         classes = self._card.classes

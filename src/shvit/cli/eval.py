@@ -15,7 +15,7 @@ from shvit.engines import ENGINES
 
 if TYPE_CHECKING:
     from shvit.card import Card
-    from shvit.evaluation.measures import Measure
+    from shvit.evaluation.task_measures import Measure
 
 EPILOG = """\
 examples:
@@ -163,8 +163,8 @@ def print_decisions(results: dict[str, Any], measure: Measure) -> None:
 
 
 def print_summary(results: dict[str, Any], predictions: Any, card: Card, output: Path | None) -> None:
-    from shvit.evaluation.measures import MEASURES
     from shvit.evaluation.tally import TALLIES
+    from shvit.evaluation.task_measures import MEASURES
 
     measure, tally = MEASURES[card.task], TALLIES[card.task]
     figure = tally.figure

@@ -24,6 +24,12 @@ class BrokenImage:
     reason: str
 
 
+def none_readable(images: ImageDataset, broken: Sequence[BrokenImage]) -> DataError:
+    """That all of a dataset's images, at least one, are broken."""
+    first = broken[0]
+    return DataError(f"{images.name}: none of the {len(images)} images can be read: {first.source}: {first.reason}")
+
+
 class ReadImages(NamedTuple):
     """What came of some images of a dataset."""
 

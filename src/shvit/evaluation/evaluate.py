@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from shvit.data.broken import BrokenImage
+from shvit.data.broken import BrokenImage, none_readable
 from shvit.data.prepared import prepared_batches
-from shvit.errors import DataError
 from shvit.evaluation.classifiers import ImageClassifier
 from shvit.evaluation.labels import LabelledImages
 from shvit.evaluation.tally import TALLIES
@@ -105,9 +104,7 @@ def evaluate_classifier(
                 parts.append(tally.judge(probabilities, accepted, indices))
             advance(len(batch.indices) + len(batch.broken))
     if not parts:
-        raise DataError(
-            f"{images.name}: none of the {len(images)} images can be read: {broken[0].source}: {broken[0].reason}"
-        )
+        raise none_readable(images, broken)
     seconds = time.perf_counter() - started
     unknown_scores, confidence = (np.concatenate(each) if each else None for each in (unknown, before))
     return Evaluation(tally.joined(parts), tuple(broken), seconds, unknown_scores, confidence)

@@ -33,9 +33,9 @@ from shvit.evaluation.evaluate import (
 )
 from shvit.evaluation.figures import fast_decoding_figures, provenance, unknown_figures
 from shvit.evaluation.labels import LabelledImages, dataset_labels, evenly_spaced, labels_from_file, match_classes
-from shvit.evaluation.measures import MEASURES, Measure
 from shvit.evaluation.samples import pictures_in
 from shvit.evaluation.tally import TALLIES
+from shvit.evaluation.task_measures import MEASURES, Measure
 from shvit.images.decoding import preparation
 from shvit.images.preprocess import decode, preprocess
 from shvit.network.sides import ImageSize
@@ -234,13 +234,9 @@ def evaluate(
     if options.report is not None:
         import shvit.evaluation.report  # noqa: F401
     classifier = open_classifier(model, options.engine, options.threads, options.image_size)
-    _check_unknown(classifier, model, options)
+    pictures = _unknown_pictures(classifier, model, options)
     images, origin, warning = open_images(model, data, options, classifier.card)
-    if warning is not None:
-        if progress:
-            say(f"warning: {warning}", sys.stderr)
-        else:
-            warnings.warn(warning, stacklevel=2)
+    tell_warning(warning, progress)
     read = tuple(str(each) for each in (model, data, options.labels) if each is not None)
     if options.report is not None:
         _check_report(Path(options.report), read, images, MEASURES[classifier.card.task])
@@ -248,7 +244,7 @@ def evaluate(
     notes[1:1] = [*origin, *([] if warning is None else [f"warning: {warning}"])]
     if options.report is not None:
         Path(options.report).mkdir(parents=True, exist_ok=True)
-    measured, figures = _measure(classifier, chosen, options, progress)
+    measured, figures = _measure(classifier, chosen, pictures, options, progress)
     missing = describe_missing(measured.predictions.labels, classifier.card.classes)
     notes += [missing] if missing else []
     call = f"shvit.evaluate({str(model)!r}, {str(data)!r})"
@@ -271,6 +267,14 @@ def evaluate(
     if options.report is not None:
         result.write_report(options.report, options.csv_safe)
     return result
+
+
+def tell_warning(warning: str | None, progress: bool) -> None:
+    """On stderr where progress is shown there; else as Python's, of the line that called whoever calls this."""
+    if warning is not None and progress:
+        say(f"warning: {warning}", sys.stderr)
+    elif warning is not None:
+        warnings.warn(warning, stacklevel=3)
 
 
 def _check_report(folder: Path, read: Sequence[str], images: ImageDataset, measure: Measure) -> None:
@@ -310,9 +314,17 @@ def choose_images(
 
 
 def _measure(
-    classifier: ImageClassifier, chosen: LabelledImages, options: EvaluationOptions, progress: bool
+    classifier: ImageClassifier,
+    chosen: LabelledImages,
+    pictures: Sequence[str],
+    options: EvaluationOptions,
+    progress: bool,
 ) -> tuple[Evaluation, dict[str, Any]]:
-    """Every pass over the images, and what came of them in figures."""
+    """Every pass over the images, and what came of them in figures.
+
+    Args:
+        pictures: of none of the classes.
+    """
     batch_size, workers, severities = options.batch_size, options.workers, options.severities
     passes = 1 + options.fast_decode + len(options.corruptions) * len(severities)
     with progress_bar("evaluating", passes * len(chosen), wanted=progress) as advance:
@@ -329,33 +341,38 @@ def _measure(
     card = classifier.card
     figures = MEASURES[card.task].figures(measured, latency, robustness, card)
     figures["fast_decoding"] = fast_decoding_figures(fast, TALLIES[card.task].figure)
-    figures["unknown"] = _measure_unknown(classifier, measured, options)
+    figures["unknown"] = _measure_unknown(classifier, measured, pictures, options)
     return measured, figures
 
 
 def _measure_unknown(
-    classifier: ImageClassifier, measured: Evaluation, options: EvaluationOptions
+    classifier: ImageClassifier, measured: Evaluation, pictures: Sequence[str], options: EvaluationOptions
 ) -> dict[str, Any] | None:
     decision = classifier.card.decision
-    if options.unknown is None or decision is None or not isinstance(classifier, Classifier):
+    if not pictures or decision is None or not isinstance(classifier, Classifier):
         return None
-    scores, broken = unknown_scores_of(classifier, pictures_in(options.unknown), options.batch_size)
+    scores, broken = unknown_scores_of(classifier, pictures, options.batch_size)
     if not len(scores):
         raise DataError(f"--unknown {options.unknown}: none of the {len(broken)} pictures can be read: {broken[0]}")
     figures = unknown_figures(measured, scores, str(options.unknown), decision)
     return None if figures is None else {**figures, "broken": broken}
 
 
-def _check_unknown(classifier: ImageClassifier, model: str | Path, options: EvaluationOptions) -> None:
-    """Raises: ArgumentError, DataError: nothing can be told of unknown pictures."""
+def _unknown_pictures(classifier: ImageClassifier, model: str | Path, options: EvaluationOptions) -> list[str]:
+    """Those of none of the classes; none where they were not asked for.
+
+    Raises:
+        ArgumentError, DataError: nothing can be told of them.
+    """
     decision = classifier.card.decision
-    if options.unknown is not None and (decision is None or decision.unknown is None):
+    if options.unknown is None:
+        return []
+    if decision is None or decision.unknown is None:
         raise ArgumentError(
             f"--unknown: {model} has no unknown score; give it one with: shvit calibrate --model {model} --data DATA "
             "--output FILE"
         )
-    if options.unknown is not None:
-        pictures_in(options.unknown)
+    return pictures_in(options.unknown)
 
 
 def open_images(
