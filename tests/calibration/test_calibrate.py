@@ -258,11 +258,11 @@ def test_what_goes_wrong_while_it_is_written_leaves_the_old_file(tmp_path, monke
     path.write_bytes(tiny_file.read_bytes())
     broken = shvit.modelfile.second_output.set_output
 
-    def other_weights(proto, name, program, source):
-        broken(proto, name, replace(program, constants={k: v + 1 for k, v in program.constants.items()}), source)
+    def other_weights(proto, name, program, *file):
+        broken(proto, name, replace(program, constants={k: v + 1 for k, v in program.constants.items()}), *file)
 
-    def other_logits(proto, name, program, source):
-        broken(proto, name, program, source)
+    def other_logits(proto, name, program, *file):
+        broken(proto, name, program, *file)
         (head,) = [each for each in proto.graph.node if list(each.output) == ["logits"]]
         (bias,) = [each for each in proto.graph.initializer if each.name == head.input[2]]
         bias.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias) + 1, bias.name))
@@ -306,7 +306,7 @@ def test_an_earlier_version_of_onnx_is_told(tmp_path, tiny_file, calibrated):
     proto.opset_import[0].version = 17
     program = shvit.modelfile.program.Program((shvit.modelfile.program.Step("s", "max", ("logits",)),), {})
     with pytest.raises(ModelFileError, match=r"old\.onnx: is of ONNX opset 17, at least 18 is needed; export it anew"):
-        set_output(proto, "unknown", program, tmp_path / "old.onnx")
+        set_output(proto, "unknown", program, "head.flatten", tmp_path / "old.onnx")
 
 
 def test_a_card_of_other_classes(tmp_path, tiny_file, labelled):
