@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from shvit.engines.onnx_graph import read_nodes, with_outputs
+from shvit.engines.onnx_graph import backbone_digest, read_nodes, with_outputs
 from shvit.shipped import DEFAULT_MODEL, resolve_model
 
 
@@ -52,3 +52,34 @@ def test_bytes_that_are_no_model_give_one_kind_of_error(data):
 def test_lengths_beyond_the_end_are_refused(data):
     with pytest.raises(ValueError, match="not an ONNX file"):
         read_nodes(data)
+
+
+def test_the_backbone_is_the_same_whatever_follows_it():
+    """Other values of the head, no second output, and the file written anew by another program."""
+    model = onnx.load_from_string(shipped())
+    expected = backbone_digest(shipped())
+    assert expected is not None and len(expected) == 64
+    head = next(node for node in model.graph.node if node.output[0] == "logits")
+    for each in model.graph.initializer:
+        if each.name.removesuffix(".float16") in head.input[1:]:
+            each.raw_data = bytes(len(each.raw_data))
+    kept = [node for node in model.graph.node if not node.output[0].startswith("unknown")]
+    del model.graph.node[:]
+    model.graph.node.extend(kept)
+    del model.graph.output[1:]
+    helper.set_model_props(model, {"other": "card"})
+    assert backbone_digest(model.SerializeToString()) == expected
+
+
+def test_the_backbone_is_another_with_one_other_weight():
+    model = onnx.load_from_string(shipped())
+    constant = next(each for each in model.graph.initializer if each.name.startswith("stem."))
+    constant.raw_data = bytes([constant.raw_data[0] ^ 1]) + constant.raw_data[1:]
+    assert backbone_digest(model.SerializeToString()) != backbone_digest(shipped())
+
+
+def test_a_graph_without_our_head_has_no_backbone():
+    node = helper.make_node("Identity", ["images"], ["logits"])
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n"]) for name in ("images", "logits")]
+    model = helper.make_model(helper.make_graph([node], "small", values[:1], values[1:]))
+    assert backbone_digest(model.SerializeToString()) is None

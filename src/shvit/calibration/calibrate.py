@@ -18,6 +18,7 @@ from shvit.card import Card, Decision, TaskName
 from shvit.data.alignment import describe_missing
 from shvit.display import progress_bar
 from shvit.engines import load_engine
+from shvit.engines.onnx_graph import UNKNOWN
 from shvit.errors import ModelFileError
 from shvit.evaluation.figures import PRECISIONS
 from shvit.evaluation.measure import EvaluationOptions, choose_images, open_images, tell_warning
@@ -27,7 +28,6 @@ from shvit.hub.resolve import resolve_model
 from shvit.modelfile.finished import FinishedFile, check_suffix, open_finished
 from shvit.modelfile.program import Program
 from shvit.predicting.classifier import read_card
-from shvit.predicting.outputs import UNKNOWN
 
 FITTINGS: dict[TaskName, type[Fitting]] = {"classification": Fitting, "multi_label": LabelFitting}
 

@@ -20,6 +20,7 @@ from shvit.card.card import (
     short_labels,
 )
 from shvit.card.decision import Decision, Promise, Threshold, Unknown
+from shvit.card.taught import Taught
 
 __all__ = [
     "CARD_FILE",
@@ -37,6 +38,7 @@ __all__ = [
     "Preprocessing",
     "Promise",
     "TaskName",
+    "Taught",
     "Threshold",
     "TrainingSplit",
     "Unknown",

@@ -13,6 +13,7 @@ from typing import Literal
 
 from shvit.card.decision import MAX_LABEL, Decision
 from shvit.card.fields import build, check_fields, check_text, describe, refuse_constant
+from shvit.card.taught import Taught
 from shvit.errors import ArgumentError, ModelFileError
 
 SCHEMA_VERSION = 2
@@ -226,6 +227,8 @@ class Card:
     """Those on the hub that the file was made from."""
     trained_from: Weights | None = None
     """Those on the hub that its training began with."""
+    taught: Taught | None = None
+    """Of classes that were taught on another file's features."""
     metrics: tuple[Metric, ...] = ()
     verification: Verification | None = None
     """Of the file that holds the card."""

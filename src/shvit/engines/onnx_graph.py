@@ -7,6 +7,7 @@ message that holds nothing else. That needs no package, and leaves the file as i
 
 from __future__ import annotations
 
+import hashlib
 import mmap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,10 +21,15 @@ MAX_BYTES = 2**31 - 1
 # Field numbers of onnx.proto.
 MODEL_GRAPH, MODEL_METADATA = 7, 14
 METADATA_KEY, METADATA_VALUE = 1, 2
-GRAPH_NODE, GRAPH_OUTPUT = 1, 12
+GRAPH_NODE, GRAPH_CONSTANT, GRAPH_OUTPUT = 1, 5, 12
+CONSTANT_NAME = 8
 NODE_INPUT, NODE_OUTPUT, NODE_KIND = 1, 2, 4
 VALUE_NAME, VALUE_TYPE = 1, 2
 TYPE_TENSOR, TENSOR_ELEMENT, FLOAT = 1, 1, 1
+
+UNKNOWN = "unknown"
+"""A graph's second output: how far a picture is from those of its classes. Its nodes and constants are called so too,
+with a suffix."""
 
 EXTERNAL_DATA = 13
 _HOLDERS = {
@@ -156,6 +162,35 @@ def pooled_features(model: bytes) -> str | None:
     """
     heads = (node for node in read_nodes(model) if node.kind == "Gemm" and node.outputs == ("logits",))
     return next((head.inputs[0] for head in heads), None)
+
+
+def backbone_digest(model: bytes) -> str | None:
+    """What is the same of files that give the same pooled features, whatever head they have: SHA-256 in hexadecimal.
+
+    It is of all nodes and constants of the graph, as the file holds them and in its order, without those of the head
+    and of the second output. ``None`` of graphs that ``pooled_features`` knows nothing of. The page computes the same.
+    """
+    nodes = read_nodes(model)
+    head = next((node for node in nodes if node.kind == "Gemm" and node.outputs == ("logits",)), None)
+    if head is None:
+        return None
+    weights = set(head.inputs[1:])
+    weights |= {name for node in nodes if node.kind == "Cast" and weights & set(node.outputs) for name in node.inputs}
+    left_out = {*weights, "logits"}
+    digest = hashlib.sha256()
+    for number, graph in _fields(memoryview(model)):
+        if number != MODEL_GRAPH:
+            continue
+        for inner, value in _fields(graph):
+            if inner == GRAPH_NODE:
+                name = next(iter(_node(value).outputs), "")
+            elif inner == GRAPH_CONSTANT:
+                name = next((str(text, "utf-8") for key, text in _fields(value) if key == CONSTANT_NAME), "")
+            else:
+                continue
+            if name not in left_out and name != UNKNOWN and not name.startswith(f"{UNKNOWN}."):
+                digest.update(value)
+    return digest.hexdigest()
 
 
 def _node(data: memoryview) -> Node:

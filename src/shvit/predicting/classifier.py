@@ -23,13 +23,13 @@ from shvit.engines import (
     measure,
 )
 from shvit.engines.base import FILE_ENGINES, as_model_file_error, as_model_output_error
-from shvit.engines.onnx_graph import check_file, has_operator, pooled_features
+from shvit.engines.onnx_graph import UNKNOWN, check_file, has_operator, pooled_features
 from shvit.errors import ArgumentError, ModelFileError, ModelOutputError, check_positive
 from shvit.hub.resolve import resolve_model
 from shvit.images.decoding import Decoding, preparation
 from shvit.images.preprocess import ImageSource, describe, image_sources
 from shvit.network.sides import ImageSize, in_words, sides
-from shvit.predicting.outputs import UNKNOWN, check_rows, scores_of, unknown_scores
+from shvit.predicting.outputs import check_rows, scores_of, unknown_scores
 from shvit.predicting.pickling import MadeOfFile
 from shvit.predicting.pipeline import decoded_batches
 from shvit.shipped import DEFAULT_MODEL

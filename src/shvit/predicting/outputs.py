@@ -8,15 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from shvit.card import Card
+from shvit.engines.onnx_graph import UNKNOWN
 from shvit.errors import ModelOutputError
 from shvit.tasks import task_of
 
 ROUNDING = 0.01
 """How far beyond 0 and 1 a probability may lie, as one computed in 8 bits does."""
-
-
-UNKNOWN = "unknown"
-"""The output with the unknown score, ``float32 (N, 1)``."""
 
 
 def scores_of(output: object, images: int, card: Card, path: Path) -> np.ndarray:

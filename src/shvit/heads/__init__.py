@@ -1,0 +1,1 @@
+"""Heads on the pooled features of a network that stays as it is. Never PyTorch."""
