@@ -22,7 +22,7 @@ from shvit.card import METADATA_KEY, Card, Preprocessing
 from shvit.engines import load_engine
 from shvit.errors import DataError, ModelFileError
 from shvit.exporting import FileOptions, export_model
-from shvit.modelfile.second_output import set_output
+from shvit.modelfile.finished_onnx import set_output
 from shvit.modelfile.verify import photograph_crops
 
 from ..conftest import AS_ANYBODY, PATIENCE, colour_card, write_colour_model
@@ -256,7 +256,7 @@ def test_outputs_that_cannot_be(tmp_path, tiny_file, labelled):
 def test_what_goes_wrong_while_it_is_written_leaves_the_old_file(tmp_path, monkeypatch, tiny_file, labelled):
     path = tmp_path / "mine.onnx"
     path.write_bytes(tiny_file.read_bytes())
-    broken = shvit.modelfile.second_output.set_output
+    broken = shvit.modelfile.finished_onnx.set_output
 
     def other_weights(proto, name, program, *file):
         broken(proto, name, replace(program, constants={k: v + 1 for k, v in program.constants.items()}), *file)
@@ -269,7 +269,7 @@ def test_what_goes_wrong_while_it_is_written_leaves_the_old_file(tmp_path, monke
 
     monkeypatch.setattr("shvit.calibration.calibrate.KINDS", {"clouds": None})
     for change, expected in ((other_weights, "gives other unknown scores"), (other_logits, "its logits would differ")):
-        monkeypatch.setattr("shvit.modelfile.second_output.set_output", change)
+        monkeypatch.setattr("shvit.modelfile.finished_onnx.set_output", change)
         with pytest.raises(ModelFileError, match=f"mine.onnx: .*{expected}.*nothing was written"):
             calibrate(path, labelled, path, OPTIONS)
         assert path.read_bytes() == tiny_file.read_bytes()

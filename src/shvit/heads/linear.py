@@ -11,6 +11,7 @@ from threadpoolctl import threadpool_limits
 
 from shvit.errors import ArgumentError, MissingDependencyError
 from shvit.install import install_command
+from shvit.modelfile.head import LinearHead
 
 FOLDS = 5
 
@@ -28,20 +29,6 @@ MOST_FOR_CHOICE = 4000
 """Pictures that the penalty is chosen on; more change little and take minutes."""
 
 MOST_STEPS, CONVERGED = 200, 1e-3
-
-
-@dataclass(frozen=True, eq=False)
-class LinearHead:
-    """Logits of pooled features."""
-
-    weight: np.ndarray
-    """``float32 (classes, channels)``."""
-    bias: np.ndarray
-    """``float32 (classes,)``."""
-
-    def logits(self, features: np.ndarray) -> np.ndarray:
-        """``float32 (N, classes)`` of ``float32 (N, channels)``."""
-        return features @ self.weight.T + self.bias
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,6 +10,7 @@ from pathlib import Path
 from shvit.card import MAX_CARD_BYTES, METADATA_KEY, Card
 from shvit.engines.base import FILE_ENGINES
 from shvit.errors import ModelFileError
+from shvit.modelfile.head import LinearHead
 from shvit.modelfile.program import Program
 
 MAX_ATTACHED_BYTES = 4 * MAX_CARD_BYTES
@@ -41,11 +42,17 @@ class FinishedFile(ABC):
         """The same graph with the pooled features as a further output, for a while."""
 
     @abstractmethod
-    def write(self, target: Path, output: str, program: Program | None, card: Card) -> None:
+    def write(
+        self, target: Path, output: str, program: Program | None, card: Card, head: LinearHead | None = None
+    ) -> None:
         """The same graph with a program as its second output, or without one.
 
         Args:
             output: that output's name.
+            head: in place of the graph's own.
+
+        Raises:
+            ModelFileError: the graph has no head as ``shvit export`` writes it.
         """
 
 
@@ -53,10 +60,10 @@ class _ONNXFile(FinishedFile):
     engine = "onnxruntime"
 
     def __init__(self, path: Path) -> None:
-        from shvit.modelfile import second_output
+        from shvit.modelfile import finished_onnx
 
         self._path = path
-        self._proto, self.features = second_output.read(path)
+        self._proto, self.features = finished_onnx.read(path)
 
     def write_with_features(self, target: Path) -> None:
         from shvit.engines.onnx_graph import with_outputs
@@ -64,9 +71,13 @@ class _ONNXFile(FinishedFile):
         assert self.features is not None
         target.write_bytes(with_outputs(self._path.read_bytes(), [self.features]))
 
-    def write(self, target: Path, output: str, program: Program | None, card: Card) -> None:
-        from shvit.modelfile.second_output import set_output
+    def write(
+        self, target: Path, output: str, program: Program | None, card: Card, head: LinearHead | None = None
+    ) -> None:
+        from shvit.modelfile.finished_onnx import set_head, set_output
 
+        if head is not None:
+            set_head(self._proto, head, self._path)
         set_output(self._proto, output, program, self.features, self._path)
         others = [each for each in self._proto.metadata_props if each.key != METADATA_KEY]
         del self._proto.metadata_props[:]
@@ -80,18 +91,24 @@ class _LiteRTFile(FinishedFile):
     features = "features"
 
     def __init__(self, path: Path) -> None:
-        from shvit.modelfile import second_output_litert
+        from shvit.modelfile import finished_litert
 
-        self._module, self._path, self._graph = second_output_litert, path, path.read_bytes()
+        self._module, self._path, self._graph = finished_litert, path, path.read_bytes()
         self._files = _attached(path) if zipfile.is_zipfile(path) else {}
 
     def write_with_features(self, target: Path) -> None:
         target.write_bytes(self._module.with_features(self._graph, self.features, self._path))
 
-    def write(self, target: Path, output: str, program: Program | None, card: Card) -> None:
+    def write(
+        self, target: Path, output: str, program: Program | None, card: Card, head: LinearHead | None = None
+    ) -> None:
         from shvit.card import CARD_FILE
 
-        target.write_bytes(self._module.set_output(self._graph, output, program, self._path))
+        # An earlier program goes first: what is added for the head would stand after its tensors.
+        graph = self._graph
+        if head is not None:
+            graph = self._module.set_head(self._module.set_output(graph, output, None, self._path), head, self._path)
+        target.write_bytes(self._module.set_output(graph, output, program, self._path))
         with zipfile.ZipFile(target, "a") as archive:
             for name, contents in {**self._files, CARD_FILE: card.to_json().encode()}.items():
                 archive.writestr(name, contents)
@@ -121,17 +138,21 @@ class _OpenVINOFile(FinishedFile):
     features = "features"
 
     def __init__(self, path: Path) -> None:
-        from shvit.modelfile import second_output_openvino
+        from shvit.modelfile import finished_openvino
 
-        self._module, self._path = second_output_openvino, path
+        self._module, self._path = finished_openvino, path
 
     def write_with_features(self, target: Path) -> None:
         model = self._module.read(self._path)
         self._module.add_features(model, self.features, self._path)
         self._module.save(model, target)
 
-    def write(self, target: Path, output: str, program: Program | None, card: Card) -> None:
+    def write(
+        self, target: Path, output: str, program: Program | None, card: Card, head: LinearHead | None = None
+    ) -> None:
         model = self._module.read(self._path)
+        if head is not None:
+            self._module.set_head(model, head, self._path)
         self._module.set_output(model, output, program, self._path)
         model.set_rt_info(card.to_json(), ["framework", METADATA_KEY])
         self._module.save(model, target)

@@ -1,4 +1,4 @@
-"""A second output for a finished OpenVINO IR: a program after its head, in place of the one that it has."""
+"""A finished OpenVINO IR with another head, or with a second output: a program after the head."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from shvit.errors import MissingDependencyError, ModelFileError
 from shvit.install import install_command
+from shvit.modelfile.head import LinearHead
 from shvit.modelfile.program import FEATURES, LOGITS, Program
 
 try:
@@ -53,6 +54,22 @@ def set_output(model: ov.Model, name: str, program: Program | None, path: Path) 
     last.set_friendly_name(name)
     last.output(0).get_tensor().set_names({name})
     model.add_results([ops.result(last)])
+    model.validate_nodes_and_infer_types()
+
+
+def set_head(model: ov.Model, head: LinearHead, path: Path) -> None:
+    """Puts another head in place of the graph's own, in ``float32``; a second output has to be set after it.
+
+    Raises:
+        ModelFileError: the graph has no head that features could be read before.
+    """
+    result = model.get_results()[0]
+    before, names = result.input_value(0), result.output(0).get_names()
+    products = ops.matmul(_features(before, path), ops.constant(head.weight.astype(np.float32)), False, True)
+    logits = ops.add(products, ops.constant(head.bias.astype(np.float32)[None]))
+    before.get_tensor().set_names(set())
+    logits.output(0).get_tensor().set_names(names or {LOGITS})
+    result.input(0).replace_source_output(logits.output(0))
     model.validate_nodes_and_infer_types()
 
 

@@ -1,4 +1,4 @@
-"""A second output for a finished TFLite file: a program after its head, in place of the one that it has."""
+"""A finished TFLite file with another head, or with a second output: a program after the head."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from shvit.errors import MissingDependencyError, ModelFileError
 from shvit.install import install_command
+from shvit.modelfile.head import LinearHead
 from shvit.modelfile.program import FEATURES, LOGITS, Program, Step
 
 try:
@@ -60,6 +61,17 @@ def set_output(graph: bytes, name: str, program: Program | None, path: Path) -> 
     return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
 
 
+def set_head(graph: bytes, head: LinearHead, path: Path) -> bytes:
+    """The graph with another head in place of its own, in ``float32``; a second output has to be set after it.
+
+    Raises:
+        ModelFileError: it has no head that features could be read before, or one in 8 bits.
+    """
+    model, subgraph = _read(graph, path)
+    _Writer(model, subgraph, "head", path).replace_head(head)
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+
+
 def with_features(graph: bytes, name: str, path: Path) -> bytes:
     """The graph with the pooled features as a further output of that name.
 
@@ -90,6 +102,7 @@ class _Writer:
         head = next((each for each in subgraph.operators if subgraph.outputs[0] in each.outputs), None)
         if head is None or self._kind(head) != "FULLY_CONNECTED":
             raise ModelFileError(f"{path}: no head that features could be read before; expected what shvit export made")
+        self._path, self._head = path, head
         self._indices = {FEATURES: int(head.inputs[0]), LOGITS: int(head.outputs[0])}
         self._rows = int(subgraph.tensors[head.outputs[0]].shape[0])
         self._columns = {each: int(subgraph.tensors[place].shape[-1]) for each, place in self._indices.items()}
@@ -101,6 +114,19 @@ class _Writer:
 
     def _kind(self, operator: Any) -> str:
         return flatbuffer_utils.opcode_to_name(self._model, operator.opcodeIndex) or ""
+
+    def replace_head(self, head: LinearHead) -> None:
+        logits = self._graph.tensors[self._indices[LOGITS]]
+        if any(self._graph.tensors[each].type != schema.TensorType.FLOAT32 for each in self._indices.values()):
+            raise ModelFileError(f"{self._path}: its head is in 8 bits, and is not replaced; teach the ONNX file")
+        weight, bias = (
+            self._constant(name, values.astype(np.float32))
+            for name, values in (("weight", head.weight), ("bias", head.bias))
+        )
+        self._head.inputs = np.array([self._indices[FEATURES], weight, bias], np.int32)
+        logits.shape = np.array([self._rows, len(head.bias)], np.int32)
+        if logits.shapeSignature is not None:
+            logits.shapeSignature = np.array([logits.shapeSignature[0], len(head.bias)], np.int32)
 
     def write(self, program: Program) -> None:
         matrices = {step.inputs[1] for step in program.steps if step.kind == "matmul"}

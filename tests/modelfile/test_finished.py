@@ -1,4 +1,4 @@
-"""A second output in finished files: every engine computes what the program says."""
+"""Another head and a second output in finished files: every engine computes what they say."""
 
 from __future__ import annotations
 
@@ -10,19 +10,23 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnx import helper, numpy_helper
 
 from shvit import Classifier
 from shvit.calibration.calibrate import calibrate
 from shvit.calibration.fitting import CalibrationOptions
 from shvit.calibration.outputs import Outputs
 from shvit.calibration.unknown import UnknownScore
-from shvit.card import Card, Decision, Unknown
+from shvit.card import Card, ClassInfo, Decision, Unknown
 from shvit.engines import load_engine
+from shvit.engines.onnx_graph import UNKNOWN, backbone_digest
 from shvit.errors import ModelFileError
 from shvit.exporting import FileOptions, export_model
 from shvit.modelfile.finished import MAX_ATTACHED_BYTES, check_suffix, open_finished
+from shvit.modelfile.head import LinearHead
 from shvit.modelfile.program import Program, Step
 from shvit.modelfile.verify import photograph_crops
+from shvit.shipped import DEFAULT_MODEL, resolve_model
 
 from ..calibration.conftest import write_labelled
 
@@ -271,3 +275,80 @@ def test_names_that_another_exporter_gave(exported, tmp_path, crops, tiny_card):
     onnx.save(model, tmp_path / "c.onnx")
     with pytest.raises(ModelFileError, match=r"c\.onnx: its first output is called unknown, as the second would be"):
         open_finished(tmp_path / "c.onnx").write(tmp_path / "d.onnx", "unknown", None, tiny_card)
+
+
+def random_head(classes: int, channels: int) -> LinearHead:
+    rng = np.random.default_rng(classes)
+    return LinearHead(
+        rng.normal(0, 0.1, (classes, channels)).astype(np.float32), rng.normal(0, 1, classes).astype("f4")
+    )
+
+
+def card_of(path: Path, classes: int) -> Card:
+    card = Classifier(path, engine=open_finished(path).engine, threads=1).card
+    return replace(card, classes=tuple(ClassInfo(place, f"taught {place}") for place in range(classes)), decision=None)
+
+
+@pytest.mark.parametrize("classes", [2, 7, 40])
+@pytest.mark.parametrize("format", SUFFIXES)
+def test_a_head_gives_its_logits(exported, crops, tmp_path, format, classes):
+    path = exported(format)
+    outputs = features_of(path, tmp_path, crops)
+    head = random_head(classes, outputs.features.shape[1])
+    written = tmp_path / f"taught{path.suffix}"
+    open_finished(path).write(written, UNKNOWN, None, card_of(path, classes), head)
+    engine = load_engine(open_finished(written).engine, written, 1)
+    assert np.abs(engine.infer(crops) - head.logits(outputs.features)).max() < 1e-4
+    classifier = Classifier(written, threads=1, engine=engine.name)
+    assert [each.label for each in classifier.classes] == [f"taught {place}" for place in range(classes)]
+    assert classifier.predict(crops[0], top_k=1)[0].predictions[0].label.startswith("taught")
+
+
+@pytest.mark.parametrize("format", SUFFIXES)
+def test_a_second_output_reads_the_new_head(exported, crops, tmp_path, format):
+    """Twice: where a head and a second output are there already, both are replaced."""
+    path, outputs = exported(format), features_of(exported(format), tmp_path, crops)
+    written = tmp_path / f"taught{path.suffix}"
+    for classes in (3, 5):
+        head, score = random_head(classes, outputs.features.shape[1]), random_score(outputs.features.shape[1], classes)
+        card = with_limit(card_of(path, classes))
+        open_finished(path).write(written, UNKNOWN, score.program(), card, head)
+        path = written
+        engine = load_engine(open_finished(written).engine, written, 1)
+        found = engine.run(crops)
+        logits = head.logits(outputs.features)
+        assert np.abs(next(iter(found.values())) - logits).max() < 1e-4
+        expected = score.program().run(outputs.features, logits)
+        assert np.allclose(found[UNKNOWN][:, 0], expected, rtol=1e-3, atol=1e-3)
+
+
+def test_eight_bits_stay_and_the_head_is_whole(tmp_path):
+    path = resolve_model(DEFAULT_MODEL)
+    before = onnx.load(path)
+    written = tmp_path / "taught.onnx"
+    open_finished(path).write(written, UNKNOWN, None, card_of(path, 4), random_head(4, 320))
+    after = onnx.load(written)
+    onnx.checker.check_model(after)
+    assert backbone_digest(written.read_bytes()) == backbone_digest(path.read_bytes())
+    head = {each.name: each for each in after.graph.initializer if each.name.startswith("head.")}
+    assert {each.data_type for name, each in head.items() if name in ("head.weight", "head.bias")} == {1}
+    kept = {each.name: each.raw_data for each in after.graph.initializer}
+    for each in before.graph.initializer:
+        if not each.name.startswith((UNKNOWN, "head.weight", "head.bias")):
+            assert kept[each.name] == each.raw_data
+
+
+def test_a_graph_without_our_head_is_refused(tmp_path):
+    weight = numpy_helper.from_array(np.zeros((3, 4), np.float32), "weight")
+    node = helper.make_node("MatMul", ["images", "weight"], ["logits"])
+    values = [helper.make_tensor_value_info(name, 1, ["n", size]) for name, size in (("images", 3), ("logits", 4))]
+    path = tmp_path / "other.onnx"
+    onnx.save(helper.make_model(helper.make_graph([node], "other", values[:1], values[1:], [weight])), path)
+    card = Card(
+        "other", "other", (ClassInfo(0, "a"), ClassInfo(1, "b")), card_of(resolve_model(DEFAULT_MODEL), 2).preprocessing
+    )
+    with pytest.raises(
+        ModelFileError, match=r"other\.onnx: no head that could be replaced; expected ONNX of shvit export"
+    ):
+        open_finished(path).write(tmp_path / "new.onnx", UNKNOWN, None, card, random_head(2, 3))
+    assert not (tmp_path / "new.onnx").exists()

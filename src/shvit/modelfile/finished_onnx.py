@@ -1,7 +1,8 @@
-"""A second output for a finished ONNX file: a program after its head, in place of the one that it has."""
+"""A finished ONNX file with another head, or with a second output: a program after the head."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from shvit.engines.onnx_graph import check_file, pooled_features
 from shvit.errors import ModelFileError
+from shvit.modelfile.head import LinearHead
 from shvit.modelfile.program import FEATURES, LOGITS, Program
 
 OLDEST_OPSET = 18
@@ -89,6 +91,37 @@ def set_output(proto: onnx.ModelProto, name: str, program: Program | None, featu
     graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [batch.dim_param or batch.dim_value, 1]))
 
 
+def set_head(proto: onnx.ModelProto, head: LinearHead, path: Path) -> None:
+    """Puts another head in place of the graph's own, in ``float32`` whatever the rest is in; it may have other classes.
+
+    Raises:
+        ModelFileError: the graph's first output is not that of a head as ``shvit export`` writes it.
+    """
+    graph = proto.graph
+    own = next((each for each in graph.node if each.op_type == "Gemm" and list(each.output) == [LOGITS]), None)
+    if own is None or graph.output[0].name != LOGITS or len(own.input) != 3:
+        raise ModelFileError(f"{path}: no head that could be replaced; expected ONNX of shvit export")
+    replaced = set(own.input[1:])
+    casts = [each for each in graph.node if each.op_type == "Cast" and each.output[0] in replaced]
+    replaced |= {name for each in casts for name in each.input}
+    _keep(graph.node, lambda each: each not in casts)
+    _keep(graph.initializer, lambda each: each.name not in replaced)
+    _keep(graph.value_info, lambda each: each.name != LOGITS and each.name not in replaced)
+    names = ("head.weight", "head.bias")
+    for name, values in zip(names, (head.weight, head.bias), strict=True):
+        graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(values, np.float32), name))
+    del own.input[1:], own.attribute[:]
+    own.input.extend(names)
+    own.attribute.append(helper.make_attribute("transB", 1))
+    graph.output[0].type.tensor_type.shape.dim[1].dim_value = len(head.bias)
+
+
+def _keep(values: Any, wanted: Callable[[Any], bool]) -> None:
+    kept = [each for each in values if wanted(each)]
+    del values[:]
+    values.extend(kept)
+
+
 def _node(kind: str, inputs: list[str], output: str, **attributes: Any) -> onnx.NodeProto:
     return helper.make_node(kind, inputs, [output], name=output, **attributes)
 
@@ -98,8 +131,5 @@ def _remove(proto: onnx.ModelProto, name: str) -> None:
         made = each.output[0] if isinstance(each, onnx.NodeProto) and each.output else each.name
         return made != name and not made.startswith(f"{name}.")
 
-    graph = proto.graph
-    for values in (graph.node, graph.initializer, graph.output):
-        kept = [each for each in values if is_others(each)]
-        del values[:]
-        values.extend(kept)
+    for values in (proto.graph.node, proto.graph.initializer, proto.graph.output):
+        _keep(values, is_others)
