@@ -86,7 +86,7 @@ def build(kind: Any, raw: Any, where: str) -> Any:
             for i, (each_kind, each) in enumerate(zip(arguments, raw, strict=True))
         )
     accepted = (int, float) if kind is float else kind
-    if not isinstance(raw, accepted) or isinstance(raw, bool):
+    if not isinstance(raw, accepted) or isinstance(raw, bool) != (kind is bool):
         raise ValueError(f"{where}: expected {kind.__name__}, got {describe(raw)}")
     try:
         return kind(raw)
