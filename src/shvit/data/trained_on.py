@@ -23,16 +23,20 @@ MOST_READ = 1024
 
 
 def training_split(train: ImageDataset, val: ImageDataset) -> TrainingSplit:
-    """What to remember of the images that a training works on; those that cannot be read are passed over."""
-    chosen = np.linspace(0, len(train) - 1, num=min(len(train), REMEMBERED)).astype(int)
-    remembered = []
-    for index in chosen.tolist():
-        with suppress(ImageError):
-            remembered.append(_name(train, index) + _contents(train, index))
+    """What to remember of the images that a training works on, and how the others were drawn."""
     drawn = val.division if isinstance(val, Subset) else None
     if drawn is None:
-        return TrainingSplit(tuple(remembered))
-    return TrainingSplit(tuple(remembered), drawn.seed, drawn.val_share, drawn.digest)
+        return TrainingSplit(remembered(train))
+    return TrainingSplit(remembered(train), drawn.seed, drawn.val_share, drawn.digest)
+
+
+def remembered(images: ImageDataset) -> tuple[str, ...]:
+    """Some images as ``TrainingSplit`` remembers them; those that cannot be read are passed over."""
+    found = []
+    for index in np.linspace(0, len(images) - 1, num=min(len(images), REMEMBERED)).astype(int).tolist():
+        with suppress(ImageError):
+            found.append(_name(images, index) + _contents(images, index))
+    return tuple(found)
 
 
 def divide_as_trained(images: ImageDataset, trained: TrainingSplit) -> tuple[Subset, Subset] | None:

@@ -1,0 +1,165 @@
+"""From features of labelled pictures to a head, its card, and what to expect of both."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+
+from shvit._version import __version__
+from shvit.calibration.fitting import CalibrationOptions, Fitting
+from shvit.calibration.outputs import Outputs
+from shvit.card import Card, ClassInfo, Decision, Metric, Taught
+from shvit.errors import DataError
+from shvit.evaluation.metrics import Predictions, rank, wilson_interval
+from shvit.heads.linear import FEWEST_PICTURES, FittedHead, fit_linear_head
+from shvit.modelfile.program import Program
+from shvit.tasks import task_of
+from shvit.teaching.kept import Others
+from shvit.teaching.pictures import Pictures
+
+SUSPECTED = 0.5
+"""A held-out picture is suspected of a wrong label where another class has at least this score."""
+
+MOST_SUSPECTS = 20
+
+
+class Suspect(NamedTuple):
+    """A picture that looks as if it had the wrong label."""
+
+    source: str
+    label: str
+    """As it is labelled."""
+    looks_like: str
+    """The class that a head which had not seen it gives it."""
+    score: float
+    """Of that class, in [0, 1]."""
+
+
+@dataclass(frozen=True, eq=False)
+class Lesson:
+    """What was learned of some pictures."""
+
+    classes: tuple[ClassInfo, ...]
+    fitted: FittedHead
+    decision: Decision
+    program: Program | None
+    """What computes the unknown score."""
+    predictions: Predictions
+    """Of each picture by a head that was not fitted on it, with the temperature."""
+    suspects: tuple[Suspect, ...]
+    notes: tuple[str, ...]
+    """What could not be fitted, and why."""
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Ends of the accuracy's 95 % interval, in [0, 1]."""
+        return wilson_interval(int(self.predictions.correct.sum()), len(self.predictions))
+
+
+def learn(
+    pictures: Pictures,
+    others: Others,
+    classes: tuple[ClassInfo, ...],
+    card: Card,
+    options: CalibrationOptions,
+    advance: Callable[[int], None],
+) -> Lesson:
+    """Fits a head, and when its scores are answers.
+
+    Args:
+        classes: all of the pictures' labels are among them.
+        card: of the file whose features these are.
+        advance: as for ``fit_linear_head``.
+
+    Raises:
+        DataError: there are too few classes, or pictures of one.
+    """
+    place = {each.label: each.class_id for each in classes}
+    targets = np.array([place[label] for label in pictures.labels], np.int64)
+    _check_counts(targets, classes)
+    features = pictures.features.astype(np.float32)
+    fitted = fit_linear_head(features, targets, len(classes), advance=advance)
+    taught = replace(card, classes=classes, decision=None)
+
+    def outputs(values: np.ndarray) -> Outputs:
+        whole = values.astype(np.float32)
+        return Outputs(fitted.head.logits(whole), whole)
+
+    made = [outputs(each) for each in others.made.values()]
+    strange = None if others.unknown is None else outputs(others.unknown.features[:, 0])
+    fitting = Fitting(taught, Outputs(fitted.held_out, features[:, 0]), targets, made, strange, options)
+    decision = fitting.decision("the pictures that it was taught with, each judged by a head that had not seen it")
+    scores = task_of(card).scores(fitted.held_out / np.float32(decision.temperature))
+    predictions = rank(scores, [[target] for target in targets.tolist()], np.arange(len(targets)))
+    suspects = _suspects(scores, targets, pictures, classes)
+    return Lesson(classes, fitted, decision, fitting.program, predictions, suspects, tuple(fitting.notes))
+
+
+def _check_counts(targets: np.ndarray, classes: tuple[ClassInfo, ...]) -> None:
+    if len(classes) < 2:
+        only = f"only {classes[0].label!r}" if classes else "none"
+        raise DataError(f"expected at least two classes to tell apart, found {only}; add a folder for another one")
+    counts = np.bincount(targets, minlength=len(classes))
+    few = [
+        f"{each.label!r} has {count}"
+        for each, count in zip(classes, counts.tolist(), strict=True)
+        if count < FEWEST_PICTURES
+    ]
+    if few:
+        more = f", and {len(few) - 5} more classes" if len(few) > 5 else ""
+        raise DataError(
+            f"expected at least {FEWEST_PICTURES} different pictures of each class, better 20 or more: "
+            f"{', '.join(few[:5])}{more}"
+        )
+
+
+def _suspects(
+    scores: np.ndarray, targets: np.ndarray, pictures: Pictures, classes: tuple[ClassInfo, ...]
+) -> tuple[Suspect, ...]:
+    """Pictures whose own class is much less likely than another one, the clearest first."""
+    best, rows = scores.argmax(axis=1), np.arange(len(targets))
+    margin = scores[rows, best] - scores[rows, targets]
+    wrong = np.flatnonzero((best != targets) & (scores[rows, best] >= SUSPECTED))
+    worst = wrong[np.argsort(-margin[wrong], kind="stable")][:MOST_SUSPECTS]
+    return tuple(
+        Suspect(
+            pictures.sources[each], pictures.labels[each], classes[best[each]].label, float(scores[each, best[each]])
+        )
+        for each in worst.tolist()
+    )
+
+
+def taught_card(card: Card, lesson: Lesson, name: str, data: str, backbone: str) -> Card:
+    """The card of a taught file.
+
+    Args:
+        card: of the file whose features its head reads.
+        name: the taught file's.
+        data: what it was taught with, in words.
+        backbone: digest of all before the head.
+    """
+    today = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
+    accuracy, (low, high) = lesson.predictions.top1, lesson.interval
+    count, (classes, channels) = len(lesson.predictions), lesson.fitted.head.weight.shape
+    more = classes - len(card.classes)
+    origin = card.taught.model if card.taught is not None else card.name
+    return replace(
+        card,
+        name=name,
+        classes=lesson.classes,
+        parameters=None if card.parameters is None else card.parameters + more * (channels + 1),
+        macs=None if card.macs is None else card.macs + more * channels,
+        training_data=f"{data}; features of {origin}"
+        + (f", trained on {card.training_data}" if card.taught is None and card.training_data else ""),
+        source=f"taught by shvit on the features of {origin}",
+        taught=Taught(origin, backbone, count, accuracy, low, high, today),
+        metrics=(Metric("top1", accuracy, f"{data}, cross-validated"),),
+        decision=lesson.decision,
+        notes=None,
+        created=today,
+        shvit_version=__version__,
+    )

@@ -1,0 +1,85 @@
+"""What teaching can be told, and what came of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shvit.calibration.fitting import CalibrationOptions
+from shvit.card import Card
+from shvit.errors import check_positive
+from shvit.teaching.lesson import Lesson
+
+
+@dataclass(frozen=True)
+class TeachOptions:
+    """All that ``shvit teach`` can be told besides files."""
+
+    unknown: str | Path | None = None
+    """A folder of pictures of none of the classes: to tell how many of such are noticed, and to notice more."""
+    target_precision: float | None = None
+    """Share of the answers that are to be right, in (0, 1); lower scores are then no answers."""
+    keep: float = 0.95
+    """Share of the pictures of its own classes that stay known, in (0, 1)."""
+    image_key: str | None = None
+    """Of tar shards with several images under one key, the extension of the one that is meant."""
+    threads: int | None = None
+    """Threads of one inference, and that decode; all when not given."""
+
+    def __post_init__(self) -> None:
+        self.calibration  # noqa: B018 - checks its values
+        if self.threads is not None:
+            check_positive("threads", self.threads)
+
+    @property
+    def calibration(self) -> CalibrationOptions:
+        return CalibrationOptions(self.unknown, self.target_precision, keep=self.keep)
+
+
+@dataclass(frozen=True, repr=False)
+class TeachReport:
+    """What was taught, and what to expect of it."""
+
+    path: Path
+    """The model file that was written."""
+    kept: Path
+    """The embeddings beside it, for what is taught to it later."""
+    card: Card
+    counts: tuple[int, ...]
+    """Pictures of each class."""
+    lesson: Lesson
+    notes: tuple[str, ...]
+    """Which pictures were left out, and what could not be fitted, and why."""
+    broken: tuple[str, ...]
+    """Pictures that could not be read, and why."""
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the pictures that heads which had not seen them name right, in [0, 1]."""
+        return self.lesson.predictions.top1
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Ends of its 95 % interval, in [0, 1]."""
+        return self.lesson.interval
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        return {
+            "output": str(self.path),
+            "embeddings": str(self.kept),
+            "classes": dict(zip(self.card.short_labels, self.counts, strict=True)),
+            "accuracy": self.accuracy,
+            "interval": list(self.interval),
+            "suspects": [each._asdict() for each in self.lesson.suspects],
+            "notes": list(self.notes),
+            "broken": list(self.broken),
+        }
+
+    def __repr__(self) -> str:
+        low, high = self.interval
+        return (
+            f"TeachReport({str(self.path)!r}, classes={len(self.counts)}, pictures={sum(self.counts)}, "
+            f"accuracy={self.accuracy:.3f}, interval=({low:.3f}, {high:.3f}))"
+        )
