@@ -1,7 +1,7 @@
 """SHViT: the Single-Head Vision Transformer, trained in PyTorch and run without it.
 
 ``Classifier`` runs model files, ``evaluate`` measures them and ``calibrate`` fits when they answer; they need NumPy,
-Pillow and an engine. ``Client`` asks a server that runs one. The lab (``train``, ``create_model`` and the rest, and
+Pillow and an engine. ``teach`` gives one new classes (the extra ``teach``). ``Client`` asks a server that runs one. The lab (``train``, ``create_model`` and the rest, and
 ``evaluate`` of checkpoints) needs PyTorch, the extra ``torch``. Importing this package loads neither.
 """
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from shvit.predicting.explain import Explainer
     from shvit.serve.client import AsyncClient, Client
     from shvit.tasks.results import Prediction, Result
+    from shvit.teaching.report import TeachOptions
+    from shvit.teaching.teach import teach
     from shvit.training.recipe import Execution, Recipe
     from shvit.training.train import recipe_for, train
 
@@ -40,6 +42,7 @@ _MODULES = {
     "Execution": "shvit.training",
     "ExportOptions": "shvit.evaluation.export",
     "Recipe": "shvit.training",
+    "TeachOptions": "shvit.teaching.report",
     "calibrate": "shvit.calibration.calibrate",
     "create_model": "shvit.models",
     "evaluate": "shvit.evaluation.measure",
@@ -49,17 +52,21 @@ _MODULES = {
     "recipe_for": "shvit.training.train",
     "reparameterize": "shvit.models",
     "save_checkpoint": "shvit.models",
+    "teach": "shvit.teaching.teach",
     "train": "shvit.training.train",
 }
 _EXTRAS = {
     "shvit.models": "torch",
     "shvit.serve.client": "serve",
+    "shvit.teaching.report": "teach",
+    "shvit.teaching.teach": "teach",
     "shvit.training": "torch",
     "shvit.training.train": "torch",
 }
 """The extras that modules need."""
 _PACKAGES = {
     "serve": ("httpx2",),
+    "teach": ("sklearn", "pyarrow"),
     "torch": ("torch", "torchvision", "timm", "lightning_fabric", "yaml"),
 }
 """What these modules import of each extra: PyTorch alone, as many have it, does not do."""
@@ -77,6 +84,7 @@ __all__ = [
     "Prediction",
     "Recipe",
     "Result",
+    "TeachOptions",
     "__version__",
     "calibrate",
     "create_model",
@@ -87,6 +95,7 @@ __all__ = [
     "recipe_for",
     "reparameterize",
     "save_checkpoint",
+    "teach",
     "train",
 ]
 

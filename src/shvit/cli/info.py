@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from shvit.card import Card, Preprocessing, Verification, Weights
+from shvit.card import Card, Preprocessing, Taught, Verification, Weights
 from shvit.cli.arguments import MODELS
 from shvit.display import json_escaped, say
 from shvit.predicting.classifier import Classifier
@@ -45,6 +45,7 @@ def run(args: argparse.Namespace) -> int:
         "source": card.source,
         "weights": describe_weights(card.weights),
         "trained from": describe_weights(card.trained_from),
+        "taught": describe_taught(card.taught),
         "notes": card.notes,
         "created": card.created,
         "made by": f"shvit {card.shvit_version}" if card.shvit_version else None,
@@ -74,6 +75,15 @@ def _resizing(preprocessing: Preprocessing) -> str:
 
 def describe_weights(weights: Weights | None) -> str | None:
     return None if weights is None else f"{weights.repository}, {weights.file}, SHA-256 {weights.sha256}"
+
+
+def describe_taught(taught: Taught | None) -> str | None:
+    if taught is None:
+        return None
+    origin = f"with {taught.images:,} pictures, on the features of {taught.model}"
+    if None in (taught.accuracy, taught.low, taught.high):
+        return origin
+    return f"{origin}; {taught.accuracy:.1%} right of those held out in turn ({taught.low:.1%} to {taught.high:.1%})"
 
 
 def describe_decision(card: Card) -> list[str]:

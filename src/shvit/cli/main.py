@@ -20,6 +20,7 @@ COMMANDS = {
     "models": "list the networks that have a name, and what of them is here",
     "info": "print the card of a model file",
     "export": "write a verified model file from a checkpoint",
+    "teach": "teach a model classes of your own from a few photographs, in seconds",
     "train": "train or fine-tune on a dataset of your own",
     "eval": "measure the accuracy of a model file or a checkpoint",
     "calibrate": "fit when a model's scores are answers, and what is none of its classes",
@@ -34,6 +35,7 @@ EPILOG = """\
 examples:
   shvit predict photo.jpg
   shvit predict photos/ --format csv --output labels.csv
+  shvit teach photos/ --model shvit_s4 --output mine.onnx
   shvit train data/ --model shvit_s1 --epochs 30 --output runs/mine
   shvit export --model runs/mine/best.safetensors --output mine.onnx
   shvit predict photos/ --model mine.onnx

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -67,6 +68,7 @@ def fit_linear_head(
         ArgumentError: there are too few classes, or pictures of one.
         MissingDependencyError: scikit-learn is not installed.
     """
+    check_installed()
     groups = np.arange(len(targets)) if groups is None else groups
     _check_counts(targets, groups, classes)
     counts = np.bincount(targets, minlength=classes)
@@ -85,6 +87,14 @@ def fit_linear_head(
         [head] = _path(features, targets, classes, (penalty,), balanced)
         advance(1)
     return FittedHead(head, penalty, held_out, balanced)
+
+
+def check_installed() -> None:
+    """Raises: MissingDependencyError: scikit-learn, which fits heads, is not installed."""
+    if find_spec("sklearn") is None:
+        raise MissingDependencyError(
+            f"teaching needs scikit-learn, which is not installed; install it with: {install_command('teach')}"
+        )
 
 
 def steps() -> int:
@@ -161,13 +171,9 @@ def _path(
     features: np.ndarray, targets: np.ndarray, classes: int, penalties: Sequence[float], balanced: bool
 ) -> Iterator[LinearHead]:
     """Heads of falling penalties; a class without a picture here gets logits far below the others'."""
-    try:
-        from sklearn.exceptions import ConvergenceWarning
-        from sklearn.linear_model import LogisticRegression
-    except ImportError:
-        raise MissingDependencyError(
-            f"teaching needs scikit-learn, which is not installed; install it with: {install_command('teach')}"
-        ) from None
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
     count, views, channels = features.shape
     rows = features.reshape(count * views, channels)
     mean, spread = rows.mean(axis=0), rows.std(axis=0) + 1e-6

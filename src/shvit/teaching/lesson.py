@@ -28,13 +28,13 @@ MOST_SUSPECTS = 20
 
 
 class Suspect(NamedTuple):
-    """A picture that looks as if it had the wrong label."""
+    """A picture that is surely named otherwise by a head that had not seen it: its label may be wrong."""
 
     source: str
     label: str
     """As it is labelled."""
     looks_like: str
-    """The class that a head which had not seen it gives it."""
+    """As it is named."""
     score: float
     """Of that class, in [0, 1]."""
 
@@ -92,7 +92,7 @@ def learn(
     made = [outputs(each) for each in others.made.values()]
     strange = None if others.unknown is None else outputs(others.unknown.features[:, 0])
     fitting = Fitting(taught, Outputs(fitted.held_out, features[:, 0]), targets, made, strange, options)
-    decision = fitting.decision("the pictures that it was taught with, each judged by a head that had not seen it")
+    decision = fitting.decision("its own pictures, held out in turn")
     scores = task_of(card).scores(fitted.held_out / np.float32(decision.temperature))
     predictions = rank(scores, [[target] for target in targets.tolist()], np.arange(len(targets)))
     suspects = _suspects(scores, targets, pictures, classes)

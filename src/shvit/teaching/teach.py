@@ -27,7 +27,7 @@ from shvit.engines import available_threads, load_engine
 from shvit.engines.onnx_graph import UNKNOWN, backbone_digest
 from shvit.errors import ArgumentError, DataError, ModelFileError
 from shvit.evaluation.samples import pictures_in
-from shvit.heads.linear import steps
+from shvit.heads.linear import check_installed, steps
 from shvit.hub.resolve import resolve_model
 from shvit.modelfile.finished import check_suffix, open_finished
 from shvit.modelfile.verify import photograph_crops, with_version
@@ -95,6 +95,7 @@ def teach(
         raise ArgumentError("data: give labelled pictures, such as a folder with a sub-folder for each class")
     if data is not None and forget and not add:
         raise ArgumentError("forget: takes classes out of a taught file; with pictures to learn too, say add as well")
+    check_installed()
     path = resolve_model(model)
     if output is None:
         if not (add or forget) or path != Path(model):

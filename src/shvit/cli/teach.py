@@ -1,0 +1,163 @@
+"""Teach a model file classes of your own from a few photographs; needs no PyTorch."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from shvit.cli.arguments import MODELS, positive
+from shvit.cli.data import IMAGE_KEY_HELP
+from shvit.display import json_text, notice, print_table, say
+from shvit.errors import MissingDependencyError
+from shvit.install import install_command
+
+if TYPE_CHECKING:
+    from shvit.teaching.report import TeachReport
+
+EPILOG = """\
+examples:
+  shvit teach photos/ --model shvit_s4 --output mine.onnx       a sub-folder for each class, 20 to 50 photographs in each
+  shvit teach photos/ --model shvit_s4 --unknown other/ --output mine.onnx    and what is none of them
+  shvit teach more/ --add --model mine.onnx                     further photographs or classes
+  shvit teach --forget cat --model mine.onnx                    one class less
+  shvit predict photo.jpg --model mine.onnx
+
+The network stays as it is; a new head is fitted to what it sees. So an 8-bit file stays one (--model mine8.onnx). With some
+hundred photographs of each class `shvit train` finds more. Embeddings are kept beside the file, in
+NAME.embeddings.parquet: --add and --forget need them; they do not hold the pictures, but their names.
+
+exit status: 0 all fine, 1 some pictures could not be read (the others are used), 2 wrong usage or it could not go on
+"""
+
+BROKEN_SHOWN = 20
+"""How many unreadable pictures are named."""
+
+MOST_IN_TABLE = 8
+"""Classes of a confusion table; of more, the pairs are told that are confused most."""
+
+PAIRS, SUSPECTS = 8, 10
+"""How many of these are told."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "data", nargs="?", metavar="PHOTOS", help="folder with a sub-folder for each class, or any labelled dataset"
+    )
+    parser.add_argument("--model", required=True, metavar="NAME|FILE", help=f"what is to learn: {MODELS}")
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="model file to write (default with --add or --forget: the model's)"
+    )
+    parser.add_argument(
+        "--add", action="store_true", help="the model was taught before: what it knows stays, and PHOTOS are added"
+    )
+    parser.add_argument(
+        "--forget", action="append", default=[], metavar="CLASS", help="take a class out again; may be given repeatedly"
+    )
+    parser.add_argument(
+        "--unknown",
+        type=Path,
+        metavar="DIR",
+        help="20 or more pictures of none of the classes: learn to notice such, and tell how many",
+    )
+    parser.add_argument(
+        "--target-precision",
+        type=float,
+        metavar="SHARE",
+        help="share of the answers that are to be right, such as 0.95; lower scores are then no answers",
+    )
+    parser.add_argument(
+        "--keep",
+        type=float,
+        default=0.95,
+        metavar="SHARE",
+        help="share of the pictures of its own classes that stay known (default: %(default)s)",
+    )
+    parser.add_argument("--image-key", metavar="EXTENSION", help=IMAGE_KEY_HELP)
+    parser.add_argument(
+        "--threads", type=positive, metavar="N", help="of one inference, and that decode (default: all)"
+    )
+    parser.add_argument("--format", choices=("text", "json"), default="text", help="default: text")
+
+
+def run(args: argparse.Namespace) -> int:
+    try:
+        from shvit.teaching.report import TeachOptions
+        from shvit.teaching.teach import teach
+    except ModuleNotFoundError as error:
+        if error.name != "pyarrow":
+            raise
+        raise MissingDependencyError(f"needs pyarrow, which is not installed: {install_command('teach')}") from None
+
+    options = TeachOptions(args.unknown, args.target_precision, args.keep, args.image_key, args.threads)
+    report = teach(args.data, args.model, args.output, options, add=args.add, forget=args.forget, progress=True)
+    if args.format == "json":
+        print(json_text(report.to_dict(), indent=2))
+    else:
+        print_report(report)
+    for each in report.broken[:BROKEN_SHOWN]:
+        say(each, sys.stderr)
+    if report.broken:
+        say(f"{len(report.broken)} pictures could not be read", sys.stderr)
+    return 1 if report.broken else 0
+
+
+def print_report(report: TeachReport) -> None:
+    card, (low, high) = report.card, report.interval
+    assert card.taught is not None  # by teach
+    say(f"{card.taught.model} was taught {len(card.classes)} classes with {sum(report.counts):,} pictures", hang=2)
+    say(
+        f"  of others like these, about {100 * report.accuracy:.0f} of 100 are named right (95% interval "
+        f"{100 * low:.0f} to {100 * high:.0f}): each was judged by a head that had not seen it; pictures of another "
+        "place or camera are harder",
+        hang=4,
+    )
+    _print_decision(report)
+    _print_confusion(report)
+    _print_suspects(report)
+    for note in report.notes:
+        notice(note)
+    say(f"written: {report.path}, and {report.kept.name} beside it for --add and --forget")
+
+
+def _print_decision(report: TeachReport) -> None:
+    decision = report.lesson.decision
+    if decision.promise is not None:
+        say(
+            f"  answers from score {decision.min_score:.3f} on: right {decision.promise.precision:.1%} of the time, "
+            f"for {decision.promise.coverage:.0%} of the pictures",
+            hang=4,
+        )
+    unknown = decision.unknown
+    if unknown is not None and unknown.taken_for_known is not None:
+        say(
+            f"  of {unknown.pictures:,} unknown pictures {1 - unknown.taken_for_known:.0%} are noticed, and "
+            f"{unknown.kept:.0%} of its own stay known",
+            hang=4,
+        )
+
+
+def _print_confusion(report: TeachReport) -> None:
+    from shvit.evaluation.metrics import confused_pairs, confusion_matrix
+
+    labels, predictions = report.card.short_labels, report.lesson.predictions
+    if predictions.correct.all():
+        return
+    if len(labels) <= MOST_IN_TABLE:
+        classes, matrix = confusion_matrix(predictions)
+        shown = [labels[each] for each in classes.tolist()]
+        rows = [[label, *map(str, row.tolist())] for label, row in zip(shown, matrix, strict=True)]
+        print_table(["a picture of", *(f"named {label}" for label in shown)], rows)
+        return
+    pairs = [[labels[shown], labels[named], str(count)] for shown, named, count in confused_pairs(predictions, PAIRS)]
+    print_table(["most often, a picture of", "is named", "times"], pairs, "llr")
+
+
+def _print_suspects(report: TeachReport) -> None:
+    suspects = report.lesson.suspects
+    if not suspects:
+        return
+    say("  its surest mistakes; look whether their labels are right:", hang=4)
+    rows = [[each.source, each.label, each.looks_like, f"{each.score:.2f}"] for each in suspects[:SUSPECTS]]
+    print_table(["picture", "its label", "looks like", "score"], rows, "lllr")
