@@ -1,8 +1,9 @@
 """SHViT: the Single-Head Vision Transformer, trained in PyTorch and run without it.
 
 ``Classifier`` runs model files, ``evaluate`` measures them and ``calibrate`` fits when they answer; they need NumPy,
-Pillow and an engine. ``teach`` gives one new classes (the extra ``teach``). ``Client`` asks a server that runs one. The lab (``train``, ``create_model`` and the rest, and
-``evaluate`` of checkpoints) needs PyTorch, the extra ``torch``. Importing this package loads neither.
+Pillow and an engine. ``teach`` gives one new classes (the extra ``teach``). ``Client`` asks a server that runs one.
+The lab (``train``, ``create_model`` and the rest, and ``evaluate`` of checkpoints) needs PyTorch, the extra ``torch``.
+Importing this package loads neither.
 """
 
 from __future__ import annotations

@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 EPILOG = """\
 examples:
-  shvit teach photos/ --model shvit_s4 --output mine.onnx       a sub-folder for each class, 20 to 50 photographs in each
+  shvit teach photos/ --model shvit_s4 --output mine.onnx     a sub-folder for each class, 20 to 50 photographs each
   shvit teach photos/ --model shvit_s4 --unknown other/ --output mine.onnx    and what is none of them
-  shvit teach more/ --add --model mine.onnx                     further photographs or classes
-  shvit teach --forget cat --model mine.onnx                    one class less
+  shvit teach more/ --add --model mine.onnx                   further photographs or classes
+  shvit teach --forget cat --model mine.onnx                  one class less
   shvit predict photo.jpg --model mine.onnx
 
-The network stays as it is; a new head is fitted to what it sees. So an 8-bit file stays one (--model mine8.onnx). With some
-hundred photographs of each class `shvit train` finds more. Embeddings are kept beside the file, in
+The network stays as it is; a new head is fitted to what it sees. So an 8-bit file stays one (--model mine8.onnx). With
+some hundred photographs of each class `shvit train` finds more. Embeddings are kept beside the file, in
 NAME.embeddings.parquet: --add and --forget need them; they do not hold the pictures, but their names.
 
 exit status: 0 all fine, 1 some pictures could not be read (the others are used), 2 wrong usage or it could not go on
