@@ -1,9 +1,9 @@
 """SHViT: the Single-Head Vision Transformer, trained in PyTorch and run without it.
 
-``Classifier`` runs model files, ``evaluate`` measures them and ``calibrate`` fits when they answer; they need NumPy,
-Pillow and an engine. ``teach`` gives one new classes (the extra ``teach``). ``Client`` asks a server that runs one.
-The lab (``train``, ``create_model`` and the rest, and ``evaluate`` of checkpoints) needs PyTorch, the extra ``torch``.
-Importing this package loads neither.
+``Classifier`` runs model files, ``Embedder`` gives their features, ``evaluate`` measures them and ``calibrate`` fits
+when they answer; they need NumPy, Pillow and an engine. ``teach`` gives one new classes (the extra ``teach``).
+``Client`` asks a server that runs one. The lab (``train``, ``create_model`` and the rest, and ``evaluate`` of
+checkpoints) needs PyTorch, the extra ``torch``. Importing this package loads neither.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from shvit.evaluation.measure import EvaluationOptions, evaluate
     from shvit.models import create_model, list_models, load_checkpoint, reparameterize, save_checkpoint
     from shvit.predicting.classifier import Classifier
+    from shvit.predicting.embedder import Embedder, Embedding
+    from shvit.predicting.embeddings import EmbeddingOptions, EmbeddingsInfo
     from shvit.predicting.explain import Explainer
     from shvit.serve.client import AsyncClient, Client
     from shvit.tasks.results import Prediction, Result
@@ -36,6 +38,10 @@ _MODULES = {
     "Card": "shvit.card",
     "Classifier": "shvit.predicting.classifier",
     "Client": "shvit.serve.client",
+    "Embedder": "shvit.predicting.embedder",
+    "Embedding": "shvit.predicting.embedder",
+    "EmbeddingOptions": "shvit.predicting.embeddings",
+    "EmbeddingsInfo": "shvit.predicting.embeddings",
     "Explainer": "shvit.predicting.explain",
     "Prediction": "shvit.tasks.results",
     "Result": "shvit.tasks.results",
@@ -78,6 +84,10 @@ __all__ = [
     "Card",
     "Classifier",
     "Client",
+    "Embedder",
+    "Embedding",
+    "EmbeddingOptions",
+    "EmbeddingsInfo",
     "EvaluationOptions",
     "Execution",
     "Explainer",

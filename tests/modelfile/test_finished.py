@@ -22,6 +22,7 @@ from shvit.engines import load_engine
 from shvit.engines.onnx_graph import UNKNOWN, backbone_digest
 from shvit.errors import ModelFileError
 from shvit.exporting import FileOptions, export_model
+from shvit.modelfile.features import load_with_features
 from shvit.modelfile.finished import MAX_ATTACHED_BYTES, check_suffix, open_finished
 from shvit.modelfile.head import LinearHead
 from shvit.modelfile.program import Program, Step
@@ -57,12 +58,10 @@ def crops(tiny_card) -> np.ndarray:
     return photograph_crops(tiny_card.preprocessing)[:9]
 
 
-def features_of(path: Path, folder: Path, batch: np.ndarray) -> Outputs:
-    file = open_finished(path)
-    aside = folder / f"features{path.suffix}"
-    file.write_with_features(aside)
-    found = load_engine(file.engine, aside, 1).run(batch)
-    return Outputs(*found.values())
+def features_of(path: Path, batch: np.ndarray) -> Outputs:
+    engine, (features,) = load_with_features(open_finished(path).engine, path, 1)
+    found = engine.run(batch)
+    return Outputs(found[engine.outputs[0]], found[features])
 
 
 def random_score(channels: int, seed: int = 0) -> UnknownScore:
@@ -98,7 +97,7 @@ ALL_KINDS = Program(
 @pytest.mark.parametrize("format", list(SUFFIXES))
 def test_the_file_computes_what_the_score_is(exported, tmp_path, crops, tiny_card, format):
     path = exported(format)
-    before = features_of(path, tmp_path, crops)
+    before = features_of(path, crops)
     assert before.features.shape == (9, 32)
     score = random_score(32)
     target = tmp_path / path.name
@@ -115,7 +114,7 @@ def test_the_file_computes_what_the_score_is(exported, tmp_path, crops, tiny_car
 @pytest.mark.parametrize("format", list(SUFFIXES))
 def test_every_operator_and_half_precision(exported, tmp_path, crops, tiny_card, format):
     path = exported(format)
-    before = features_of(path, tmp_path, crops)
+    before = features_of(path, crops)
     target = tmp_path / path.name
     open_finished(path).write(target, "unknown", ALL_KINDS, tiny_card)
     found = load_engine(open_finished(path).engine, target, 1).run(crops)
@@ -136,7 +135,7 @@ def test_one_takes_anothers_place_and_can_be_taken_out(exported, tmp_path, crops
         sizes.append(target.stat().st_size)
     assert sizes[1] == sizes[2]
     assert abs(sizes[0] - sizes[1]) < 100
-    expected = random_score(32, 2).of(features_of(path, tmp_path, crops))
+    expected = random_score(32, 2).of(features_of(path, crops))
     np.testing.assert_allclose(Classifier(target).judge_batch(crops)[1], expected, rtol=1e-3, atol=1e-3)
     open_finished(target).write(target, "unknown", None, tiny_card)
     engine = load_engine(open_finished(target).engine, target, 1)
@@ -237,8 +236,7 @@ def test_what_is_no_model_file(tmp_path, suffix):
     path = tmp_path / f"other{suffix}"
     path.write_bytes(b"this is no model file, whatever its name says")
     with pytest.raises(ModelFileError, match=rf"other\{suffix}: not a") as caught:
-        file = open_finished(path)
-        file.write_with_features(tmp_path / f"aside{suffix}")
+        load_with_features(open_finished(path).engine, path)
     assert "\n" not in str(caught.value)
 
 

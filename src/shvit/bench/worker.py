@@ -18,7 +18,7 @@ import numpy as np
 from shvit.engines import Engine, load_engine
 from shvit.engines.base import as_model_output_error
 from shvit.errors import ShvitError
-from shvit.predicting.classifier import read_card
+from shvit.predicting.loaded import read_card
 from shvit.predicting.outputs import check_rows
 
 WARM_UP = 3

@@ -27,7 +27,7 @@ from shvit.evaluation.selective import RiskCoverage
 from shvit.hub.resolve import resolve_model
 from shvit.modelfile.finished import FinishedFile, check_suffix, open_finished
 from shvit.modelfile.program import Program
-from shvit.predicting.classifier import read_card
+from shvit.predicting.loaded import read_card
 
 FITTINGS: dict[TaskName, type[Fitting]] = {"classification": Fitting, "multi_label": LabelFitting}
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,11 +12,12 @@ import numpy as np
 from shvit.card import Card
 from shvit.data.broken import BrokenImage, none_readable
 from shvit.data.prepared import prepared_batches
-from shvit.engines import Engine, load_engine
+from shvit.engines import load_engine
 from shvit.engines.base import as_model_output_error
 from shvit.errors import ImageError, ModelOutputError
 from shvit.evaluation.labels import LabelledImages
 from shvit.images.preprocess import ImageSource, decode, preprocess
+from shvit.modelfile.features import load_with_features
 from shvit.modelfile.finished import FinishedFile
 from shvit.predicting.outputs import check_rows
 from shvit.tasks import task_of
@@ -70,14 +70,10 @@ class Network:
     def __init__(self, file: FinishedFile, path: Path, card: Card, threads: int | None) -> None:
         self._path, self._card = path, card
         self._features: str | None = None
-        with ExitStack() as stack:
-            if file.features is not None:
-                aside = Path(stack.enter_context(tempfile.TemporaryDirectory())) / f"with-features{path.suffix}"
-                file.write_with_features(aside)
-                self._engine: Engine = load_engine(file.engine, aside, threads)
-                self._features = self._engine.outputs[-1]
-            else:
-                self._engine = load_engine(file.engine, path, threads)
+        if file.features is not None:
+            self._engine, (self._features,) = load_with_features(file.engine, path, threads)
+        else:
+            self._engine = load_engine(file.engine, path, threads)
 
     def run(self, batch: np.ndarray) -> Outputs:
         """Args: batch: ``uint8 (N, H, W, 3)``, prepared."""

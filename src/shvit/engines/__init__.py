@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from shvit.engines.auto import EngineChoice, choose, measure
 from shvit.engines.base import FILE_ENGINES, Engine, as_model_file_error
@@ -37,7 +38,7 @@ def check_engine(engine: str, threads: int | None) -> None:
         check_positive("threads", threads)
 
 
-def load_engine(engine: str, path: str | Path, threads: int | None = None) -> Engine:
+def load_engine(engine: str, path: str | Path, threads: int | None = None, extra_outputs: Sequence[str] = ()) -> Engine:
     """Loads a model file.
 
     Args:
@@ -46,6 +47,7 @@ def load_engine(engine: str, path: str | Path, threads: int | None = None) -> En
             ``onnxruntime``.
         path: the model file.
         threads: how many threads one inference may use; all that this process may run on when not given.
+        extra_outputs: of an ONNX file, names of ``float32`` tensors of its graph that ``run`` returns too.
 
     Raises:
         ModelFileError: the file is missing, or not a model that takes ``uint8`` images.
@@ -60,7 +62,7 @@ def load_engine(engine: str, path: str | Path, threads: int | None = None) -> En
     _check_file(engine, path)
     if engine == "auto":
         engine = choose(path, threads, BATCH_SIZE).engine
-    loader: type[Engine]
+    loader: Any
     if engine == "litert":
         from shvit.engines.litert import LiteRTEngine as loader
     elif engine == "openvino":
@@ -68,7 +70,7 @@ def load_engine(engine: str, path: str | Path, threads: int | None = None) -> En
     else:
         from shvit.engines.onnxruntime import ONNXRuntimeEngine as loader
     with as_model_file_error(path, loader.name):
-        return loader(path, threads)
+        return loader(path, threads, extra_outputs) if extra_outputs else loader(path, threads)
 
 
 def _check_file(engine: str, path: Path) -> None:

@@ -50,13 +50,7 @@ class LiteRTEngine(Engine):
                 f"{path}: takes {self._batch:,} images at once; expected 1 or more, of together at most 1 GiB"
             )
         self._interpreter.allocate_tensors()
-        self.metadata = {}
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                if CARD_FILE in archive.namelist():
-                    if archive.getinfo(CARD_FILE).file_size > MAX_CARD_BYTES:
-                        raise ModelFileError(f"{path}: the card is longer than {MAX_CARD_BYTES // 2**20} MiB")
-                    self.metadata[METADATA_KEY] = archive.read(CARD_FILE).decode()
+        self.metadata = read_metadata(path)
 
     def infer(self, batch: np.ndarray) -> np.ndarray:
         return self._tensors(batch, self._outputs[:1])[0]
@@ -74,3 +68,19 @@ class LiteRTEngine(Engine):
             self._interpreter.invoke()
             parts.append([self._interpreter.get_tensor(each)[: len(part)] for each in indices])
         return [np.concatenate(each) for each in zip(*parts, strict=True)]
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The card among the files that are attached to a TFLite file, by its key; nothing where there is none.
+
+    Raises:
+        ModelFileError: it is longer than any.
+    """
+    if not zipfile.is_zipfile(path):
+        return {}
+    with zipfile.ZipFile(path) as archive:
+        if CARD_FILE not in archive.namelist():
+            return {}
+        if archive.getinfo(CARD_FILE).file_size > MAX_CARD_BYTES:
+            raise ModelFileError(f"{path}: the card is longer than {MAX_CARD_BYTES // 2**20} MiB")
+        return {METADATA_KEY: archive.read(CARD_FILE).decode()}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import mmap
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,6 +46,8 @@ _HOLDERS = {
 
 _DEEPEST = 100
 """Messages in one another, as protobuf reads them by default."""
+
+_DOWNSAMPLE = re.compile(r"stages\.\d+\.downsample\.local_in")
 
 # How a field is written.
 VARINT, EIGHT_BYTES, BYTES, FOUR_BYTES = 0, 1, 2, 5
@@ -162,6 +165,20 @@ def pooled_features(model: bytes) -> str | None:
     """
     heads = (node for node in read_nodes(model) if node.kind == "Gemm" and node.outputs == ("logits",))
     return next((head.inputs[0] for head in heads), None)
+
+
+def feature_map(model: bytes) -> str | None:
+    """Of a graph that ``shvit export`` wrote, the output of the stage before the last one.
+
+    It is ``float32 (N, channels, rows, columns)``; in an int8 graph as it comes out of its rounding. What reads it is
+    looked up, the first convolution of the last downsampling. ``None`` in graphs that do not name that, or have one
+    stage.
+    """
+    found = None
+    for node in read_nodes(model):
+        if node.kind == "Conv" and any(_DOWNSAMPLE.fullmatch(name) for name in node.outputs):
+            found = node.inputs[0]
+    return found
 
 
 def backbone_digest(model: bytes) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
@@ -12,7 +12,7 @@ from typing import ClassVar
 import numpy as np
 
 from shvit.engines.base import FILE_ENGINES, Engine, check_input, check_output, check_signature, check_version
-from shvit.engines.onnx_graph import check_file
+from shvit.engines.onnx_graph import check_file, with_outputs
 from shvit.errors import MissingDependencyError
 from shvit.install import install_command
 
@@ -56,13 +56,19 @@ def signal_stack_kept() -> Iterator[None]:
 
 
 class OpenVINOEngine(Engine):
+    """Also gives tensors from within the graph of an ONNX file.
+
+    Args:
+        extra_outputs: names of ``float32`` tensors of the graph that ``run`` returns too.
+    """
+
     name: ClassVar[str] = "openvino"
 
-    def __init__(self, path: Path, threads: int) -> None:
+    def __init__(self, path: Path, threads: int, extra_outputs: Sequence[str] = ()) -> None:
         if path.suffix.lower() not in FILE_ENGINES:
             check_file(path)
         core = ov.Core()
-        model = core.read_model(path)
+        model = core.read_model(with_outputs(path.read_bytes(), extra_outputs) if extra_outputs else path)
         check_signature(path, len(model.inputs), len(model.outputs))
         self.input_shape, self.output_shape = (
             tuple(side.get_length() if side.is_static else None for side in each.partial_shape)

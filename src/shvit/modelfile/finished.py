@@ -11,7 +11,7 @@ from shvit.card import MAX_CARD_BYTES, METADATA_KEY, Card
 from shvit.engines.base import FILE_ENGINES
 from shvit.errors import ModelFileError
 from shvit.modelfile.head import LinearHead
-from shvit.modelfile.program import Program
+from shvit.modelfile.program import FEATURES, Program
 
 MAX_ATTACHED_BYTES = 4 * MAX_CARD_BYTES
 """Of a TFLite file: the card, the labels, and what others put beside them."""
@@ -31,15 +31,11 @@ class FinishedFile(ABC):
     engine: str
     """What runs such files."""
     features: str | None
-    """Name of the output with pooled features in what ``write_with_features`` writes; ``None`` where there is none."""
+    """What the pooled features are called; ``None`` of an ONNX file that has none."""
 
     @abstractmethod
     def __init__(self, path: Path) -> None:
         raise NotImplementedError
-
-    @abstractmethod
-    def write_with_features(self, target: Path) -> None:
-        """The same graph with the pooled features as a further output, for a while."""
 
     @abstractmethod
     def write(
@@ -65,12 +61,6 @@ class _ONNXFile(FinishedFile):
         self._path = path
         self._proto, self.features = finished_onnx.read(path)
 
-    def write_with_features(self, target: Path) -> None:
-        from shvit.engines.onnx_graph import with_outputs
-
-        assert self.features is not None
-        target.write_bytes(with_outputs(self._path.read_bytes(), [self.features]))
-
     def write(
         self, target: Path, output: str, program: Program | None, card: Card, head: LinearHead | None = None
     ) -> None:
@@ -88,16 +78,13 @@ class _ONNXFile(FinishedFile):
 
 class _LiteRTFile(FinishedFile):
     engine = "litert"
-    features = "features"
+    features = FEATURES
 
     def __init__(self, path: Path) -> None:
         from shvit.modelfile import finished_litert
 
         self._module, self._path, self._graph = finished_litert, path, path.read_bytes()
         self._files = _attached(path) if zipfile.is_zipfile(path) else {}
-
-    def write_with_features(self, target: Path) -> None:
-        target.write_bytes(self._module.with_features(self._graph, self.features, self._path))
 
     def write(
         self, target: Path, output: str, program: Program | None, card: Card, head: LinearHead | None = None
@@ -135,17 +122,12 @@ def _attached(path: Path) -> dict[str, bytes]:
 
 class _OpenVINOFile(FinishedFile):
     engine = "openvino"
-    features = "features"
+    features = FEATURES
 
     def __init__(self, path: Path) -> None:
         from shvit.modelfile import finished_openvino
 
         self._module, self._path = finished_openvino, path
-
-    def write_with_features(self, target: Path) -> None:
-        model = self._module.read(self._path)
-        self._module.add_features(model, self.features, self._path)
-        self._module.save(model, target)
 
     def write(
         self, target: Path, output: str, program: Program | None, card: Card, head: LinearHead | None = None

@@ -2,44 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sized
-from contextlib import closing
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sized
+from dataclasses import asdict
 from itertools import repeat
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
-from shvit.card import METADATA_KEY, Card, ClassInfo
-from shvit.engines import (
-    BATCH_SIZE,
-    Engine,
-    EngineChoice,
-    available_threads,
-    check_engine,
-    choose,
-    load_engine,
-    measure,
-)
-from shvit.engines.base import FILE_ENGINES, as_model_file_error, as_model_output_error
-from shvit.engines.onnx_graph import UNKNOWN, check_file, has_operator, pooled_features
-from shvit.errors import ArgumentError, ModelFileError, ModelOutputError, check_positive
-from shvit.hub.resolve import resolve_model
-from shvit.images.decoding import Decoding, preparation
+from shvit.card import ClassInfo
+from shvit.engines import BATCH_SIZE
+from shvit.engines.base import as_model_output_error
+from shvit.errors import ModelOutputError
+from shvit.images.decoding import Decoding
 from shvit.images.preprocess import ImageSource, describe, image_sources
-from shvit.network.sides import ImageSize, in_words, sides
+from shvit.network.sides import ImageSize
+from shvit.predicting.loaded import LoadedModel, Running, run_each
 from shvit.predicting.outputs import check_rows, scores_of, unknown_scores
-from shvit.predicting.pickling import MadeOfFile
-from shvit.predicting.pipeline import decoded_batches
 from shvit.shipped import DEFAULT_MODEL
 from shvit.tasks import Answering, Judged, task_of
 from shvit.tasks.results import Result
 
-T = TypeVar("T")
 
-
-class Classifier(MadeOfFile):
+class Classifier(LoadedModel):
     """A model file, ready to classify.
 
     It can be pickled, so that ``multiprocessing``, joblib and Ray take it: with its file and arguments, not its engine.
@@ -58,7 +42,7 @@ class Classifier(MadeOfFile):
             saves.
         image_size: another size of the input than the card's, in pixels, for a file that takes images of any size: a
             side, or height and width, as ``(160, 320)`` or ``"160x320"``.
-        embedding: give each result the pooled features too; runs in ``onnxruntime``, on a file of ``shvit export``.
+        embedding: give each result the pooled features too, of a file of ``shvit export``; see ``Embedder``.
 
     Raises:
         ModelFileError: the file cannot be used; the message says why.
@@ -72,9 +56,6 @@ class Classifier(MadeOfFile):
         'Egyptian cat'
     """
 
-    engine_choice: EngineChoice
-    """Which engine runs, and why."""
-
     def __init__(
         self,
         model: str | Path = DEFAULT_MODEL,
@@ -86,81 +67,20 @@ class Classifier(MadeOfFile):
         image_size: ImageSize | None = None,
         embedding: bool = False,
     ) -> None:
-        check_engine(engine, threads)
-        if embedding and engine not in ("auto", "onnxruntime"):
-            raise ArgumentError(f"embedding: only the engine onnxruntime gives embeddings, not {engine}")
-        check_positive("batch_size", batch_size)
-        self._prepare = preparation(decoding)
-        self._path = resolve_model(model)
-        self._note_origin(
-            model,
-            self._path,
-            engine=engine,
-            threads=threads,
-            batch_size=batch_size,
-            decoding=decoding,
-            images=images,
-            image_size=image_size,
-            embedding=embedding,
-        )
-        self.threads, self.batch_size, self.decoding = threads or available_threads(), batch_size, decoding
-        self._images, self._auto = images, engine == "auto" and not embedding
-        self._features: str | None = None
-        if embedding:
-            self.engine_choice = EngineChoice("onnxruntime", "the one that gives embeddings", {})
-            self._engine, self._features = _load_with_embedding(self._path, self.threads)
-        else:
-            auto = choose(self._path, self.threads, batch_size, images) if self._auto else None
-            self.engine_choice = auto or EngineChoice(engine, "asked for", {})
-            self._engine = load_engine(self.engine_choice.engine, self._path, self.threads)
-        self.card = read_card(self._engine.metadata, self._path)
-        check_graph(self._path, self._engine, self.card)
-        if image_size is not None:
-            self.card = _resized(self.card, sides(image_size), self._engine, self._path)
+        running = Running(engine, threads, batch_size, decoding, images, image_size)
+        super().__init__(model, running, int(embedding), {**asdict(running), "embedding": embedding})
 
     def __repr__(self) -> str:
         return f"Classifier({str(self.path)!r}, engine={self.engine!r}, classes={len(self.classes)})"
 
     @property
-    def engine(self) -> str:
-        """The name of the engine that runs."""
-        return self.engine_choice.engine
-
-    @property
-    def path(self) -> Path:
-        """The model file."""
-        return self._path
-
-    def calibrate(self) -> EngineChoice:
-        """Measures the installed engines on this file and goes on with the fastest; later classifiers know of it.
-
-        Takes a second or two; nothing with one engine installed, or when the engine was asked for by name. It is kept
-        in the user's cache folder, for this machine, file, number of threads and batch size.
-        """
-        if self._auto:
-            choice = measure(
-                self._path,
-                self.threads,
-                self.batch_size,
-                lambda name: load_engine(name, self._path, self.threads),
-                self._images,
-            )
-            if choice.engine != self.engine:
-                self._engine = load_engine(choice.engine, self._path, self.threads)
-            self.engine_choice = choice
-        return self.engine_choice
-
-    @property
     def classes(self) -> tuple[ClassInfo, ...]:
         return self.card.classes
 
-    def preprocess(self, image: ImageSource) -> np.ndarray:
-        """One image to the model's input, ``uint8 (H, W, 3)``.
-
-        Raises:
-            ImageError: it cannot be read.
-        """
-        return self._prepare(image, self.card.preprocessing)
+    @property
+    def gives_embeddings(self) -> bool:
+        """Whether results have the pooled features too."""
+        return bool(self._features)
 
     def predict_batch(self, batch: np.ndarray) -> np.ndarray:
         """Scores of prepared images.
@@ -179,15 +99,6 @@ class Classifier(MadeOfFile):
         with as_model_output_error(self._path):
             output = self._engine.infer(batch)
         return scores_of(output, len(batch), self.card, self._path)
-
-    def _checked(self, batch: np.ndarray) -> np.ndarray:
-        """Raises: ValueError: it has another type or shape than the graph takes."""
-        expected = (*self.card.preprocessing.image_size, 3)
-        if batch.dtype != np.uint8 or batch.ndim != 4 or batch.shape[1:] != expected or not len(batch):
-            raise ArgumentError(
-                f"batch: expected uint8 (N, {', '.join(map(str, expected))}), got {batch.dtype} {batch.shape}"
-            )
-        return np.ascontiguousarray(batch)
 
     def judge_batch(self, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Like ``predict_batch``, and the unknown scores ``float32 (N,)``, of a file with a limit for them."""
@@ -208,7 +119,7 @@ class Classifier(MadeOfFile):
         Raises:
             ValueError: the batch has another type or shape.
         """
-        return _each(self._judge, self._checked(batch))
+        return run_each(self._judge, self._checked(batch))
 
     def _judge(self, batch: np.ndarray) -> list[Judged]:
         with as_model_output_error(self._path):
@@ -219,8 +130,8 @@ class Classifier(MadeOfFile):
         if self.card.decision is not None and self.card.decision.unknown is not None:
             unknown = unknown_scores(outputs, count, self._path).tolist()
         features: Iterable[np.ndarray | None] = repeat(None, count)
-        if self._features is not None:
-            features = check_rows(outputs[self._features], count, self._path, "embedding")
+        if self._features:
+            features = check_rows(outputs[self._features[-1]], count, self._path, "embedding")
         return [Judged(*each) for each in zip(rows, unknown, features, strict=True)]
 
     def predict(
@@ -270,99 +181,9 @@ class Classifier(MadeOfFile):
         Raises:
             ImageTypeError: as of ``predict``.
         """
-        images = image_sources(images)
-        batch_size = self.batch_size if batch_size is None else batch_size
-        check_positive("batch_size", batch_size)
         answering, task = Answering(top_k, min_score, unknown), task_of(self.card)
-        shape = (*self.card.preprocessing.image_size, 3)
-        with closing(decoded_batches(images, self.preprocess, shape, batch_size, self.threads)) as batches:
-            for batch in batches:
-                pixels = batch.pixels
-                rows = iter(self.judge_each(pixels) if len(pixels) else ())
-                for place, image in enumerate(batch.sources):
-                    if place in batch.errors:
-                        yield Result(describe(image), error=batch.errors[place])
-                        continue
-                    judged = next(rows)
-                    if isinstance(judged, ModelOutputError):
-                        yield Result(describe(image), error=str(judged))
-                        continue
-                    yield task.result(describe(image), judged, self.card, answering)
-
-
-def _each(run: Callable[[np.ndarray], Iterable[T]], batch: np.ndarray) -> list[T | ModelOutputError]:
-    """What ``run`` returns for each image; where a batch fails, each image is run alone."""
-    try:
-        return list(run(batch))
-    except ModelOutputError as error:
-        if len(batch) == 1:
-            return [error]
-        return [_each(run, batch[place : place + 1])[0] for place in range(len(batch))]
-
-
-def _load_with_embedding(path: Path, threads: int) -> tuple[Engine, str]:
-    """The engine with the pooled features as a further output of the graph, in memory, and that output's name."""
-    from shvit.engines.onnxruntime import ONNXRuntimeEngine
-
-    with as_model_file_error(path, "onnxruntime"):
-        features = None
-        if path.suffix.lower() not in FILE_ENGINES:
-            check_file(path)
-            features = pooled_features(path.read_bytes())
-        if features is None:
-            raise ModelFileError(
-                f"{path}: no head that embeddings could be taken before; expected ONNX of shvit export"
-            )
-        return ONNXRuntimeEngine(path, threads, (features,)), features
-
-
-def _resized(card: Card, size: tuple[int, int], engine: Engine, path: Path) -> Card:
-    """The card with another input size; refused where the graph has a size of its own."""
-    if any(own not in (None, side) for own, side in zip(engine.input_shape[1:3], size, strict=True)):
-        height, width = card.preprocessing.image_size
-        raise ArgumentError(
-            f"image_size {in_words(size)}: {path} takes images of {height}x{width} only; export it with "
-            f"--dynamic-size, or with --image-size {in_words(size)}"
-        )
-    return replace(card, preprocessing=replace(card.preprocessing, image_size=size))
-
-
-def check_graph(path: Path, engine: Engine, card: Card) -> None:
-    """Refuses a file whose card speaks of another graph than the one beside it."""
-    for what, graph, said in (
-        ("input", engine.input_shape, (None, *card.preprocessing.image_size, 3)),
-        ("output", engine.output_shape, (None, len(card.classes))),
-    ):
-        agree = len(graph) == len(said) and all(
-            None in pair or pair[0] == pair[1] for pair in zip(graph, said, strict=True)
-        )
-        if not agree:
-            raise ModelFileError(f"{path}: the graph's {what} has the shape {graph}, the card says {said}")
-    if card.decision is not None and path.suffix.lower() not in FILE_ENGINES:
-        quantized = has_operator(path, "DequantizeLinear")
-        if quantized != (card.decision.precision == "int8"):
-            raise ModelFileError(
-                f"{path}: the card's decision was fitted on a file in {card.decision.precision}, the graph is in "
-                f"{'8 bits' if quantized else 'float'}, whose scores differ; calibrate it anew with: shvit calibrate"
-            )
-    if card.decision is not None and card.decision.unknown is not None and UNKNOWN not in engine.outputs:
-        raise ModelFileError(
-            f"{path}: the card has a limit for unknown pictures, the graph gives no {UNKNOWN} score; calibrate the "
-            "file anew with: shvit calibrate"
-        )
-
-
-def read_card(metadata: dict[str, str], path: Path, with_decision: bool = True) -> Card:
-    """The card in a model file's metadata.
-
-    Args:
-        with_decision: as for ``Card.from_json``.
-
-    Raises:
-        ModelFileError: there is none, or it cannot be read.
-    """
-    if METADATA_KEY not in metadata:
-        raise ModelFileError(
-            f"{path}: the file has no card, so its classes and preprocessing are unknown; make one with: shvit export"
-        )
-    return Card.from_json(metadata[METADATA_KEY], str(path), with_decision)
+        for image, _, found in self._run_stream(image_sources(images), batch_size, self._judge):
+            if isinstance(found, str):
+                yield Result(describe(image), error=found)
+            else:
+                yield task.result(describe(image), found, self.card, answering)

@@ -7,6 +7,8 @@ import re
 from dataclasses import asdict, dataclass
 from typing import Literal
 
+import numpy as np
+
 from shvit.card.fields import build, check_fields, refuse_constant
 from shvit.errors import ArgumentError, DataError
 
@@ -116,3 +118,19 @@ class EmbeddingsInfo:
             return build(cls, json.loads(text, parse_constant=refuse_constant), "embeddings")
         except (ValueError, RecursionError) as error:
             raise DataError(f"{source}: what it says of its embeddings cannot be read: {error}") from None
+
+
+def finished_embedding(found: np.ndarray, mirrored: np.ndarray | None, normalize: bool) -> np.ndarray:
+    """Pooled features as they are given out.
+
+    Args:
+        found: ``float32 (N, values)``.
+        mirrored: of the mirror images, to take the mean with.
+        normalize: to length 1; features that are all zero stay so.
+    """
+    if mirrored is not None:
+        found = (found + mirrored) / 2
+    if normalize:
+        lengths = np.linalg.norm(found, axis=1, keepdims=True)
+        found = found / np.where(lengths > 0, lengths, 1)
+    return found

@@ -18,7 +18,7 @@ from shvit.errors import ArgumentError, MissingDependencyError, ModelFileError, 
 from shvit.hub.resolve import resolve_model
 from shvit.images.preprocess import ImageSource, Region, decode, describe, kept_region, one_image, preprocess
 from shvit.install import pip_install
-from shvit.predicting.classifier import check_graph, read_card
+from shvit.predicting.loaded import check_graph, read_card
 from shvit.predicting.outputs import check_rows, scores_of
 from shvit.predicting.pickling import MadeOfFile
 from shvit.shipped import DEFAULT_MODEL

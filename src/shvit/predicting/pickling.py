@@ -37,13 +37,13 @@ class MadeOfFile:
                 f"{path}: was written anew since it was loaded, so another process would load another model; load it "
                 "again before it is sent there"
             )
-        return _make_again, (type(self), self._origin, self._arguments, _digest(path))
+        return _make_again, (type(self), self._origin, self._arguments, digest_of(path))
 
 
 def _make_again(kind: type, model: str, arguments: dict[str, Any], digest: str) -> Any:
     """Raises: ModelFileError: the file is not there, or is another one than where this was pickled."""
     path = resolve_model(model)
-    if _digest(path) != digest:
+    if digest_of(path) != digest:
         raise ModelFileError(
             f"{path}: is another file than the one that the {kind.__name__} was pickled with; expected SHA-256 "
             f"{digest[:16]}..., put that file here or pickle it anew"
@@ -57,7 +57,8 @@ def _stamp(path: Path) -> list[tuple[int, int]]:
     return [(status.st_mtime_ns, status.st_size) for status in found]
 
 
-def _digest(path: Path) -> str:
+def digest_of(path: Path) -> str:
+    """SHA-256 of a model file and of what belongs to it, in hexadecimal digits."""
     digest = hashlib.sha256()
     for each in _files(path):
         digest.update(each.read_bytes())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
@@ -10,7 +11,7 @@ from threading import Event
 import numpy as np
 
 from shvit.errors import ImageError
-from shvit.images.preprocess import ImageSource, describe
+from shvit.images.preprocess import ImageSource, describe, encoded_bytes
 
 PrepareImage = Callable[[ImageSource], np.ndarray]
 """An image to ``uint8 (H, W, 3)``; raises ``ImageError``."""
@@ -22,9 +23,12 @@ class Batch:
     sources: list[ImageSource]
     errors: dict[int, str]
     """Of those that could not be read, by their place: why."""
+    digests: dict[int, str]
+    """By their place, where digests were asked for: SHA-256 of the encoded images, of pixels of their bytes."""
 
-    def __init__(self, sources: list[ImageSource], buffer: np.ndarray) -> None:
-        self.sources, self.errors = sources, {}
+    def __init__(self, sources: list[ImageSource], buffer: np.ndarray, with_digests: bool) -> None:
+        self.sources, self.errors, self.digests = sources, {}, {}
+        self._with_digests = with_digests
         self._buffer = buffer
 
     @property
@@ -40,13 +44,26 @@ class Batch:
                 return
             source = self.sources[place]
             try:
+                if self._with_digests:
+                    encoded = encoded_bytes(source, describe(source))
+                    if encoded is not None:
+                        source = encoded  # read once
+                        self.digests[place] = hashlib.sha256(encoded).hexdigest()
                 self._buffer[place] = prepare(source)
             except ImageError as error:
                 self.errors[place] = str(error).removeprefix(f"{describe(source)}: ")
+                continue
+            if self._with_digests and place not in self.digests:
+                self.digests[place] = hashlib.sha256(np.asarray(source).tobytes()).hexdigest()
 
 
 def decoded_batches(
-    images: Iterable[ImageSource], prepare: PrepareImage, image_shape: tuple[int, ...], batch_size: int, workers: int
+    images: Iterable[ImageSource],
+    prepare: PrepareImage,
+    image_shape: tuple[int, ...],
+    batch_size: int,
+    workers: int,
+    with_digests: bool = False,
 ) -> Generator[Batch, None, None]:
     """All images, in order, in batches.
 
@@ -57,6 +74,7 @@ def decoded_batches(
     Args:
         image_shape: what ``prepare`` returns, (H, W, 3).
         workers: threads that decode; 1 decodes in the caller's own. They end with the iterator.
+        with_digests: batches have them.
     """
     pending = iter(images)
     buffers = [np.empty((0, *image_shape), np.uint8)] * 2
@@ -66,7 +84,7 @@ def decoded_batches(
         sources = list(islice(pending, batch_size))
         if len(buffers[0]) < len(sources):
             buffers[0] = np.empty((len(sources), *image_shape), np.uint8)
-        batch = Batch(sources, buffers[0])
+        batch = Batch(sources, buffers[0], with_digests)
         buffers.reverse()
         return batch if sources else None
 
