@@ -106,9 +106,9 @@ def one(side: str, source: str, output: str, workers: int) -> None:
         print(json.dumps(ray_data(source, output, workers)))
         return
     from shvit.batch.plan import BatchSettings
-    from shvit.batch.run import run_batch
+    from shvit.batch.run import RunOptions, run_batch
 
-    done = asdict(run_batch(BatchSettings((source,)), output, workers, ADDRESSES[side]))
+    done = asdict(run_batch(BatchSettings((source,)), output, RunOptions(workers, ADDRESSES[side])))
     print(json.dumps({name: done[name] for name in ("inputs", "failed", "seconds", "seconds_working")}))
 
 

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from shvit.batch.plan import BatchSettings
-from shvit.batch.run import BatchSummary, run_batch
+from shvit.batch.run import BatchSummary, RunOptions, run_batch
 
 from ..conftest import PATIENCE
 
@@ -89,7 +89,7 @@ def batch(model: Path, output: Path | str, *sources: object, **options: object) 
     """A run with small units."""
     more = {name: options.pop(name) for name in ("workers", "ray_address", "retry_failed") if name in options}
     settings = BatchSettings(tuple(map(str, sources)), str(model), **{"unit_size": 8, **options})
-    return run_batch(settings, str(output), **{"workers": 1, **more})
+    return run_batch(settings, str(output), RunOptions(**{"workers": 1, **more}))
 
 
 def command(model: Path, output: object, *arguments: object) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 
-from shvit.batch.worker import row_schema
+from shvit.batch.rows import row_schema
 
 from ..conftest import ROOT
 

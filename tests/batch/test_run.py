@@ -422,8 +422,6 @@ def test_embeddings_are_what_the_head_judges_by(colour_model, tmp_path):
         assert TASKS["classification"].scores(logits)[best] == pytest.approx(row["scores"], abs=1e-5)
     with pytest.raises(ModelFileError, match="no head that embeddings could be taken before"):
         batch(colour_model, tmp_path / "other", folder, embedding=True)
-    with pytest.raises(ValueError, match="only the engine onnxruntime gives embeddings"):
-        batch("shvit_s1_tiny_imagenet", tmp_path / "other", folder, embedding=True, engine="openvino")
 
 
 def test_videos_are_a_row_a_frame(colour_model, tmp_path):

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from glob import glob
+from glob import glob, has_magic
 from itertools import accumulate, chain, islice
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
@@ -23,6 +23,9 @@ Kind = Literal["images", "tar", "parquet", "video"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 KIND_NAMES: dict[Kind, str] = {"images": "images", "tar": "tar shards", "parquet": "Parquet files", "video": "videos"}
+
+STDIN = "-"
+"""As a source: what is listed on stdin."""
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 
@@ -72,14 +75,19 @@ def kind_of(path: str) -> Kind | None:
 
 
 def list_items(
-    sources: Sequence[str], kind: Kind | None, column: str | None, left_out: Counter[str] | None = None
+    sources: Sequence[str],
+    kind: Kind | None,
+    column: str | None,
+    left_out: Counter[str] | None = None,
+    listed: Sequence[str] = (),
 ) -> tuple[Kind, Iterator[Item]]:
     """What the sources hold, in a settled order, and the one kind that it is of.
 
     Args:
-        sources: files, folders and prefixes (all levels), patterns with ``*``; paths or URLs.
+        sources: files, folders and prefixes (all levels), patterns; paths or URLs; ``-`` for those of ``listed``.
         kind: take these and leave the others; ``None`` accepts one kind alone.
         column: of Parquet files, the one that holds the images.
+        listed: sources too, but what is not there is an input that fails, not a reason to refuse.
         left_out: counts, while the iterator is read, the files that are of no kind, as ``walk_files`` names them.
 
     Raises:
@@ -87,7 +95,7 @@ def list_items(
             column; some of that only while the iterator is read.
         OSError: a folder cannot be read.
     """
-    files = _files_of_one_kind(sources, kind, Counter() if left_out is None else left_out)
+    files = _files_of_one_kind(sources, listed, kind, Counter() if left_out is None else left_out)
     first = next(files)  # there is one, or the sources were refused
     found = (file for _, file in chain([first], files))
     if first[0] == "parquet":
@@ -116,12 +124,12 @@ def cut(items: Iterable[Item], size: int) -> Iterator[Unit]:
 
 
 def _files_of_one_kind(
-    sources: Sequence[str], kind: Kind | None, left_out: Counter[str]
+    sources: Sequence[str], listed: Sequence[str], kind: Kind | None, left_out: Counter[str]
 ) -> Iterator[tuple[Kind, Found]]:
     chosen, others = kind, Counter[Kind]()
     for source in sources:
         nothing, of_source = True, Counter[str]()
-        for file, named in _files(source):
+        for file, named in _listed_files(listed) if source == STDIN else _files(source):
             its = kind_of(file.path) or ("images" if named else None)
             if its is None:
                 of_source[kind_of_other(Path(file.path))] += 1
@@ -135,6 +143,8 @@ def _files_of_one_kind(
             else:
                 others[its] += 1
         if nothing:
+            if source == STDIN and not listed:
+                raise BatchError("standard input holds no paths")
             expected = "images, tar shards, Parquet files or videos" if kind is None else KIND_NAMES[kind]
             raise BatchError(
                 f"{source}: there are no {expected}{'; ' if of_source else ''}{describe_left_out(of_source)}"
@@ -143,6 +153,15 @@ def _files_of_one_kind(
     if others and chosen:
         found = ", ".join(f"{count:,} {KIND_NAMES[each]}" for each, count in others.items())
         raise BatchError(f"the sources hold {KIND_NAMES[chosen]}, but also {found}: say which are meant with --kind")
+
+
+def _listed_files(listed: Sequence[str]) -> Iterator[tuple[Found, bool]]:
+    for path in listed:
+        place = settled(path)
+        if is_url(place) or os.path.lexists(place) or has_magic(place):
+            yield from _files(path)
+        else:
+            yield Found(place, None), True
 
 
 def _files(source: str) -> Iterator[tuple[Found, bool]]:
@@ -157,7 +176,7 @@ def _files(source: str) -> Iterator[tuple[Found, bool]]:
         yield from ((file, False) for file in find(place))
     elif os.path.lexists(place):
         yield Found(place, None), True
-    elif "*" in place:
+    elif has_magic(place):
         for path in sorted(glob(place, recursive=True)):  # noqa: PTH207
             if not os.path.isdir(path):  # noqa: PTH112
                 yield Found(path, None), True

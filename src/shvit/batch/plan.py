@@ -7,7 +7,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,16 @@ import pyarrow.parquet as pq
 
 from shvit._version import __version__
 from shvit.batch.inputs import Sampling
-from shvit.batch.listing import Item, Kind, Unit, cut, list_items
+from shvit.batch.listing import STDIN, Item, Kind, Unit, cut, list_items
 from shvit.batch.stores import Output, open_binary, settled
 from shvit.engines import BATCH_SIZE
 from shvit.errors import BatchError, check_positive
 from shvit.hub.resolve import resolve_model
 from shvit.images.decoding import Decoding
 from shvit.predicting.classifier import Classifier
+from shvit.predicting.embedder import Embedder
+from shvit.predicting.embeddings import EmbeddingOptions
+from shvit.predicting.loaded import LoadedModel
 from shvit.shipped import DEFAULT_MODEL
 from shvit.tasks import Answering
 
@@ -52,7 +55,7 @@ class BatchSettings:
     """What the user asks for. All of it decides what the rows hold, so all of it is pinned."""
 
     sources: tuple[str, ...]
-    """Files, folders, patterns with ``*``; paths or URLs."""
+    """Files, folders, patterns; paths or URLs; ``-`` for those in ``listed``."""
     model: str = DEFAULT_MODEL
     """A model file, or a name, as ``Classifier`` takes them."""
     kind: Kind | None = None
@@ -71,12 +74,16 @@ class BatchSettings:
     """Whether an input of none of the classes is called unknown, where the card can tell."""
     embedding: bool = False
     """Also the pooled features that the head judges by, ``float32 (channels,)``."""
+    embeddings: EmbeddingOptions | None = None
+    """Rows of embeddings made so, as ``shvit.embeddings`` reads them, in place of labels."""
     engine: str = "auto"
     decoding: Decoding = "exact"
     batch_size: int = BATCH_SIZE
     """Images in one inference."""
     unit_size: int = UNIT_SIZE
     """Inputs in a file of the output, as far as the source can be cut so."""
+    listed: tuple[str, ...] = field(default=(), repr=False)
+    """What ``-`` stands for."""
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "unit_size"):
@@ -88,6 +95,23 @@ class BatchSettings:
     @property
     def answering(self) -> Answering:
         return Answering(self.top_k, self.min_score, self.unknown)
+
+    def asked(self) -> dict[str, Any]:
+        """All that decides what the rows hold, as it is pinned in JSON: the model by its contents, the list by its
+        digest.
+
+        Raises:
+            ModelFileError: there is no such model.
+        """
+        listed = hashlib.sha256("\n".join(self.listed).encode("utf-8", "surrogateescape")).hexdigest()
+        return {
+            **{each.name: getattr(self, each.name) for each in fields(self)},
+            "sources": [source if source == STDIN else settled(source) for source in self.sources],
+            "listed": listed if self.listed else None,
+            "embeddings": None if self.embeddings is None else asdict(self.embeddings),
+            "model": hashlib.sha256(resolve_model(self.model).read_bytes()).hexdigest(),
+            "version": __version__,
+        }
 
 
 @dataclass(frozen=True)
@@ -105,6 +129,7 @@ class WorkerSetup:
     batch_size: int
     answering: Answering
     embedding: bool
+    embeddings: EmbeddingOptions | None
     kind: Kind
     column: str | None
     sampling: Sampling
@@ -142,43 +167,42 @@ def make_plan(settings: BatchSettings, output: Output) -> Plan:
         OSError: a folder cannot be read, or the output cannot be written.
     """
     model = resolve_model(settings.model)
-    with model.open("rb") as file:
-        digest = hashlib.sha256(file.read()).hexdigest()
     # Loaded once here, so that a model or an engine that cannot be used is refused before anything is listed.
-    classifier = Classifier(
-        model, settings.engine, 1, settings.batch_size, settings.decoding, embedding=settings.embedding
-    )
-    asked = {
-        **asdict(settings),
-        "sources": [settled(source) for source in settings.sources],
-        "model": digest,
-        "version": __version__,
-    }
+    loaded = _load(settings, model)
+    asked = settings.asked()
     pinned = _read_plan(output)
     if pinned is None:
         if any(name.startswith("part-") for name in output.names()):
             raise BatchError(f"--output {output.root}: holds parts, but not the plan that they are of; name another")
-        pinned = {"schema": _SCHEMA, "asked": asked, "engine": classifier.engine, **_list(settings, output)}
+        pinned = {"schema": _SCHEMA, "asked": asked, "engine": loaded.engine, **_list(settings, output)}
         with output.create(PLAN) as path:
             path.write_text(json.dumps(pinned, indent=1) + "\n", encoding="utf-8")
     else:
-        _check_same(pinned["asked"], asked, output)
+        check_same(pinned["asked"], asked, output.root)
     setup = WorkerSetup(
         output.root,
         model.absolute(),
-        classifier.card.name,
-        digest,
+        loaded.card.name,
+        asked["model"],
         pinned["engine"],
         settings.decoding,
         settings.batch_size,
         settings.answering,
         settings.embedding,
+        settings.embeddings,
         pinned["kind"],
         settings.column,
         Sampling(settings.fps, settings.keyframes),
         __version__,
     )
     return Plan(setup, pinned["units"], pinned["inputs"], Counter(pinned.get("left_out", {})), output)
+
+
+def _load(settings: BatchSettings, model: Path) -> LoadedModel:
+    running = (settings.engine, 1, settings.batch_size, settings.decoding)
+    if settings.embeddings is not None:
+        return Embedder(model, settings.embeddings, *running)
+    return Classifier(model, *running, embedding=settings.embedding)
 
 
 def _read_plan(output: Output) -> dict[str, Any] | None:
@@ -195,11 +219,19 @@ def _read_plan(output: Output) -> dict[str, Any] | None:
     raise BatchError(f"{output.path(PLAN)}: {what}; name another output")
 
 
-def _check_same(pinned: dict[str, Any], asked: dict[str, Any], output: Output) -> None:
-    for name in (*(field.name for field in fields(BatchSettings)), "version"):
+def check_same(pinned: dict[str, Any], asked: dict[str, Any], output: str) -> None:
+    """Refuses to go on with what was asked for in another way.
+
+    Args:
+        pinned, asked: as ``BatchSettings.asked`` gives it, then and now.
+
+    Raises:
+        BatchError: they differ; the message says in what.
+    """
+    for name in asked:
         if pinned.get(name) != asked[name]:
             raise BatchError(
-                f"--output {output.root}: was begun with {_shown(name, pinned.get(name))}, not "
+                f"--output {output}: was begun with {_shown(name, pinned.get(name))}, not "
                 f"{_shown(name, asked[name])}; go on with what it was begun with, or name another output"
             )
 
@@ -209,13 +241,18 @@ def _shown(name: str, value: Any) -> str:
         return f"the sources {' '.join(value or ())}"
     if name == "model":
         return f"the model file of SHA-256 {str(value)[:12]}"
+    if name == "listed":
+        return f"the list of SHA-256 {str(value)[:12]} on stdin" if value else "no list on stdin"
+    if name == "embeddings":
+        said = ", ".join(f"{each.replace('_', ' ')} {it}" for each, it in (value or {}).items())
+        return f"embeddings ({said})" if value else "labels"
     return f"{name.replace('_', ' ')} {'unset' if value is None else value}"
 
 
 def _list(settings: BatchSettings, output: Output) -> dict[str, Any]:
     """Writes the listing, a row group a unit, and counts."""
     left_out = Counter[str]()
-    kind, items = list_items(settings.sources, settings.kind, settings.column, left_out)
+    kind, items = list_items(settings.sources, settings.kind, settings.column, left_out, settings.listed)
     if kind == "video":
         import_module("shvit.video.frames")  # says what to install before anything is written
     units, inputs = 0, 0

@@ -51,25 +51,33 @@ class BatchSummary:
         return self.inputs_now / self.seconds_working if self.inputs_now else 0.0
 
 
+@dataclass(frozen=True)
+class RunOptions:
+    """How a run is done; none of it decides what the rows hold."""
+
+    workers: int | None = None
+    """How many, each on one thread; when not given, one a processor of this machine, or of the cluster."""
+    ray_address: str | None = None
+    """Of a Ray cluster, as ``ray.init`` takes it (``auto``, ``HOST:PORT``); ``local`` starts one on this machine;
+    ``None`` does without Ray."""
+    retry_failed: bool = False
+    """Do those units again in which an input failed."""
+
+
 def run_batch(
     settings: BatchSettings,
     output: str,
-    workers: int | None = None,
-    ray_address: str | None = None,
-    retry_failed: bool = False,
+    options: RunOptions = RunOptions(),
     begin: Callable[[int | None, int], None] = lambda total, finished: None,
     advance: Callable[[int], None] = lambda count: None,
 ) -> BatchSummary:
-    """Classifies everything that the sources hold, and leaves a folder of Parquet files with one row an input.
+    """Runs a model on everything that the sources hold, and leaves a folder of Parquet files with one row an input.
 
     What an earlier run finished stays: started again after whatever end, a run goes on.
 
     Args:
         output: folder, or URL of an object store.
-        workers: how many, each on one thread; when not given, one a processor of this machine, or of the cluster.
-        ray_address: of a Ray cluster, as ``ray.init`` takes it (``auto``, ``HOST:PORT``); ``local`` starts one on this
-            machine; ``None`` does without Ray.
-        retry_failed: do those units again in which an input failed.
+        options: how it is done.
         begin: told how many inputs there are, if that is known, and how many are finished, before work starts.
         advance: told of each so many more inputs that are done.
 
@@ -82,7 +90,7 @@ def run_batch(
     place = Output(output)
     plan = make_plan(settings, place)
     finished = _finished(place, plan)
-    if retry_failed:
+    if options.retry_failed:
         for number in [number for number, (_, failed) in finished.items() if failed]:
             del finished[number]
     inputs, failed = (sum(counts[which] for counts in finished.values()) for which in (0, 1))
@@ -94,7 +102,7 @@ def run_batch(
         with ExitStack() as stack:
             place.clear_partials("part-")
             stack.callback(place.clear_partials, "part-")  # of workers that are ended in the middle
-            pool = stack.enter_context(closing(_pool(plan, workers, ray_address, plan.units - len(finished))))
+            pool = stack.enter_context(closing(_pool(plan, options, plan.units - len(finished))))
             todo, again = plan.read_units(set(finished)), deque[Unit]()
             left = plan.units - len(finished)
             while left:
@@ -122,12 +130,12 @@ def _deadly(event: WorkerLost) -> str:
     )
 
 
-def _pool(plan: Plan, workers: int | None, ray_address: str | None, units: int) -> Pool:
-    if ray_address is not None:
+def _pool(plan: Plan, options: RunOptions, units: int) -> Pool:
+    if options.ray_address is not None:
         from shvit.batch.cluster import RayActors
 
-        return RayActors(plan.setup, ray_address, workers, units)
-    count = min(workers or available_threads(), units)
+        return RayActors(plan.setup, options.ray_address, options.workers, units)
+    count = min(options.workers or available_threads(), units)
     return ThisProcess(plan.setup) if count == 1 else Processes(plan.setup, count)
 
 

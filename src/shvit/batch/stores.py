@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -168,6 +169,14 @@ class Output:
             with naming(self.path(name)):
                 self._store.put_file(str(local), f"{self._inside}/{name}")
 
+    def is_there(self) -> bool:
+        """Whether the folder is, or anything below the prefix."""
+        if self._store is None:
+            return Path(self.root).is_dir()
+        self._store.invalidate_cache()
+        with naming(self.root):
+            return self._store.exists(self._inside)
+
     def read(self, name: str) -> bytes | None:
         """What is in a file; ``None`` where there is no such file."""
         with naming(self.path(name)):
@@ -194,6 +203,14 @@ class Output:
                 return [path.rpartition("/")[2] for path in self._store.ls(self._inside, detail=False)]
             except FileNotFoundError:
                 return []
+
+    def clear(self) -> None:
+        """Takes the folder away, or all below the prefix."""
+        with naming(self.root), suppress(FileNotFoundError):
+            if self._store is None:
+                shutil.rmtree(self.root)
+            else:
+                self._store.rm(self._inside, recursive=True)
 
     def clear_partials(self, prefix: str) -> None:
         """Takes away what killed processes left of files whose names begin so."""

@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Callable
-from contextlib import ExitStack, redirect_stdout
 
-from shvit.cli.arguments import add_answering, add_model, check_folder_name, positive
-from shvit.display import notice, progress_bar, say
-from shvit.engines import BATCH_SIZE, ENGINES
+from shvit.cli.arguments import add_answering, add_model, check_folder_name
+from shvit.cli.collection import add_running, add_sources, common_settings, run_shown
 from shvit.errors import MissingDependencyError
-from shvit.images.sources import COMPANION_EXTENSIONS, describe_left_out
 from shvit.install import install_command
-
-KINDS = ("images", "tar", "parquet", "video")
 
 EPILOG = """\
 examples:
@@ -33,40 +26,14 @@ exit status: 0 all fine, 1 some inputs failed (the others are done), 2 wrong usa
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "sources", nargs="+", metavar="SOURCE", help="folder, file or pattern with *, as a path or a URL such as s3://"
-    )
+    add_sources(parser)
     parser.add_argument(
         "--output", required=True, metavar="DIR", help="folder or object store (s3://) for the parts, made if missing"
     )
     add_model(parser)
     add_answering(parser, "input")
-    parser.add_argument(
-        "--workers", type=positive, metavar="N", help="of one thread each (default: one a processor, here or there)"
-    )
-    parser.add_argument(
-        "--ray-address",
-        metavar="ADDRESS",
-        help="Ray cluster: auto, HOST:PORT, or local to start one here (default: processes of this machine, no Ray)",
-    )
-    parser.add_argument("--kind", choices=KINDS, help="what to take of the sources (default: the one kind they hold)")
-    parser.add_argument("--column", help="of Parquet files, the one with the images (default: the only one)")
-    parser.add_argument("--fps", type=float, help="of videos, frames a second at most (default: every frame)")
-    parser.add_argument("--keyframes", action="store_true", help="of videos, only key frames, many times as fast")
-    parser.add_argument("--retry-failed", action="store_true", help="do those parts again in which an input failed")
-    parser.add_argument(
-        "--unit-size", type=positive, default=1024, metavar="N", help="inputs in a part (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--embedding", action="store_true", help="also the pooled features before the head (engine onnxruntime)"
-    )
-    parser.add_argument("--engine", choices=ENGINES, default="auto", help="default: auto")
-    parser.add_argument("--batch-size", type=positive, default=BATCH_SIZE, metavar="N", help="default: %(default)s")
-    parser.add_argument(
-        "--fast-decode",
-        action="store_true",
-        help="decode and resize to nearly the same pixels in about half the time (needs the extra fast)",
-    )
+    parser.add_argument("--embedding", action="store_true", help="also the pooled features before the head")
+    add_running(parser, 1024)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -80,45 +47,11 @@ def run(args: argparse.Namespace) -> int:
         raise MissingDependencyError(f"needs pyarrow, which is not installed: {install_command('ray')}") from None
 
     settings = BatchSettings(
-        sources=tuple(args.sources),
-        model=args.model,
-        kind=args.kind,
-        column=args.column,
-        fps=args.fps,
-        keyframes=args.keyframes,
+        **common_settings(args),
         top_k=args.top_k,
         min_score=args.min_score,
         unknown=not args.no_unknown,
         embedding=args.embedding,
-        engine=args.engine,
-        decoding="fast" if args.fast_decode else "exact",
-        batch_size=args.batch_size,
-        unit_size=args.unit_size,
     )
-    with ExitStack() as stack:
-        if args.ray_address is not None:  # Ray prints what it notices to stdout
-            stack.enter_context(redirect_stdout(sys.stderr))
-        bars: list[Callable[[int], None]] = []
-
-        def begin(total: int | None, finished: int) -> None:
-            if finished:
-                say(f"{finished:,} inputs are done already", sys.stderr)
-            bars.append(stack.enter_context(progress_bar("classifying", total, finished)))
-
-        done = run_batch(
-            settings,
-            args.output,
-            args.workers,
-            args.ray_address,
-            args.retry_failed,
-            begin,
-            lambda count: bars[0](count),
-        )
-    speed = f", {done.inputs_now:,} of them now at {done.images_per_second:,.0f} a second" if done.inputs_now else ""
-    why = " (the column error says why)" if done.failed else ""
-    say(f"{args.output}: {done.inputs:,} inputs, {done.failed:,} failed{why}{speed}")
-    if done.left_out.keys() - COMPANION_EXTENSIONS:
-        notice(describe_left_out(done.left_out))
-    if done.workers_lost:
-        say(f"{done.workers_lost} workers died and were replaced", sys.stderr)
+    done = run_shown(args, "classifying", lambda *how: run_batch(settings, args.output, *how))
     return 1 if done.failed else 0

@@ -15,6 +15,7 @@ COMMANDS = {
     "predict": "classify images: files, folders, globs or paths on stdin",
     "video": "classify videos, streams and cameras: events and frame by frame",
     "batch": "classify whole collections to Parquet, on all cores or a Ray cluster",
+    "embed": "give the features of images, by which alike ones are near, to a Parquet file",
     "serve": "answer predictions over HTTP, with a page to try them on",
     "explain": "show where a model looks: attention and class activation over the pictures",
     "models": "list the networks that have a name, and what of them is here",

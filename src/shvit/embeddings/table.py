@@ -200,6 +200,10 @@ class EmbeddingsWriter:
             self._writer.write_table(whole.slice(0, end), ROW_GROUP)
             self._held = [whole.slice(end)] if end < len(whole) else []
 
+    def note(self, key: str, text: str) -> None:
+        """Puts a text under a key into the file's metadata."""
+        self._writer.add_key_value_metadata({key: text})
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
