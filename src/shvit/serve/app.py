@@ -22,7 +22,7 @@ from starlette.staticfiles import StaticFiles
 from shvit._version import __version__
 from shvit.predicting.classifier import Classifier
 from shvit.serve.access import SECURITY_HEADERS, OwnSiteOnly, SecurityHeaders, TokenRequired, own_names
-from shvit.serve.batching import EngineFailure, Served
+from shvit.serve.batching import ENGINE_FAILED, EngineFailure, Served
 from shvit.serve.bodies import (
     JSON,
     MULTIPART,
@@ -31,11 +31,13 @@ from shvit.serve.bodies import (
     GoneError,
     RefusedError,
 )
+from shvit.serve.embed import PARAMETERS as EMBED_PARAMETERS
+from shvit.serve.embed import EmbedAnswer, WantedEmbedding
 from shvit.serve.explain import Kind, Wanted
 from shvit.serve.metrics import CLIENT_GONE, CountedAnswers
 from shvit.serve.reference import reference_page
 from shvit.serve.refusals import REFUSED_BY_PROTOCOL, refusal
-from shvit.serve.service import ENGINE_FAILED, RefusedWhenFull, Service, json_response
+from shvit.serve.service import RefusedWhenFull, Service, json_response
 from shvit.serve.settings import Settings
 from shvit.serve.workers import NoWorkerError
 from shvit.tasks import Answering
@@ -132,6 +134,7 @@ def create_app(models: dict[str, Classifier], settings: Settings, listens_at: st
     app.state.service = service
     _add_errors(app, service)
     _add_predict(app, service)
+    _add_embed(app, service)
     _add_explain(app, service)
     _add_models(app, service)
     _add_operations(app, service)
@@ -228,6 +231,28 @@ def _add_predict(app: FastAPI, service: Service) -> None:
     app.openapi = openapi  # type: ignore[method-assign]
 
 
+def _add_embed(app: FastAPI, service: Service) -> None:
+    errors = {**ERRORS, 422: "A parameter is wrong, none of the images can be read, or the model has no embeddings."}
+
+    @app.post(
+        "/v1/embed",
+        summary="The features of images, by which alike ones are near each other",
+        responses={
+            200: {"description": "The embedding, or the results.", "model": EmbedAnswer},
+            **{status: {"description": text, "model": ErrorAnswer} for status, text in errors.items()},
+        },
+        openapi_extra=_image_body(),
+    )
+    async def embed(
+        request: Request,
+        normalize: Annotated[bool, Query(description="Each of length 1, for cosines.")] = False,
+        flip: Annotated[bool, Query(description="The mean of the image's and its mirror image's.")] = False,
+        model: ModelName = None,
+    ) -> Response:
+        _check_names(request.query_params, EMBED_PARAMETERS)
+        return await service.embed(request, WantedEmbedding(normalize, flip, model))
+
+
 def _add_explain(app: FastAPI, service: Service) -> None:
     errors = {**ERRORS, 422: "A parameter is wrong, the image cannot be read, or the model cannot be explained."}
 
@@ -257,10 +282,15 @@ def _add_explain(app: FastAPI, service: Service) -> None:
         return await service.explain(request, Wanted(kind, stage, block, point, class_id), model)
 
 
+def _check_names(query: QueryParams, known: tuple[str, ...]) -> None:
+    """Raises: RefusedError: there is another parameter than these."""
+    if others := [each for each in query if each not in known]:
+        raise RefusedError(422, "parameter", f"{others[0]!r}: expected one of {', '.join(known)}")
+
+
 def _answering(query: QueryParams) -> Answering:
     """Raises: RefusedError: one of the parameters has a wrong value."""
-    if others := [each for each in query if each not in PARAMETERS]:
-        raise RefusedError(422, "parameter", f"{others[0]!r}: expected one of {', '.join(PARAMETERS)}")
+    _check_names(query, PARAMETERS)
     top_k, min_score, unknown = query.get("top_k", "5"), query.get("min_score"), query.get("unknown", "true")
     if not (top_k.isascii() and top_k.isdigit() and len(top_k) < 10 and int(top_k) > 0):
         raise RefusedError(422, "parameter", f"top_k: expected a positive number, got {top_k!r}")

@@ -37,6 +37,8 @@ STOP_SECONDS = 2.0
 _PATH = re.compile(r"(?:^|[\s'\"(\[=:])(?:/|~/|[A-Za-z]:\\)\S")
 """Where a file of the server's is named."""
 
+ENGINE_FAILED = "the engine failed; the server's log says how"
+
 CANNOT_BE_DECODED = "cannot be decoded"
 
 
@@ -48,17 +50,24 @@ Outcome = Judged | str | EngineFailure
 
 
 class Job:
-    """The images of one request, and what becomes of them. Lives in the event loop's thread."""
+    """The images of one request, and what becomes of them. Lives in the event loop's thread.
 
-    def __init__(self, served: Served, images: Sequence[Encoded], loop: asyncio.AbstractEventLoop) -> None:
+    Args:
+        with_mirrored: after them their mirror images.
+    """
+
+    def __init__(
+        self, served: Served, images: Sequence[Encoded], loop: asyncio.AbstractEventLoop, with_mirrored: bool = False
+    ) -> None:
         self.served = served
-        self.outcomes: list[Outcome | None] = [None] * len(images)
+        given = [(image, mirrored) for mirrored in ((False, True) if with_mirrored else (False,)) for image in images]
+        self.outcomes: list[Outcome | None] = [None] * len(given)
         """For each image what the graph says of it, why it cannot be read, or that the engine failed."""
         self.done: asyncio.Future[None] = loop.create_future()
         """Set when all have an outcome, or when it was cancelled."""
         self.cancelled = False
-        self.images = [_Image(self, place, image, loop) for place, image in enumerate(images)]
-        self._left = len(images)
+        self.images = [_Image(self, place, *each, loop) for place, each in enumerate(given)]
+        self._left = len(given)
 
     def settle(self, place: int, outcome: Outcome) -> None:
         self.outcomes[place] = outcome
@@ -84,10 +93,10 @@ class Job:
 class _Image:
     """One image on its way, and when it passed where."""
 
-    __slots__ = ("accepted", "decode_began", "decode_ended", "encoded", "job", "loop", "pixels", "place")
+    __slots__ = ("accepted", "decode_began", "decode_ended", "encoded", "job", "loop", "mirrored", "pixels", "place")
 
-    def __init__(self, job: Job, place: int, encoded: Encoded, loop: asyncio.AbstractEventLoop) -> None:
-        self.job, self.place, self.encoded, self.loop = job, place, encoded, loop
+    def __init__(self, job: Job, place: int, encoded: Encoded, mirrored: bool, loop: asyncio.AbstractEventLoop) -> None:
+        self.job, self.place, self.encoded, self.mirrored, self.loop = job, place, encoded, mirrored, loop
         self.accepted = time.perf_counter()
         self.decode_began = self.decode_ended = 0.0
         self.pixels: np.ndarray | None = None
@@ -104,6 +113,8 @@ class _Image:
             if isinstance(encoded, str):
                 encoded = _from_base64(encoded)
             pixels = served.classifier.preprocess(encoded)
+            if self.mirrored:
+                pixels = pixels[:, ::-1]
         except ImageError as error:
             return partial(self._fail, self.settle_failed, public_reason(str(error), encoded))
         except Exception as error:  # a fault of ours must not end the thread that serves all
@@ -288,10 +299,10 @@ class Batcher:
         """Decoders that were given up and still run."""
         return self._decoders.stuck
 
-    def submit(self, served: Served, images: Sequence[Encoded]) -> Job:
+    def submit(self, served: Served, images: Sequence[Encoded], with_mirrored: bool = False) -> Job:
         """Takes the images of a request; called in the event loop's thread."""
-        job = Job(served, images, self._loop)
-        served.expect(len(images))
+        job = Job(served, images, self._loop, with_mirrored)
+        served.expect(len(job.images))
         for image in job.images:
             self._decoders.submit(image)
         return job

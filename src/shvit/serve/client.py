@@ -1,19 +1,22 @@
-"""Asking a server what a ``Classifier`` would be asked; the answers are the same objects."""
+"""Asking a server what a ``Classifier`` or an ``Embedder`` would be asked; the answers are the same objects."""
 
 from __future__ import annotations
 
 import asyncio
 import io
 import time
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from shvit.errors import ArgumentError, ImageError, MissingDependencyError, ServerError
 from shvit.images.preprocess import ImageSource, decode, describe, encoded_bytes, image_sources
 from shvit.install import install_command
+from shvit.predicting.embedder import Embedding
+from shvit.predicting.embeddings import EmbeddingOptions
+from shvit.serve.questions import Question, embedding_question, prediction_question
 from shvit.tasks import Answering
-from shvit.tasks.results import Prediction, Result
+from shvit.tasks.results import Result
 
 try:
     import httpx2
@@ -21,6 +24,8 @@ except ImportError as error:
     raise MissingDependencyError(
         f"the client needs httpx2, which is not installed; install it with: {install_command('serve')}"
     ) from error
+
+T = TypeVar("T")
 
 BATCH_SIZE = 8
 """Images of one request at most: few enough for the queue of any server."""
@@ -114,14 +119,10 @@ class _Base:
         self._limits = limits
         return limits
 
-    def _request(self, part: _Part, answering: Answering) -> dict[str, Any]:
+    def _request(self, part: _Part, question: Question[Any]) -> dict[str, Any]:
         """A request, as httpx2 takes it."""
-        params: dict[str, Any] = {"top_k": answering.top_k, **({"model": self.model} if self.model else {})}
-        if answering.min_score is not None:
-            params["min_score"] = f"{answering.min_score:.17f}"
-        if not answering.unknown:
-            params["unknown"] = "false"
-        request: dict[str, Any] = {"method": "POST", "url": "/v1/predict", "params": params}
+        params = {**question.params, **({"model": self.model} if self.model else {})}
+        request: dict[str, Any] = {"method": "POST", "url": question.route, "params": params}
         if len(part.bodies) == 1:  # no form to be taken apart
             return {**request, "content": part.bodies[0], "headers": {"Content-Type": "application/octet-stream"}}
         return {**request, "files": [("images", (f"{place}", body)) for place, body in enumerate(part.bodies)]}
@@ -136,16 +137,18 @@ class _Base:
             return 1.0
         return min(seconds, LONGEST_WAIT) if seconds >= 0 else 0.0  # it may be no number
 
-    def _results(self, part: _Part, response: httpx2.Response) -> list[Result]:
+    def _results(self, part: _Part, response: httpx2.Response, question: Question[T]) -> list[T]:
         """Raises: ServerError: the server refused, or is not one of ours."""
         if response.status_code == 413 and len(part.names) == 1:
             # From a proxy it may be, which answers in a form of its own.
-            return [Result(part.names[0], error=_too_large(part.bodies[0], "than the server, or a proxy, takes"))]
+            return [question.failed(part.names[0], _too_large(part.bodies[0], "than the server, or a proxy, takes"))]
         answer = self._json(response)
+        if "embedding" in answer:  # of one image
+            answer = {"results": [answer]}
         if "results" not in answer:
             raise ServerError(f"{self.url}: {response.status_code}: {answer.get('error', response.reason_phrase)}")
         try:
-            return [_result(*each) for each in zip(part.names, answer["results"], strict=True)]
+            return [question.read(*each) for each in zip(part.names, part.bodies, answer["results"], strict=True)]
         except (AttributeError, KeyError, TypeError, ValueError):
             raise ServerError(
                 f"{self.url}: {response.status_code}, and not a result for each of {len(part.names)} images as "
@@ -211,15 +214,23 @@ class Client(_Base):
             ImageTypeError: as of ``Classifier.predict``.
             ServerError: the server cannot be reached, refuses, or is still too busy after all retries.
         """
-        sources = image_sources(images)
-        if isinstance(sources, Sized) and not len(sources):
-            return []
-        limits = self._limits or self._limits_in(self._send(_MODELS))
-        results: dict[int, Result] = {}
-        answering = Answering(top_k, min_score, unknown)
-        for part in _split(sources, limits, results):
-            results.update(zip(part.places, self._ask(part, answering), strict=True))
-        return [results[place] for place in sorted(results)]
+        return self._ask_all(images, prediction_question(Answering(top_k, min_score, unknown)))
+
+    def embed(
+        self,
+        images: ImageSource | Iterable[ImageSource],
+        options: EmbeddingOptions = EmbeddingOptions(),  # noqa: B008 - it cannot be changed
+    ) -> list[Embedding]:
+        """One embedding an image, in order, as ``Embedder.embed`` gives them; ``sha256`` is of the bytes that are sent.
+
+        Args:
+            options: of the last stage; ``stages=2`` a server does not give.
+
+        Raises:
+            ImageTypeError, ServerError: as of ``predict``.
+            ArgumentError: options that a server does not have.
+        """
+        return self._ask_all(images, embedding_question(options))
 
     def models(self) -> list[dict[str, Any]]:
         """What the server says of each of its models.
@@ -229,15 +240,25 @@ class Client(_Base):
         """
         return self._models(self._send(_MODELS))
 
-    def _ask(self, part: _Part, answering: Answering) -> list[Result]:
-        request = self._request(part, answering)
+    def _ask_all(self, images: ImageSource | Iterable[ImageSource], question: Question[T]) -> list[T]:
+        sources = image_sources(images)
+        if isinstance(sources, Sized) and not len(sources):
+            return []
+        limits = self._limits or self._limits_in(self._send(_MODELS))
+        results: dict[int, T] = {}
+        for part in _split(sources, limits, results, question.failed):
+            results.update(zip(part.places, self._ask(part, question), strict=True))
+        return [results[place] for place in sorted(results)]
+
+    def _ask(self, part: _Part, question: Question[T]) -> list[T]:
+        request = self._request(part, question)
         attempt = 0
         while (patience := self._patience(response := self._send(request), attempt)) is not None:
             time.sleep(patience)
             attempt += 1
         if response.status_code == 413 and len(part.places) > 1:
-            return [result for half in part.halves() for result in self._ask(half, answering)]
-        return self._results(part, response)
+            return [result for half in part.halves() for result in self._ask(half, question)]
+        return self._results(part, response, question)
 
     def _send(self, request: dict[str, Any]) -> httpx2.Response:
         try:
@@ -280,32 +301,42 @@ class AsyncClient(_Base):
         unknown: bool = True,
     ) -> list[Result]:
         """As ``Client.predict``. Files are read in a thread."""
-        sources = image_sources(images)
-        if isinstance(sources, Sized) and not len(sources):
-            return []
-        limits = self._limits or self._limits_in(await self._send(_MODELS))
-        results: dict[int, Result] = {}
-        parts = await asyncio.to_thread(lambda: list(_split(sources, limits, results)))
-        answering = Answering(top_k, min_score, unknown)
-        answers = await asyncio.gather(*(self._ask(part, answering) for part in parts))
-        for part, answer in zip(parts, answers, strict=True):
-            results.update(zip(part.places, answer, strict=True))
-        return [results[place] for place in sorted(results)]
+        return await self._ask_all(images, prediction_question(Answering(top_k, min_score, unknown)))
+
+    async def embed(
+        self,
+        images: ImageSource | Iterable[ImageSource],
+        options: EmbeddingOptions = EmbeddingOptions(),  # noqa: B008 - it cannot be changed
+    ) -> list[Embedding]:
+        """As ``Client.embed``. Files are read in a thread."""
+        return await self._ask_all(images, embedding_question(options))
 
     async def models(self) -> list[dict[str, Any]]:
         """As ``Client.models``."""
         return self._models(await self._send(_MODELS))
 
-    async def _ask(self, part: _Part, answering: Answering) -> list[Result]:
-        request = self._request(part, answering)
+    async def _ask_all(self, images: ImageSource | Iterable[ImageSource], question: Question[T]) -> list[T]:
+        sources = image_sources(images)
+        if isinstance(sources, Sized) and not len(sources):
+            return []
+        limits = self._limits or self._limits_in(await self._send(_MODELS))
+        results: dict[int, T] = {}
+        parts = await asyncio.to_thread(lambda: list(_split(sources, limits, results, question.failed)))
+        answers = await asyncio.gather(*(self._ask(part, question) for part in parts))
+        for part, answer in zip(parts, answers, strict=True):
+            results.update(zip(part.places, answer, strict=True))
+        return [results[place] for place in sorted(results)]
+
+    async def _ask(self, part: _Part, question: Question[T]) -> list[T]:
+        request = self._request(part, question)
         attempt = 0
         async with self._free:
             while (patience := self._patience(response := await self._send(request), attempt)) is not None:
                 await asyncio.sleep(patience)
                 attempt += 1
         if response.status_code == 413 and len(part.places) > 1:
-            return [result for half in part.halves() for result in await self._ask(half, answering)]
-        return self._results(part, response)
+            return [result for half in part.halves() for result in await self._ask(half, question)]
+        return self._results(part, response, question)
 
     async def _send(self, request: dict[str, Any]) -> httpx2.Response:
         try:
@@ -324,11 +355,13 @@ class AsyncClient(_Base):
         await self.aclose()
 
 
-def _split(images: Iterable[ImageSource], limits: _Limits, failed: dict[int, Result]) -> Iterator[_Part]:
+def _split(
+    images: Iterable[ImageSource], limits: _Limits, failed: dict[int, T], fail: Callable[[str, str], T]
+) -> Iterator[_Part]:
     """The requests that a call takes.
 
     Args:
-        failed: given the results, by place, of images that cannot even be sent.
+        failed: given the results, by place, of images that cannot even be sent, as ``fail`` makes them.
     """
     part = _Part()
     for place, source in enumerate(images):
@@ -336,10 +369,10 @@ def _split(images: Iterable[ImageSource], limits: _Limits, failed: dict[int, Res
         try:
             body = _encode(source, name)
         except ImageError as error:
-            failed[place] = Result(name, error=str(error).removeprefix(f"{name}: "))
+            failed[place] = fail(name, str(error).removeprefix(f"{name}: "))
             continue
         if limits.stated and len(body) > limits.bytes:
-            failed[place] = Result(name, error=_too_large(body, f"than the {limits.bytes:,} that the server takes"))
+            failed[place] = fail(name, _too_large(body, f"than the {limits.bytes:,} that the server takes"))
             continue
         if not part.has_room(body, limits):
             yield part
@@ -347,32 +380,6 @@ def _split(images: Iterable[ImageSource], limits: _Limits, failed: dict[int, Res
         part.add(place, name, body)
     if part.places:
         yield part
-
-
-def _result(name: str, answer: dict[str, Any]) -> Result:
-    """What a server says of an image; what a newer one says besides is passed over.
-
-    Raises:
-        AttributeError, KeyError, TypeError, ValueError: it is none of ours.
-    """
-    if (error := answer.get("error")) is not None:
-        return Result(name, error=str(error))
-    known, unknown_score = answer.get("known"), answer.get("unknown_score")
-    return Result(
-        name,
-        tuple(
-            Prediction(
-                str(each["label"]),
-                int(each["class_id"]),
-                each["wnid"],
-                float(each["score"]),
-                accepted=None if (accepted := each.get("accepted")) is None else bool(accepted),
-            )
-            for each in answer["predictions"]
-        ),
-        known=None if known is None else bool(known),
-        unknown_score=None if unknown_score is None else float(unknown_score),
-    )
 
 
 def _too_large(body: bytes, than: str) -> str:

@@ -16,7 +16,7 @@ RETRY_AFTER = "1"
 REFUSED_BY_PROTOCOL = "refused_by_protocol"
 """In the state of a request that the protocol has refused, answered and counted while its body still came."""
 
-IMAGE_ROUTES = ("/v1/predict", "/v1/explain")
+IMAGE_ROUTES = ("/v1/predict", "/v1/embed", "/v1/explain")
 """What takes a place in the queue."""
 
 

@@ -18,7 +18,7 @@ from types import FrameType
 import numpy as np
 
 from shvit.display import LineFormatter, say
-from shvit.errors import ArgumentError, MissingDependencyError, ShvitError
+from shvit.errors import ArgumentError, MissingDependencyError, ModelFileError, ShvitError
 from shvit.install import install_command
 from shvit.predicting.classifier import Classifier
 from shvit.serve.settings import Settings
@@ -62,9 +62,7 @@ def load_models(models: Sequence[str], settings: Settings) -> dict[str, Classifi
         name, separator, source = model.partition("=")
         if not separator or model in SHIPPED_MODELS or Path(model).is_file():
             name, source = "", model
-        classifier = Classifier(
-            source, settings.engine, settings.threads, settings.batch_size, decoding=settings.decoding
-        )
+        classifier = _load(source, settings)
         name = name or classifier.card.name
         if name in loaded:
             raise ShvitError(
@@ -72,6 +70,25 @@ def load_models(models: Sequence[str], settings: Settings) -> dict[str, Classifi
             )
         loaded[name] = classifier
     return loaded
+
+
+def _load(model: str, settings: Settings) -> Classifier:
+    """With embeddings, which cost nothing, where the file has a head that they can be taken before."""
+
+    def load(embedding: bool) -> Classifier:
+        return Classifier(
+            model,
+            settings.engine,
+            settings.threads,
+            settings.batch_size,
+            decoding=settings.decoding,
+            embedding=embedding,
+        )
+
+    try:
+        return load(True)
+    except ModelFileError:
+        return load(False)
 
 
 class Server(uvicorn.Server):

@@ -17,8 +17,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from shvit.errors import ArgumentError, ImageError, ShvitError
 from shvit.images.preprocess import describe
 from shvit.predicting.classifier import Classifier
-from shvit.serve.batching import Batcher, DecoderJob, EngineFailure, Job, Served, public_reason
+from shvit.serve.batching import ENGINE_FAILED, Batcher, DecoderJob, EngineFailure, Job, Served, public_reason
 from shvit.serve.bodies import JSON, MULTIPART, GoneError, Held, RefusedError, Upload, images_in, media_type
+from shvit.serve.embed import ModelEmbeddings, WantedEmbedding
 from shvit.serve.explain import ModelExplainer, Wanted
 from shvit.serve.metrics import Metrics
 from shvit.serve.refusals import IMAGE_ROUTES, RETRY_AFTER, content_length, refusal
@@ -29,8 +30,6 @@ from shvit.tasks.results import Result
 
 PARSED_AT_ONCE = 256 * 1024
 """Bytes of a body that is taken apart in the event loop; larger ones are in a thread."""
-
-ENGINE_FAILED = "the engine failed; the server's log says how"
 
 
 class Service:
@@ -50,6 +49,7 @@ class Service:
         self.metrics = Metrics(lambda: self.waiting, lambda: self.batcher.stuck)
         self.models = {name: Served(name, classifier, self.metrics) for name, classifier in models.items()}
         self.explainers = {name: ModelExplainer(classifier) for name, classifier in models.items()}
+        self.embeddings = {name: ModelEmbeddings(name, classifier) for name, classifier in models.items()}
         self.default = next(iter(self.models))
         threads = max(classifier.threads for classifier in models.values())
         self.batcher = Batcher(
@@ -69,11 +69,25 @@ class Service:
         began = time.perf_counter()
         served = self._served(model)
         async with self._uploads(request) as uploads:
-            job = await self._run(served, uploads, request.receive)
+            job = await self._run(served, uploads, 1, request.receive)
         response = _answer(served, uploads, job, answering)
         if response.status_code == 200:
             self.metrics.request_seconds.observe(time.perf_counter() - began)
         return response
+
+    async def embed(self, request: Request, wanted: WantedEmbedding) -> Response:
+        """Like ``predict``, to embeddings; a mirror image takes a place of its own."""
+        began = time.perf_counter()
+        served = self._served(wanted.model)
+        embeddings = self.embeddings[served.name]
+        embeddings.check()
+        async with self._uploads(request, wanted.runs) as uploads:
+            job = await self._run(served, uploads, wanted.runs, request.receive)
+        alone = media_type(request.headers.get("content-type", "")) not in (JSON, MULTIPART)
+        answer, status = embeddings.answer([_source(each) for each in uploads], job.outcomes, wanted, alone)
+        if status == 200:
+            self.metrics.request_seconds.observe(time.perf_counter() - began)
+        return json_response(answer, status)
 
     async def explain(self, request: Request, wanted: Wanted, model: str | None) -> Response:
         """Like ``predict``, of one image, to a picture of what the model looked at."""
@@ -105,8 +119,12 @@ class Service:
         return served
 
     @asynccontextmanager
-    async def _uploads(self, request: Request) -> AsyncIterator[list[Upload]]:
-        """The images of a request's body, for which there is room; their bytes count as held until the block ends."""
+    async def _uploads(self, request: Request, runs: int = 1) -> AsyncIterator[list[Upload]]:
+        """The images of a request's body, for which there is room; their bytes count as held until the block ends.
+
+        Args:
+            runs: places that each of them takes.
+        """
         content_type = request.headers.get("content-type", "")
         kind = media_type(content_type)
         encoding = request.headers.get("content-encoding", "identity")
@@ -123,7 +141,7 @@ class Service:
             else:
                 uploads = await asyncio.get_running_loop().run_in_executor(self._parser, images_in, *parts)
             del body, parts
-            if self.waiting + len(uploads) > self.settings.queue:
+            if self.waiting + runs * len(uploads) > self.settings.queue:
                 raise self.full()
             yield uploads
         finally:
@@ -138,11 +156,15 @@ class Service:
             503, "queue_full", f"the queue is full ({self.settings.queue} images); try again in {RETRY_AFTER} s"
         )
 
-    async def _run(self, served: Served, uploads: Sequence[Upload], receive: Receive) -> Job:
-        """Raises: GoneError: the client went away; what was not begun is not done."""
-        job = self.batcher.submit(served, [upload.data for upload in uploads])
+    async def _run(self, served: Served, uploads: Sequence[Upload], runs: int, receive: Receive) -> Job:
+        """Args: runs: 2 for the images and then their mirror images.
+
+        Raises:
+            GoneError: the client went away; what was not begun is not done.
+        """
+        job = self.batcher.submit(served, [upload.data for upload in uploads], with_mirrored=runs == 2)
         try:
-            await self._until_done(job, len(uploads), receive)
+            await self._until_done(job, runs * len(uploads), receive)
         finally:
             job.images.clear()  # they hold the job too, and would be there until the garbage collector comes
         if job.cancelled:
