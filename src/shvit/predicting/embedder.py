@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from shvit._version import __version__
+from shvit.card import Card
 from shvit.engines import BATCH_SIZE
 from shvit.engines.base import FILE_ENGINES, as_model_output_error
 from shvit.engines.onnx_graph import backbone_digest
@@ -36,10 +37,15 @@ class Embedding:
     """Why there is no embedding."""
 
 
-def backbone_of(path: Path) -> str:
-    """``EmbeddingsInfo.backbone`` of a model file; of what is not ONNX, whose parts are not told apart, all of it."""
+def backbone_of(path: Path, card: Card) -> str:
+    """``EmbeddingsInfo.backbone`` of a model file.
+
+    The parts of what is not ONNX are not told apart: it is that of the whole file, or where it was taught, of the file
+    that it was taught from.
+    """
     onnx = path.suffix.lower() not in FILE_ENGINES
-    return (backbone_digest(path.read_bytes()) if onnx else None) or digest_of(path)
+    digest = backbone_digest(path.read_bytes()) if onnx else card.taught and card.taught.backbone
+    return digest or digest_of(path)
 
 
 class Embedder(LoadedModel):
@@ -86,7 +92,7 @@ class Embedder(LoadedModel):
         self.info = EmbeddingsInfo(
             model=self.card.name,
             model_sha256=digest_of(self._path),
-            backbone=backbone_of(self._path),
+            backbone=backbone_of(self._path, self.card),
             values=self._embed(np.zeros((1, *self._input), np.uint8)).shape[1],
             dtype=options.dtype,
             normalized=options.normalize,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,14 +23,16 @@ from shvit.data.unread import describe_unread, left_out
 from shvit.display import progress_bar
 from shvit.embeddings.table import EmbeddingsInfo
 from shvit.engines import available_threads, load_engine
-from shvit.engines.onnx_graph import UNKNOWN, backbone_digest
+from shvit.engines.onnx_graph import UNKNOWN
 from shvit.errors import ArgumentError, DataError, ModelFileError
 from shvit.evaluation.samples import pictures_in
 from shvit.heads.linear import check_installed, steps
 from shvit.hub.resolve import resolve_model
 from shvit.modelfile.finished import check_suffix, open_finished
 from shvit.modelfile.verify import photograph_crops, with_version
-from shvit.predicting.classifier import read_card
+from shvit.predicting.embedder import backbone_of
+from shvit.predicting.loaded import read_card
+from shvit.predicting.pickling import digest_of
 from shvit.teaching.kept import Others, kept_path, read_kept, write_kept
 from shvit.teaching.lesson import Lesson, learn, taught_card
 from shvit.teaching.pictures import Pictures, Seen, look_at, look_at_files, views_for
@@ -155,17 +156,12 @@ class _Teaching:
 
     def _info(self) -> EmbeddingsInfo:
         """Of the embeddings of this file."""
-        contents = self._path.read_bytes()
-        digest = hashlib.sha256(contents).hexdigest()
-        backbone = backbone_digest(contents) if self._file.engine == "onnxruntime" else None
-        if backbone is None:  # of other formats it is known where it was taught before
-            backbone = digest if self._card.taught is None else self._card.taught.backbone
         values = self._network.run(photograph_crops(self._card.preprocessing, 1)[:1]).features
         assert values is not None  # refused otherwise
         return EmbeddingsInfo(
             model=self._card.name,
-            model_sha256=digest,
-            backbone=backbone,
+            model_sha256=digest_of(self._path),
+            backbone=backbone_of(self._path, self._card),
             values=values.shape[1],
             dtype="float16",
             normalized=False,
