@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ from shvit.runs.progress import Progress
 from shvit.training import checkpoint
 from shvit.training.distillation import LiveTeacher, PrecomputedTeacher, load_teacher
 from shvit.training.evaluation import Validation, evaluate
+from shvit.training.head_start import fit_head, has_these_classes
 from shvit.training.locking import only_run
 from shvit.training.mixing import mix
 from shvit.training.normalization import freeze_norms, synchronize_norms
@@ -81,8 +83,9 @@ def setup(
     model = network or _build(recipe, train)
     if recipe.quantization_aware:
         model = _simulation(model, recipe, train)
+    fits_head = _fits_head(recipe, train, model, network is not None)
     if recipe.freeze_norm:
-        freeze_norms(model)
+        freeze_norms(model, fits_head)
     model = model.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     ema = ModelEmaV3(model, decay=recipe.ema_decay, use_warmup=recipe.ema_warmup) if recipe.ema_decay else None
     if recipe.precision != "32-true":
@@ -111,7 +114,25 @@ def setup(
         objective=objective_for(recipe, train, fabric.device),
         broken=BrokenImages(recipe.broken_share, len(train), train.name),
         progress=Progress(),
+        fits_head=fits_head,
     )
+
+
+def _fits_head(recipe: Recipe, train: ImageDataset, model: nn.Module, given: bool) -> bool:
+    """Whether a head is to be fitted.
+
+    Args:
+        given: the network was given, and is not the recipe's.
+    """
+    if recipe.head_start == "random":
+        return False
+    if has_several(train.labels):
+        raise ArgumentError(f"head_start: linear is for one label a picture; {train.name} has any number")
+    if not isinstance(model, SHViT):
+        raise ArgumentError(f"head_start: linear is for a SHViT, not for {type(model).__name__}")
+    assert recipe.pretrained is not None
+    weights = recipe.model if recipe.pretrained == "hub" else recipe.pretrained
+    return given or not has_these_classes(weights, train.classes)
 
 
 def _check_normalization(recipe: Recipe, processes: int) -> None:
@@ -175,6 +196,10 @@ def fit(run: Run, on_step: OnStep = lambda *_: None) -> Progress:
     report = on_step if run.fabric.is_global_zero else lambda *_: None
     try:
         with only_run(run), dead_workers_named():
+            if run.fits_head and run.progress.best_loss is None and not run.global_step:
+                right = fit_head(run)
+                if right is not None:
+                    _validate(run, report, {"head_top1": right})
             while not is_finished(run):
                 _train_epoch(run, report)
                 _validate(run, report)
@@ -214,7 +239,7 @@ def _train_epoch(run: Run, report: OnStep) -> None:
     loader = training_loader(run.train, transform, sampler, run.execution.workers, views, pin_memory=on_gpu)
     run.model.train()
     if recipe.freeze_norm:
-        freeze_norms(run.model)
+        freeze_norms(run.model, run.fits_head)
     started = time.perf_counter()
     for batch in loader:
         run.broken.add(batch)
@@ -233,6 +258,8 @@ def _train_epoch(run: Run, report: OnStep) -> None:
         every = run.execution.checkpoint_every_steps
         if every and run.global_step % every == 0 and progress.step < run.steps_per_epoch:
             _save_checkpoint(run)
+    progress.epoch += 1
+    progress.step = 0
 
 
 def _train_step(run: Run, batch: Batch) -> float:
@@ -316,18 +343,20 @@ def _not_finite(run: Run, value: float, what: str) -> float:
     )
 
 
-def _validate(run: Run, report: OnStep) -> None:
-    """Accuracy after an epoch; the weights and the checkpoint are written."""
+def _validate(run: Run, report: OnStep, figures: Mapping[str, float] = MappingProxyType({})) -> None:
+    """Accuracy after an epoch; the weights and the checkpoint are written.
+
+    Args:
+        figures: to report with it.
+    """
     recipe, progress = run.recipe, run.progress
     result = evaluate(run.evaluated, run.val, run.preprocessing, recipe.batch_size, run.execution.workers, run.fabric)
     if not math.isfinite(result.loss):  # also where steps are skipped: such weights do not mend themselves
         raise TrainingError(
-            f"the validation loss is {result.loss} after epoch {progress.epoch + 1}, with the learning rate "
+            f"the validation loss is {result.loss} after epoch {progress.epoch}, with the learning rate "
             f"{run.lr:.3g}; the last good checkpoint is {checkpoint.last_good(run.folder) or 'none yet'}; try a lower "
             "--lr, more optimizer.warmup_epochs or precision 32-true"
         )
-    progress.epoch += 1
-    progress.step = 0
     best = is_better(result.score, result.loss, progress.best_score, progress.best_loss, len(run.val))
     if best:
         progress.best_score, progress.best_loss, progress.best_epoch = result.score, result.loss, progress.epoch
@@ -335,7 +364,10 @@ def _validate(run: Run, report: OnStep) -> None:
         for name in ("best", "last") if best else ("last",):
             save_weights(run, run.folder / f"{name}.safetensors", result)
     # First the log, then the checkpoint: a run that is killed between the two reports the epoch twice, not never.
-    report(progress, {**{f"val_{name}": value for name, value in result.shares.items()}, "val_loss": result.loss})
+    report(
+        progress,
+        {**figures, **{f"val_{name}": value for name, value in result.shares.items()}, "val_loss": result.loss},
+    )
     _save_checkpoint(run)
 
 

@@ -36,7 +36,7 @@ def build_schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, steps_per_e
     """
     plan = recipe.optimizer
     total = recipe.epochs * steps_per_epoch
-    warmup = min(round(plan.warmup_epochs * steps_per_epoch), total - 1)
+    warmup = min(round(plan.warmup_epochs * steps_per_epoch), max(total - 1, 0))
     return CosineLRScheduler(
         optimizer,
         t_initial=max(total - warmup, 2),  # timm warns of a cosine of one step; its first is the same in both

@@ -122,6 +122,10 @@ class Recipe:
     pretrained: str | None = None
     """Start from a checkpoint file, from a repository (``hf://user/name``), or from ``hub`` for the variant's ImageNet
     weights."""
+    head_start: Literal["random", "linear"] = "random"
+    """What the head begins as where the pretrained one is of other classes. random: small random weights. linear: a
+    logistic regression on the features that the network has as it is loaded, its strength chosen by cross-validation;
+    the whole network is fine-tuned from there (linear probing, then fine-tuning: Kumar et al., 2022)."""
     task: TaskName | None = None
     """classification: one label for a picture. multi_label: any number. Without it, what the data have."""
     image_size: str | int = 224
@@ -137,7 +141,7 @@ class Recipe:
     crop_ratio: float = 0.875
     """Evaluation, resize_mode crop: share of the resized short side that the centre crop keeps."""
     epochs: int = 30
-    """Passes over the training images."""
+    """Passes over the training images. 0, with head_start linear, keeps the fitted head and trains nothing else."""
     batch_size: int = 128
     """Images in one optimizer step, over all processes."""
     seed: int = 0
@@ -193,7 +197,8 @@ class Recipe:
         object.__setattr__(self, "pad_color", tuple(self.pad_color))
         Preprocessing(size, self.crop_ratio, pad_color=self.pad_color)  # what a model file's card may say
         self._check_image_size_start()
-        _check_range("", self, ("epochs", "batch_size", "repeats"), 1)
+        _check_range("", self, ("epochs",), 0 if self.head_start == "linear" else 1)
+        _check_range("", self, ("batch_size", "repeats"), 1)
         _check_range("", self, ("mixup", "cutmix", "seed", "early_stopping"), 0)
         shares = ("label_smoothing", "dropout", "drop_path", "ema_decay", "broken_share", "val_share")
         _check_range("", self, shares, 0, 1)
@@ -207,6 +212,10 @@ class Recipe:
             raise ArgumentError("freeze_norm: needs pretrained; fresh normalisations have nothing worth keeping")
         if self.freeze_norm and self.sync_norm:
             raise ArgumentError("sync_norm: frozen normalisations (freeze_norm) have no statistics to synchronise")
+        if self.head_start == "linear" and self.pretrained is None:
+            raise ArgumentError("head_start: linear needs pretrained; the features of a fresh network tell nothing")
+        if self.head_start == "linear" and self.task == "multi_label":
+            raise ArgumentError("head_start: linear is for one label a picture, not for task multi_label")
         if self.quantization_aware:
             self._check_quantization_aware()
         if self.distillation.logits and (self.resize_mode != "crop" or size[0] != size[1]):
@@ -218,6 +227,7 @@ class Recipe:
             ("precision", PRECISIONS),
             ("non_finite", NON_FINITE),
             ("resize_mode", RESIZE_MODES),
+            ("head_start", HEAD_STARTS),
             ("task", (*TASKS, None)),
         )
         for name, known in choices:
@@ -250,6 +260,8 @@ class Recipe:
             )
         if self.distillation.two_heads:
             raise ArgumentError("quantization_aware: a folded network has one head; leave distillation.two_heads out")
+        if self.head_start == "linear":
+            raise ArgumentError("quantization_aware: the head is good already; leave head_start linear out")
         if self.dropout:
             raise ArgumentError("quantization_aware: dropout changes the ranges to be learnt; leave it out")
 
@@ -277,6 +289,7 @@ GROWTH = 32
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 NON_FINITE = ("stop", "skip")
 RESIZE_MODES = ("crop", "squash", "pad")
+HEAD_STARTS = ("random", "linear")
 TASKS = get_args(TaskName)
 
 

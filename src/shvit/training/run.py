@@ -47,6 +47,8 @@ class Run:
     """What it learns."""
     broken: BrokenImages
     progress: Progress
+    fits_head: bool = False
+    """Its head is fitted to the features before the first step."""
 
     @cached_property
     def training_split(self) -> TrainingSplit:
