@@ -30,6 +30,7 @@ Without --config the recipe suits the number of images: with --pretrained a fine
 examples:
   shvit train photos/ --model shvit_s1 --pretrained                  fine-tune the published ImageNet weights
   shvit train photos/ --pretrained mine.safetensors --lr 1e-3        ... or weights of your own
+  shvit train photos/ --from mine.onnx                               ... or those that shvit teach wrote a file on
   shvit train data/ --config recipes/tiny_imagenet.yaml --output runs/tiny
   shvit train coco/ --pretrained --loss asymmetric                   several labels a picture
   shvit train data/ --output runs/mine --resume auto                 go on where the run was stopped
@@ -63,6 +64,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("auto", "never"),
         default="never",
         help="auto: go on from the run folder's newest checkpoint if there is one (default: never)",
+    )
+    parser.add_argument(
+        "--from",
+        dest="taught",
+        type=Path,
+        metavar="FILE",
+        help="go on from a model file that shvit teach wrote: with the weights that it was taught on, which its card "
+        "names or --pretrained gives, at its image size",
     )
     parser.add_argument("--wandb", action="store_true", help="log to Weights & Biases too, which must be installed")
     if {"-h", "--help"} & set(sys.argv):
@@ -100,26 +109,21 @@ def parse_recipe(
     Raises:
         ValueError: an unknown key, or a value that cannot be; the message names it.
     """
-    import jsonargparse
-
     from shvit.training import Execution, Recipe
     from shvit.training.defaults import default_recipe
 
     arguments = _as_keys(arguments)
     if begun is not None and begun.is_file() and not _recipe_files(arguments):
         arguments = ["--config", str(begun), *arguments]
-    try:
-        parser = _parser()
-        values = parser.parse_args([each for each in arguments if not each.startswith("--print_config")])
-        if images is not None:
-            if values.config is None:
-                recipe = default_recipe(
-                    values.model, images, values.pretrained, values.quantization_aware, values.sync_norm, task
-                )
-                parser = _parser(recipe)
-            values = parser.parse_args(arguments)
-    except (jsonargparse.ArgumentError, UnicodeDecodeError) as error:
-        raise ArgumentError(_explain(error, arguments)) from None
+    parser = _parser()
+    values = _parsed(parser, _without_printing(arguments))
+    if images is not None:
+        if values.config is None:
+            recipe = default_recipe(
+                values.model, images, values.pretrained, values.quantization_aware, values.sync_norm, task
+            )
+            parser = _parser(recipe)
+        values = _parsed(parser, arguments)
     objects = parser.instantiate(values).as_dict()
     execution = {name: objects.pop(name) for name in Execution.__dataclass_fields__}
     objects.pop("config")
@@ -136,10 +140,40 @@ def _as_keys(arguments: list[str]) -> list[str]:
     return keys
 
 
+def _without_printing(arguments: list[str]) -> list[str]:
+    """Without ``--print_config``, which would print and stop."""
+    return [each for each in arguments if not each.startswith("--print_config")]
+
+
 def _recipe_files(arguments: list[str]) -> list[str]:
     """What ``--config`` names."""
     files = [after for each, after in pairwise(arguments) if each == "--config"]
     return files + [each.partition("=")[2] for each in arguments if each.startswith("--config=")]
+
+
+def _continued(taught: Path, arguments: list[str]) -> list[str]:
+    """Flags with those of what goes on from a taught file: behind recipe files, before the flags that were given."""
+    from shvit.training.continuation import continue_from
+
+    keys = _as_keys(arguments)
+    fields = continue_from(taught, _parsed(_parser(), _without_printing(keys)).pretrained)
+    files = [place for place, each in enumerate(keys) if each.partition("=")[0] == "--config"]
+    behind = max((place + 2 - ("=" in keys[place]) for place in files), default=0)
+    return [*keys[:behind], *(f"--{name}={value}" for name, value in fields.items()), *keys[behind:]]
+
+
+def _parsed(parser: Any, arguments: list[str]) -> Any:
+    """What the recipe's flags say.
+
+    Raises:
+        ArgumentError: an unknown key, or a value that cannot be; the message names it.
+    """
+    import jsonargparse
+
+    try:
+        return parser.parse_args(arguments)
+    except (jsonargparse.ArgumentError, UnicodeDecodeError) as error:
+        raise ArgumentError(_explain(error, arguments)) from None
 
 
 def _explain(error: Exception, arguments: list[str]) -> str:
@@ -193,10 +227,13 @@ def run(args: argparse.Namespace) -> int:
     resume = args.resume == "auto"
     folder = args.output or run_folder(resume)
     begun = folder / RECIPE if resume else None
-    wanted = parse_recipe(args.more_arguments, begun=begun)[0]
+    arguments = args.more_arguments
+    if args.taught is not None and not (begun is not None and begun.is_file()):
+        arguments = _continued(args.taught, arguments)
+    wanted = parse_recipe(arguments, begun=begun)[0]
     datasets = open_datasets(args.data, wanted.seed, wanted.val_share, wanted.image_key, wanted.task)
-    recipe, execution = parse_recipe(args.more_arguments, len(datasets.train), begun, task_of_labels(datasets.train))
-    files = _recipe_files(args.more_arguments)
+    recipe, execution = parse_recipe(arguments, len(datasets.train), begun, task_of_labels(datasets.train))
+    files = _recipe_files(arguments)
     plan = TrainingPlan(args.data, datasets, recipe, folder, execution, resume, not files, files, args.wandb)
     try:
         trained = carry_out(plan, progress=True)

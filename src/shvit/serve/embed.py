@@ -59,7 +59,7 @@ class ModelEmbeddings:
 
     def __init__(self, name: str, classifier: Classifier) -> None:
         self.name = name
-        self._backbone = backbone_of(classifier.path) if classifier.gives_embeddings else None
+        self._backbone = backbone_of(classifier.path, classifier.card) if classifier.gives_embeddings else None
 
     def check(self) -> None:
         """Raises: RefusedError: it has none."""

@@ -73,7 +73,9 @@ def fit_head(run: Run) -> float | None:
         fitted = fit_linear_head(features, targets, len(run.train.classes))
         right = float((fitted.held_out.argmax(axis=1) == targets).mean())
         found = fitted.head.weight, fitted.head.bias, right
-    weight, bias, right = run.fabric.broadcast(found)
+    found = run.fabric.broadcast(found)
+    assert found is not None
+    weight, bias, right = found
     for each in {network, run.evaluated}:
         assert isinstance(each, SHViT)
         for head in (each.head, each.head_dist):

@@ -140,7 +140,8 @@ def train(
         output: the run's folder; ``runs/shvit`` when not given, or ``runs/shvit-2`` and so on if that is taken.
         model: variant, shvit_s1 to shvit_s4; the recipe's, or shvit_s1, when not given.
         pretrained: weights to start from: a checkpoint's file, or ``True`` for the variant's ImageNet weights from the
-            hub; ``False`` starts from nothing. The recipe's, or nothing, when not given.
+            hub; ``False`` starts from nothing. A model file that ``shvit teach`` wrote: the weights that it was taught
+            on, where its card names them, at its image size. The recipe's, or nothing, when not given.
         epochs: passes over the training images; the recipe's when not given.
         recipe: a recipe, or the YAML file of one; the default for so many images when not given. ``model``,
             ``pretrained`` and ``epochs`` override its values.
@@ -170,11 +171,13 @@ def train(
     changes: dict[str, Any] = {"model": model, "epochs": epochs}
     changes = {name: value for name, value in changes.items() if value is not None}
     if pretrained is not None:
-        changes["pretrained"] = _source(pretrained)
+        changes = {**_start(pretrained), **changes}
     opened = given or Recipe()
     datasets = open_datasets(data, opened.seed, opened.val_share, opened.image_key, opened.task)
     own = task_of_labels(datasets.train)
-    chosen = given or default_recipe(model or Recipe.model, len(datasets.train), changes.get("pretrained"), task=own)
+    chosen = given or default_recipe(
+        changes.get("model", Recipe.model), len(datasets.train), changes.get("pretrained"), task=own
+    )
     plan = TrainingPlan(
         data,
         datasets,
@@ -210,8 +213,11 @@ def recipe_for(
         DataError, CheckpointError: as for ``train``.
     """
     train = open_datasets(data, image_key=image_key, task=task).train
-    recipe = default_recipe(model, len(train), _source(pretrained), quantization_aware, task=task_of_labels(train))
-    return replace(recipe, image_key=image_key, task=task)
+    start = {"model": model, **_start(pretrained)}
+    recipe = default_recipe(
+        start["model"], len(train), start["pretrained"], quantization_aware, task=task_of_labels(train)
+    )
+    return replace(recipe, image_key=image_key, task=task, **start)
 
 
 def read_recipe(file: str | Path) -> Recipe:
@@ -232,11 +238,15 @@ def read_recipe(file: str | Path) -> Recipe:
         raise ArgumentError(f"{file}: not a recipe: {reason}") from None
 
 
-def _source(pretrained: bool | str | Path) -> str | None:
-    """As a recipe spells it."""
+def _start(pretrained: bool | str | Path) -> dict[str, Any]:
+    """What to start from, as a recipe spells it; of a taught file also how it prepares images."""
     if isinstance(pretrained, bool):
-        return "hub" if pretrained else None
-    return str(pretrained)
+        return {"pretrained": "hub" if pretrained else None}
+    if str(pretrained).lower().endswith(".onnx"):
+        from shvit.training.continuation import continue_from
+
+        return continue_from(pretrained)
+    return {"pretrained": str(pretrained)}
 
 
 def run_folder(resume: bool) -> Path:
