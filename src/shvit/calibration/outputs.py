@@ -22,7 +22,8 @@ from shvit.modelfile.finished import FinishedFile
 from shvit.predicting.outputs import check_rows
 from shvit.tasks import task_of
 
-BATCH = 32
+BATCH = 8
+"""Images that are run together: more take more memory and, with features that fit into no cache, more time."""
 
 SAMPLE = 16
 """Images that are kept to compare a written file with."""
