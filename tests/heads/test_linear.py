@@ -8,7 +8,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from shvit.errors import ArgumentError
-from shvit.heads.linear import PENALTIES, _evenly_of_classes, _folds, fit_linear_head, steps
+from shvit.heads.linear import PENALTIES, _folds, evenly_of_classes, fit_linear_head, steps
 
 
 def blobs(classes, each, channels=20, views=1, spread=1.5, seed=0):
@@ -109,5 +109,5 @@ def test_progress_is_told_to_its_end():
 
 def test_the_choice_is_made_on_some_of_each_class():
     targets = np.repeat([0, 1, 2], [900, 90, 6])
-    chosen = _evenly_of_classes(targets, 100)
+    chosen = evenly_of_classes(targets, 100)
     assert np.bincount(targets[chosen]).tolist() == [90, 9, 5]

@@ -74,7 +74,7 @@ def fit_linear_head(
     counts = np.bincount(targets, minlength=classes)
     balanced = bool(counts.max() >= UNBALANCED * counts.min())
     folds = _folds(targets, groups)
-    chosen_on = _evenly_of_classes(targets, MOST_FOR_CHOICE)
+    chosen_on = evenly_of_classes(targets, MOST_FOR_CHOICE)
     # One thread: the linear algebra's others wait by spinning, and beside a busy process take many times as long.
     with threadpool_limits(1, "blas"):
         penalty = _best_penalty(features[chosen_on], targets[chosen_on], folds[chosen_on], classes, balanced, advance)
@@ -128,8 +128,8 @@ def _folds(targets: np.ndarray, groups: np.ndarray) -> np.ndarray:
     return folds
 
 
-def _evenly_of_classes(targets: np.ndarray, most: int) -> np.ndarray:
-    """Places of at most so many pictures, the same share of each class, and at least ``FOLDS`` of each."""
+def evenly_of_classes(targets: np.ndarray, most: int) -> np.ndarray:
+    """Places of about so many pictures, the same share of each class, and at least ``FOLDS`` of each."""
     if len(targets) <= most:
         return np.arange(len(targets))
     share = most / len(targets)

@@ -15,7 +15,7 @@ from shvit.calibration.outputs import Outputs
 from shvit.card import Card, ClassInfo, Decision, Metric, Taught
 from shvit.errors import DataError
 from shvit.evaluation.metrics import Predictions, rank, wilson_interval
-from shvit.heads.linear import FEWEST_PICTURES, FittedHead, fit_linear_head
+from shvit.heads.linear import FEWEST_PICTURES, FittedHead, evenly_of_classes, fit_linear_head
 from shvit.modelfile.program import Program
 from shvit.tasks import task_of
 from shvit.teaching.kept import Others
@@ -25,6 +25,9 @@ SUSPECTED = 0.5
 """A held-out picture is suspected of a wrong label where another class has at least this score."""
 
 MOST_SUSPECTS = 20
+
+MOST_LEARNED = 50_000
+"""Pictures that a head is fitted to at most, so that memory is bounded."""
 
 
 class Suspect(NamedTuple):
@@ -81,6 +84,13 @@ def learn(
     place = {each.label: each.class_id for each in classes}
     targets = np.array([place[label] for label in pictures.labels], np.int64)
     _check_counts(targets, classes)
+    notes = []
+    if len(pictures) > MOST_LEARNED:
+        chosen = evenly_of_classes(targets, MOST_LEARNED)
+        notes.append(
+            f"the head was fitted to {len(chosen):,} of {len(pictures):,} pictures, the same share of each class"
+        )
+        pictures, targets = pictures.of(chosen.tolist()), targets[chosen]
     features = pictures.features.astype(np.float32)
     fitted = fit_linear_head(features, targets, len(classes), advance=advance)
     taught = replace(card, classes=classes, decision=None)
@@ -96,7 +106,7 @@ def learn(
     scores = task_of(card).scores(fitted.held_out / np.float32(decision.temperature))
     predictions = rank(scores, [[target] for target in targets.tolist()], np.arange(len(targets)))
     suspects = _suspects(scores, targets, pictures, classes)
-    return Lesson(classes, fitted, decision, fitting.program, predictions, suspects, tuple(fitting.notes))
+    return Lesson(classes, fitted, decision, fitting.program, predictions, suspects, (*notes, *fitting.notes))
 
 
 def _check_counts(targets: np.ndarray, classes: tuple[ClassInfo, ...]) -> None:

@@ -112,18 +112,24 @@ def look_at(
         advance: told of each picture that is done.
     """
     labels = [images.classes[label].label for label in images.labels.tolist()]
-    found: dict[str, int] = {}
-    rows: dict[str, np.ndarray] = {}
+    places: dict[str, int] = {}
     copies, conflicting, broken = [], set[str](), list[BrokenImage]()
     clashing = set[str]()
     waiting: list[_Prepared] = []
+    # As large as all of them may need, and taken from the system as it is filled.
+    rows = np.empty((0, views, 0), np.float16)
+
+    def keep(chosen: list[int], found: np.ndarray) -> None:
+        nonlocal rows
+        if not len(rows):
+            rows = np.empty((len(images), *found.shape[1:]), np.float16)
+        rows[chosen] = found
 
     def run_waiting() -> None:
         if waiting:
             features = network.run(np.concatenate([each.views for each in waiting if each.views is not None])).features
             assert features is not None  # of a file without, nothing is taught
-            together = features.astype(np.float16).reshape(len(waiting), views, -1)
-            rows.update(zip((each.sha256 for each in waiting), together, strict=True))
+            keep([each.place for each in waiting], features.reshape(len(waiting), views, -1).astype(np.float16))
             waiting.clear()
 
     for each in _prepared(images, preprocessing, views, known, threads):
@@ -131,7 +137,7 @@ def look_at(
         if isinstance(each, BrokenImage):
             broken.append(each)
             continue
-        first = found.setdefault(each.sha256, each.place)
+        first = places.setdefault(each.sha256, each.place)
         if first != each.place:
             if labels[first] == labels[each.place]:
                 copies.append(images.source(each.place))
@@ -139,18 +145,19 @@ def look_at(
                 clashing.add(each.sha256)
                 conflicting |= {images.source(first), images.source(each.place)}
         elif each.views is None:
-            rows[each.sha256] = known[each.sha256]
+            keep([each.place], known[each.sha256][None])
         else:
             waiting.append(each)
             if len(waiting) * views >= BATCH:
                 run_waiting()
     run_waiting()
-    kept = {digest: index for digest, index in found.items() if digest not in clashing}
+    kept = {digest: place for digest, place in places.items() if digest not in clashing}
+    chosen = list(kept.values())
     pictures = Pictures(
-        [images.source(index) for index in kept.values()],
+        [images.source(place) for place in chosen],
         list(kept),
-        [labels[index] for index in kept.values()],
-        np.stack([rows[digest] for digest in kept]) if kept else np.empty((0, views, 0), np.float16),
+        [labels[place] for place in chosen],
+        rows if len(chosen) == len(rows) else rows[chosen],
     )
     return Seen(pictures, tuple(copies), tuple(sorted(conflicting)), tuple(broken))
 
