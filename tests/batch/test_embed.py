@@ -25,7 +25,9 @@ from .conftest import DAMAGED, batch, jpeg, parts, wait_for, write_parquet, writ
 UNIT = 4
 
 
-def embed(output: Path, *sources: object, workers: int = 1, retry_failed: bool = False, **options) -> BatchSummary:
+def embed(
+    output: Path | str, *sources: object, workers: int = 1, retry_failed: bool = False, **options
+) -> BatchSummary:
     settings = BatchSettings(
         tuple(map(str, sources)),
         unit_size=options.pop("unit_size", UNIT),
@@ -194,3 +196,24 @@ def test_killed_in_the_middle_it_goes_on_to_the_same_file(slow_pictures, tmp_pat
     assert undisturbed.returncode == 1, undisturbed.stderr
     assert output.read_bytes() == interrupted
     assert len(read_embeddings(output)) == 160
+
+
+def test_on_a_cluster_it_is_the_same_file(folder, tmp_path):
+    pytest.importorskip("ray", reason="needs shvit[ray]")
+    settings = BatchSettings((str(folder),), unit_size=UNIT, embeddings=EmbeddingOptions())
+    run_embed(settings, str(tmp_path / "out.parquet"), RunOptions(1, "local"))
+    run_embed(settings, str(tmp_path / "plain.parquet"))
+    assert (tmp_path / "out.parquet").read_bytes() == (tmp_path / "plain.parquet").read_bytes()
+
+
+def test_to_an_object_store(folder, tmp_path):
+    fsspec = pytest.importorskip("fsspec", reason="needs shvit[ray]")
+    embed("memory://bucket/out.parquet", folder)
+    store = fsspec.filesystem("memory")
+    assert [each.rpartition("/")[2] for each in store.ls("/bucket", detail=False)] == ["out.parquet"]
+    (tmp_path / "out.parquet").write_bytes(store.cat_file("/bucket/out.parquet"))
+    assert len(read_embeddings(tmp_path / "out.parquet")) == 11
+    assert embed("memory://bucket/out.parquet", folder).inputs_now == 0
+    with pytest.raises(BatchError, match="was begun with embeddings"):
+        embed("memory://bucket/out.parquet", folder, flip=True)
+    store.rm("/bucket", recursive=True)
