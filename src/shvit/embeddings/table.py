@@ -359,7 +359,8 @@ class _Part:
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         rows = max(min(ROW_GROUP, _VALUES_AT_ONCE // self.info.values), 1)
-        yield from self.parquet.iter_batches(rows, columns=self.names, use_threads=False)
+        for group in range(self.parquet.num_row_groups):  # of all at once, the buffers of each would stay to the end
+            yield from self.parquet.iter_batches(rows, row_groups=[group], columns=self.names, use_threads=False)
 
 
 @contextmanager
