@@ -14,7 +14,8 @@ from shvit.data.protocol import ImageDataset
 from shvit.evaluation import plots
 from shvit.evaluation.evaluate import Evaluation
 from shvit.evaluation.multi_label import card_thresholds, label_verdict, surest_mistakes, weakest_labels
-from shvit.evaluation.report import MISTAKES, data_uri, jpeg, page_template, write_csv, write_figure
+from shvit.evaluation.pages import data_uri, jpeg, page_template
+from shvit.evaluation.report import MISTAKES, write_csv, write_figure
 from shvit.images.preprocess import decode
 
 BETWEEN_LABELS = "|"

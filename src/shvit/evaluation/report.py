@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,13 +24,14 @@ from shvit.evaluation.metrics import (
     confused_pairs,
     confusion_matrix,
 )
+from shvit.evaluation.pages import data_uri, jpeg, page_template
 from shvit.evaluation.selective import risk_coverage
 from shvit.evaluation.verdict import verdict
 from shvit.images.preprocess import decode
 from shvit.install import install_command
 
 try:
-    import jinja2
+    import jinja2  # noqa: F401 - it is needed at the end: better told of now
 
     from shvit.evaluation import plots
 except ModuleNotFoundError as error:
@@ -180,29 +179,6 @@ def _write_page(folder: Path, results: dict[str, Any], material: _Material, figu
         figures=figures,
     )
     write_text(page, folder / "report.html")
-
-
-def page_template(name: str) -> jinja2.Template:
-    """A page of this folder, with the filters that pages have."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("shvit.evaluation", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"percent": percent, "count": "{:,}".format}
-    return environment.get_template(name)
-
-
-def percent(share: float | None) -> str:
-    return "–" if share is None else f"{share:.1%}"
-
-
-def jpeg(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=88)
-    return buffer.getvalue()
-
-
-def data_uri(kind: str, content: bytes) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Iterable[Any]], safe: bool) -> None:
