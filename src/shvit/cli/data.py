@@ -1,9 +1,10 @@
-"""Look a dataset over before training on it."""
+"""Look a dataset over before training on it, and move pictures between its classes."""
 
 from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
@@ -25,8 +26,9 @@ examples:
   shvit data check photos/
   shvit data check photos/ --output report/            report.json and report.png too
   shvit data check 'shards/train-{000..146}.tar' --format json
+  shvit data apply labels.csv photos/                  says what the table would move; with --yes moves it
 
-`shvit data check --help` explains more.
+`shvit data check --help` and `shvit data apply --help` explain more.
 """
 
 CHECK_EPILOG = """\
@@ -48,6 +50,27 @@ examples:
   shvit data check labels.csv --format json | jq .problems
 
 exit status: 0 clean, 1 images are broken, not read, leaked into validation or labelled in two ways, 2 wrong usage
+"""
+
+APPLY_EPILOG = """\
+TABLE is a CSV file with the columns source, action, from and to, as `shvit similar` writes it for duplicates, leaks and
+labels that look wrong. A person goes through it and edits the column `action`:
+
+  keep        nothing (what `shvit similar` writes)
+  move        the picture goes from the folder of the class `from` to the one of the class `to`
+  set aside   it goes to FOLDER/.set-aside/, which no command reads
+
+Pictures are renamed, never copied, changed or deleted; where a name is taken already, a number is put behind it. Only
+pictures in FOLDER are moved, and only to classes that it has a folder of. Without --yes it is said what would be done.
+With it, a file that undoes it is written beside the table before anything is moved.
+
+examples:
+  shvit similar --mislabelled photos/ --output labels.csv --output labels.html
+  shvit data apply labels.csv photos/
+  shvit data apply labels.csv photos/ --yes
+  shvit data apply --undo labels-undo.json photos/ --yes
+
+exit status: 0 all fine, 1 some lines cannot be done (the others are), 2 wrong usage
 """
 
 IMAGE_KEY_HELP = "of tar shards with several images under one key, the one that is meant, such as jpg or left.jpg"
@@ -80,9 +103,56 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     check.add_argument(
         "--workers", type=positive, default=os.cpu_count() or 1, metavar="N", help="processes (default: all cores)"
     )
+    check.set_defaults(perform=_check)
+    apply = actions.add_parser(
+        "apply",
+        help="move pictures between class folders by a table that you edited; never deletes",
+        description="Move pictures between class folders, or aside, by a table that a person has gone through.",
+        epilog=APPLY_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    apply.add_argument("table", type=Path, metavar="TABLE", help="CSV of shvit similar; with --undo, the undo file")
+    apply.add_argument("folder", type=Path, metavar="FOLDER", help="with a folder for each class, or for each split")
+    apply.add_argument("--yes", action="store_true", help="do it; otherwise it is only said what would be done")
+    apply.add_argument("--undo", action="store_true", help="TABLE is an undo file: move everything back")
+    apply.add_argument(
+        "--undo-file", type=Path, metavar="FILE", help="where to write it (default: beside TABLE, NAME-undo.json)"
+    )
+    apply.set_defaults(perform=_apply)
 
 
 def run(args: argparse.Namespace) -> int:
+    return args.perform(args)
+
+
+def _apply(args: argparse.Namespace) -> int:
+    from shvit.data.apply import apply_moves, plan_changes, read_changes, read_undo, undo_name, write_undo
+
+    plan = read_undo(args.table, args.folder) if args.undo else plan_changes(read_changes(args.table), args.folder)
+    for each in plan.refused:
+        say(f"error: {each}", sys.stderr)
+    for move in plan.moves if not args.yes else plan.moves[:LISTED]:
+        say(f"{move.source} -> {move.target}")
+    if args.yes and len(plan.moves) > LISTED:
+        say(f"... and {len(plan.moves) - LISTED:,} more")
+    kept = f", {plan.kept:,} kept" if plan.kept else ""
+    if not args.yes:
+        say(f"{len(plan.moves):,} pictures to move{kept}; nothing was done yet: add --yes", hang=2)
+    elif plan.moves:
+        undo = args.undo_file or undo_name(args.table)
+        check_outputs([("--undo-file", undo)], [args.table])
+        write_undo(plan.moves, undo)
+        done = apply_moves(plan.moves, args.folder)
+        say(f"{done:,} pictures moved{kept}; to undo it: shvit data apply --undo {undo} {args.folder} --yes")
+        if done < len(plan.moves):
+            say(f"error: {len(plan.moves) - done:,} pictures or their places changed meanwhile; left alone", sys.stderr)
+            return 1
+    else:
+        say(f"nothing to move{kept}")
+    return 1 if plan.refused else 0
+
+
+def _check(args: argparse.Namespace) -> int:
     check_folder_name("--output", args.output)
     from shvit.data.alignment import describe_alignment
     from shvit.data.check import check_datasets

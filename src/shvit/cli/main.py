@@ -26,7 +26,7 @@ COMMANDS = {
     "eval": "measure the accuracy of a model file or a checkpoint",
     "calibrate": "fit when a model's scores are answers, and what is none of its classes",
     "distill": "prepare distillation: run a teacher once",
-    "data": "look a dataset over before training on it",
+    "data": "look a dataset over before training on it, move pictures between its classes",
     "runs": "compare training runs in a table",
     "bench": "measure speed, cost and memory, beside other networks",
 }
