@@ -1,0 +1,1 @@
+"""What is alike: search in embeddings, pictures that are there twice, labels that look wrong."""

@@ -1,0 +1,163 @@
+"""Pictures that are there more than once: the same bytes, or embeddings next to each other."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import NamedTuple
+
+import numpy as np
+
+from shvit.embeddings.table import Embeddings
+from shvit.errors import ArgumentError, DataError
+from shvit.similarity.search import EmbeddingIndex
+
+NEAR = 0.96
+"""Cosine similarity from which two pictures count as the same one, changed a little (docs/similarity.md)."""
+
+_ROWS, _COLUMNS = 2048, 4096
+"""Of a block of similarities."""
+
+
+class Group(NamedTuple):
+    """Pictures that are the same, or nearly."""
+
+    places: tuple[int, ...]
+    """Among the embeddings, in their order."""
+    identical: bool
+    """All have the same bytes."""
+    similarities: tuple[float, ...]
+    """Of each to the first; a chain of near ones may lead to pictures that are not."""
+
+
+class Leak(NamedTuple):
+    """A picture of one split that is in the other one too, or nearly."""
+
+    place: int
+    """Among the embeddings of the second split."""
+    other: int
+    """Of the nearest picture, among those of the first."""
+    identical: bool
+    similarity: float
+
+
+def find_duplicates(embeddings: Embeddings | EmbeddingIndex, threshold: float = NEAR) -> list[Group]:
+    """Groups of pictures that are the same: by their bytes, or by a cosine similarity of at least ``threshold``.
+
+    Each picture is in one group at most: whatever is near to one of a group belongs to it. Groups of equal bytes come
+    first, then the larger ones. Of several views of a picture the first is taken.
+
+    Args:
+        embeddings: of more than ``shvit.similarity.search.EXACT_ROWS`` pictures those of the same cell of the index,
+            and of the cells beside it, are compared; otherwise all with all.
+        threshold: in (0, 1]; with 1 or more than that only equal bytes count.
+
+    Raises:
+        ArgumentError: the threshold is not in that range.
+        DataError: there are no embeddings.
+    """
+    check_threshold(threshold)
+    index = embeddings if isinstance(embeddings, EmbeddingIndex) else EmbeddingIndex(embeddings)
+    rows = first_views(index.embeddings)
+    if not len(rows):
+        raise DataError("no embeddings to compare; every picture failed, or there were none")
+    sha256 = index.embeddings.sha256
+    same: dict[str, list[int]] = defaultdict(list)
+    for row in rows.tolist():
+        same[sha256[row]].append(row)
+    joined = _Joined(len(index.embeddings))
+    representatives = np.array([places[0] for places in same.values()])
+    if threshold < 1:
+        for first, second in index.blocks(representatives, _ROWS, _COLUMNS):
+            joined.join(first, second, index.units(first) @ index.units(second).T >= threshold)
+    groups: dict[int, list[int]] = defaultdict(list)
+    for places in same.values():
+        groups[joined.root(places[0])] += places
+    found = [_group(index, sorted(places)) for places in groups.values() if len(places) > 1]
+    return sorted(found, key=lambda each: (not each.identical, -len(each.places), each.places))
+
+
+def find_leaks(train: Embeddings | EmbeddingIndex, val: Embeddings, threshold: float = NEAR) -> list[Leak]:
+    """Pictures of ``val`` that are in ``train`` too: by their bytes, or nearly; those with equal bytes come first.
+
+    Args:
+        threshold: as of ``find_duplicates``.
+
+    Raises:
+        ArgumentError: the threshold is not in (0, 1].
+        DataError: one has no embeddings, or they are not of the same kind.
+    """
+    check_threshold(threshold)
+    index = train if isinstance(train, EmbeddingIndex) else EmbeddingIndex(train)
+    if difference := index.embeddings.info.difference(val.info):
+        raise DataError(f"the two cannot be compared: {difference}; embed both with the same model and options")
+    digests = {digest: place for place, digest in reversed(list(enumerate(index.embeddings.sha256)))}
+    rows = first_views(val)
+    if not len(rows):
+        raise DataError("no embeddings to compare; every picture failed, or there were none")
+    nearest = index.search(val.stored[rows], 1)
+    leaks = []
+    for row, place, similarity in zip(rows.tolist(), nearest.places[:, 0], nearest.similarities[:, 0], strict=True):
+        same = digests.get(val.sha256[row])
+        if same is not None:
+            leaks.append(Leak(row, same, True, 1.0))
+        elif similarity >= threshold:
+            leaks.append(Leak(row, int(place), False, float(similarity)))
+    return sorted(leaks, key=lambda each: (not each.identical, -each.similarity, each.place))
+
+
+def check_threshold(threshold: float) -> None:
+    """Raises: ArgumentError: no cosine similarity to be reached."""
+    if not 0 < threshold <= 1:
+        raise ArgumentError(f"threshold: expected a cosine similarity above 0 and up to 1, got {threshold}")
+
+
+def first_views(embeddings: Embeddings) -> np.ndarray:
+    """Places, ``int64``, with one view for each picture: all of them where a picture has but one."""
+    if embeddings.views is None:
+        return np.arange(len(embeddings))
+    first: dict[tuple[str, str], int] = {}
+    for place, picture in enumerate(zip(embeddings.sources, embeddings.sha256, strict=True)):
+        first.setdefault(picture, place)
+    return np.array(list(first.values()), np.int64)
+
+
+def _group(index: EmbeddingIndex, places: list[int]) -> Group:
+    units = index.units(np.array(places))
+    similarities = np.minimum(units @ units[0], 1)
+    identical = len({index.embeddings.sha256[place] for place in places}) == 1
+    return Group(tuple(places), identical, tuple(similarities.tolist()))
+
+
+class _Joined:
+    """Which things belong together, as they are found (union-find)."""
+
+    def __init__(self, count: int) -> None:
+        self._parents = np.arange(count)
+
+    def roots(self, places: np.ndarray) -> np.ndarray:
+        """Of each, what stands for all that it is joined with."""
+        roots = places
+        while not np.array_equal(above := self._parents[roots], roots):
+            roots = above
+        self._parents[places] = roots
+        return roots
+
+    def root(self, place: int) -> int:
+        return int(self.roots(np.array([place]))[0])
+
+    def join(self, first: np.ndarray, second: np.ndarray, near: np.ndarray) -> None:
+        """Args: near: ``bool (len(first), len(second))``, which pairs belong together."""
+        # However many pairs are near, as those of a thousand black frames are, a round looks at one for each row and
+        # for each column, and few rounds are needed.
+        rows, columns = np.flatnonzero(near.any(1)), np.flatnonzero(near.any(0))
+        near, first, second = near[np.ix_(rows, columns)], first[rows], second[columns]
+        while near.size:
+            roots, others = self.roots(first), self.roots(second)
+            apart = near & (roots[:, None] != others[None])
+            rows, columns = np.flatnonzero(apart.any(1)), np.flatnonzero(apart.any(0))
+            by_row = np.stack([roots[rows], others[apart[rows].argmax(1)]])
+            by_column = np.stack([roots[apart[:, columns].argmax(0)], others[columns]])
+            for root, other in np.unique(np.concatenate([by_row, by_column], axis=1), axis=1).T.tolist():
+                low, high = sorted((self.root(root), self.root(other)))
+                self._parents[high] = low
+            near, first, second = near[np.ix_(rows, columns)], first[rows], second[columns]
