@@ -13,10 +13,10 @@ from shvit.install import install_command
 PER_CELL = 256
 """Embeddings in a cell, on the mean."""
 
-LEARNED_FROM = 40
+LEARNED_FROM = 20
 """Embeddings for each cell that the cells' middles are found with."""
 
-ITERATIONS = 8
+ITERATIONS = 6
 
 PROBED = 48
 """Cells that a search looks into."""
