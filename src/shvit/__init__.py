@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from shvit.predicting.embeddings import EmbeddingOptions, EmbeddingsInfo
     from shvit.predicting.explain import Explainer
     from shvit.serve.client import AsyncClient, Client
+    from shvit.similarity.duplicates import find_duplicates, find_leaks
+    from shvit.similarity.mislabelled import find_mislabelled
+    from shvit.similarity.search import EmbeddingIndex
     from shvit.tasks.results import Prediction, Result
     from shvit.teaching.report import TeachOptions
     from shvit.teaching.teach import teach
@@ -40,6 +43,7 @@ _MODULES = {
     "Client": "shvit.serve.client",
     "Embedder": "shvit.predicting.embedder",
     "Embedding": "shvit.predicting.embedder",
+    "EmbeddingIndex": "shvit.similarity.search",
     "EmbeddingOptions": "shvit.predicting.embeddings",
     "EmbeddingsInfo": "shvit.predicting.embeddings",
     "Explainer": "shvit.predicting.explain",
@@ -54,6 +58,9 @@ _MODULES = {
     "create_model": "shvit.models",
     "evaluate": "shvit.evaluation.measure",
     "export": "shvit.evaluation.export",
+    "find_duplicates": "shvit.similarity.duplicates",
+    "find_leaks": "shvit.similarity.duplicates",
+    "find_mislabelled": "shvit.similarity.mislabelled",
     "list_models": "shvit.models",
     "load_checkpoint": "shvit.models",
     "recipe_for": "shvit.training.train",
@@ -65,6 +72,9 @@ _MODULES = {
 _EXTRAS = {
     "shvit.models": "torch",
     "shvit.serve.client": "serve",
+    "shvit.similarity.duplicates": "similar",
+    "shvit.similarity.mislabelled": "similar",
+    "shvit.similarity.search": "similar",
     "shvit.teaching.report": "teach",
     "shvit.teaching.teach": "teach",
     "shvit.training": "torch",
@@ -73,6 +83,7 @@ _EXTRAS = {
 """The extras that modules need."""
 _PACKAGES = {
     "serve": ("httpx2",),
+    "similar": ("sklearn", "pyarrow"),
     "teach": ("sklearn", "pyarrow"),
     "torch": ("torch", "torchvision", "timm", "lightning_fabric", "yaml"),
 }
@@ -86,6 +97,7 @@ __all__ = [
     "Client",
     "Embedder",
     "Embedding",
+    "EmbeddingIndex",
     "EmbeddingOptions",
     "EmbeddingsInfo",
     "EvaluationOptions",
@@ -101,6 +113,9 @@ __all__ = [
     "create_model",
     "evaluate",
     "export",
+    "find_duplicates",
+    "find_leaks",
+    "find_mislabelled",
     "list_models",
     "load_checkpoint",
     "recipe_for",

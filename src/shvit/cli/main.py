@@ -27,6 +27,7 @@ COMMANDS = {
     "calibrate": "fit when a model's scores are answers, and what is none of its classes",
     "distill": "prepare distillation: run a teacher once",
     "data": "look a dataset over before training on it, move pictures between its classes",
+    "similar": "find pictures that are alike, duplicates, and labels that look wrong",
     "runs": "compare training runs in a table",
     "bench": "measure speed, cost and memory, beside other networks",
 }
