@@ -65,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--threshold",
         type=float,
         metavar="S",
-        help="cosine similarity from which pictures are nearly the same, up to 1: only equal bytes (default: 0.96)",
+        help="cosine similarity from which pictures are nearly the same, up to 1: only equal bytes (default: 0.98)",
     )
     parser.add_argument(
         "--split", choices=("train", "val"), default="train", help="of a dataset for --mislabelled (default: train)"

@@ -11,7 +11,7 @@ from shvit.embeddings.table import Embeddings
 from shvit.errors import ArgumentError, DataError
 from shvit.similarity.search import EmbeddingIndex
 
-NEAR = 0.96
+NEAR = 0.98
 """Cosine similarity from which two pictures count as the same one, changed a little (docs/similarity.md)."""
 
 _ROWS, _COLUMNS = 2048, 4096
