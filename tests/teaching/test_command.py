@@ -33,7 +33,7 @@ def test_it_says_what_to_expect_and_what_was_written(photos, tiny_file, tmp_path
     assert status == 0
     assert "tiny was taught 3 classes with 72 pictures" in out
     assert "of 100 are named right (95% interval" in out
-    assert "look whether their labels are right" in out and "wrong.png" in out
+    assert "look whether these labels are right" in out and "wrong.png" in out
     assert "a picture of" in out  # how often each class was taken for each
     assert f"written: {tmp_path / 'mine.onnx'}, and mine.embeddings.parquet beside it" in out
     assert "warning" not in err

@@ -158,6 +158,6 @@ def _print_suspects(report: TeachReport) -> None:
     suspects = report.lesson.suspects
     if not suspects:
         return
-    say("  its surest mistakes; look whether their labels are right:", hang=4)
+    say("  look whether these labels are right, the likeliest mistakes first:", hang=4)
     rows = [[each.source, each.label, each.looks_like, f"{each.score:.2f}"] for each in suspects[:SUSPECTS]]
     print_table(["picture", "its label", "looks like", "score"], rows, "lllr")

@@ -17,12 +17,10 @@ from shvit.errors import DataError
 from shvit.evaluation.metrics import Predictions, rank, wilson_interval
 from shvit.heads.linear import FEWEST_PICTURES, FittedHead, evenly_of_classes, fit_linear_head
 from shvit.modelfile.program import Program
+from shvit.similarity.mislabelled import suspects
 from shvit.tasks import task_of
 from shvit.teaching.kept import Others
 from shvit.teaching.pictures import Pictures
-
-SUSPECTED = 0.5
-"""A held-out picture is suspected of a wrong label where another class has at least this score."""
 
 MOST_SUSPECTS = 20
 
@@ -31,15 +29,14 @@ MOST_LEARNED = 50_000
 
 
 class Suspect(NamedTuple):
-    """A picture that is surely named otherwise by a head that had not seen it: its label may be wrong."""
+    """A picture whose label looks wrong to a head that had not seen it."""
 
     source: str
     label: str
     """As it is labelled."""
     looks_like: str
-    """As it is named."""
     score: float
-    """Of that class, in [0, 1]."""
+    """Of what it looks like, in [0, 1]."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,16 +127,11 @@ def _check_counts(targets: np.ndarray, classes: tuple[ClassInfo, ...]) -> None:
 def _suspects(
     scores: np.ndarray, targets: np.ndarray, pictures: Pictures, classes: tuple[ClassInfo, ...]
 ) -> tuple[Suspect, ...]:
-    """Pictures whose own class is much less likely than another one, the clearest first."""
-    best, rows = scores.argmax(axis=1), np.arange(len(targets))
-    margin = scores[rows, best] - scores[rows, targets]
-    wrong = np.flatnonzero((best != targets) & (scores[rows, best] >= SUSPECTED))
-    worst = wrong[np.argsort(-margin[wrong], kind="stable")][:MOST_SUSPECTS]
+    """The clearest of the pictures whose labels look wrong."""
+    found = suspects(scores, targets)[:MOST_SUSPECTS]
     return tuple(
-        Suspect(
-            pictures.sources[each], pictures.labels[each], classes[best[each]].label, float(scores[each, best[each]])
-        )
-        for each in worst.tolist()
+        Suspect(pictures.sources[row], pictures.labels[row], classes[other].label, float(scores[row, other]))
+        for row, other in found
     )
 
 
