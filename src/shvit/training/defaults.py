@@ -127,6 +127,8 @@ def describe(recipe: Recipe, images: int, chosen: bool) -> str:
     Args:
         chosen: the recipe is ``default_recipe``'s, apart from single flags.
     """
+    if not recipe.epochs:
+        return "no epoch: the head alone is learnt"
     what = "training from nothing" if recipe.pretrained is None else "fine-tuning"
     epochs = "1 epoch" if recipe.epochs == 1 else f"{recipe.epochs} epochs"
     plan = (
