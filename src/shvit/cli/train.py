@@ -159,7 +159,9 @@ def _continued(taught: Path, arguments: list[str]) -> list[str]:
     fields = continue_from(taught, _parsed(_parser(), _without_printing(keys)).pretrained)
     files = [place for place, each in enumerate(keys) if each.partition("=")[0] == "--config"]
     behind = max((place + 2 - ("=" in keys[place]) for place in files), default=0)
-    return [*keys[:behind], *(f"--{name}={value}" for name, value in fields.items()), *keys[behind:]]
+    # A tuple is written as a list is in YAML.
+    texts = {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
+    return [*keys[:behind], *(f"--{name}={value}" for name, value in texts.items()), *keys[behind:]]
 
 
 def _parsed(parser: Any, arguments: list[str]) -> Any:
@@ -254,7 +256,8 @@ def _print_outcome(run: TrainedRun, validation_images: int, data: str) -> None:
     rule = ", by its validation loss" if validation_images < FEW_IMAGES else ""
     where = f"weights in {best}" if best.exists() else f"{best} is not there any more"
     score = f"top-1 {run.top1:.2%}" if run.top1 is not None else f"mAP {run.mean_average_precision:.2%}"
-    say(f"best {score} after epoch {run.best_epoch}{rule}; {where}")
+    when = f"after epoch {run.best_epoch}" if run.best_epoch else "of the fitted head alone, before the first epoch"
+    say(f"best {score} {when}{rule}; {where}")
     if not best.exists():  # as when somebody deleted it, and no later epoch was better
         best = run.last
     if run.broken:

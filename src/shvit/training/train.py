@@ -53,7 +53,7 @@ class TrainedRun:
     loss: float | None
     """Its cross-entropy there; ``None`` where an older version did not keep it."""
     best_epoch: int
-    """Counted from 1."""
+    """Counted from 1; 0 where the fitted head alone was better than what came of it."""
     epochs: int
     """How many were trained, over all sessions."""
     broken: tuple[BrokenImage, ...]
@@ -273,7 +273,8 @@ def carry_out(plan: TrainingPlan, progress: bool = False) -> TrainedRun:
     if not has_images(val.labels, val.classes).any():  # every epoch would be as good as any other
         raise DataError(f"{val.name}: none of its {len(val):,} validation images has a label; fill some in")
     with warnings.catch_warnings():
-        if plan.resume and checkpoint.checkpoints(plan.folder):  # which replaces the head as well
+        # Which replaces the head as well.
+        if plan.recipe.head_start == "linear" or (plan.resume and checkpoint.checkpoints(plan.folder)):
             warnings.filterwarnings("ignore", message=".*head is fresh")
         run = setup(plan.recipe, plan.datasets.train, plan.datasets.val, plan.folder, plan.execution)
     from shvit.runs.logs import RunLog  # here, because TensorBoard takes seconds to import
@@ -335,5 +336,6 @@ def _notes(plan: TrainingPlan, run: Run, resumed: bool) -> tuple[str, ...]:
         f"{recipe.model}: {len(train):,} training and {len(val):,} validation images, "
         f"{len(train.classes)} classes; {run.fabric.world_size} x {run.fabric.device.type}",
         begins,
+        "the head is fitted first, to the features of the training images" if run.fits_head and not resumed else None,
     )
     return tuple(line for line in lines if line)
