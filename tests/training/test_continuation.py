@@ -60,7 +60,7 @@ def with_card(path: Path, target: Path, **changes) -> Path:
 def test_a_run_goes_on_from_the_weights_at_the_size_of_the_file(colours, weights, taught, tmp_path, capsys):
     run = tmp_path / "run"
     flags = ["--from", taught, "--pretrained", weights, "--epochs", 1, "--batch-size", 8, "--workers", 0]
-    flags += ["--device", "cpu", "--head-start", "linear", "--output", run]
+    flags += ["--device", "cpu", "--output", run]
     assert main(["train", str(colours), *map(str, flags)]) == 0
     recipe = yaml.safe_load((run / "recipe.yaml").read_text())
     kept = {name: recipe[name] for name in ("model", "pretrained", "image_size", "resize_mode", "epochs")}
@@ -115,7 +115,7 @@ def test_published_weights_are_found_by_the_card(hub, timm_repository, taught, c
     teaching = "import sys; from shvit.teaching.teach import teach; teach(sys.argv[1], 'shvit_s1', sys.argv[2])"
     told = run("-c", teaching, colours, mine)
     assert told.returncode == 0, told.stderr
-    flags = ["--epochs", 0, "--head-start", "linear", "--batch-size", 8, "--workers", 0, "--device", "cpu"]
+    flags = ["--epochs", 0, "--batch-size", 8, "--workers", 0, "--device", "cpu"]
     told = run("-m", "shvit", "train", colours, "--from", mine, *flags, "--output", tmp_path / "run")
     assert told.returncode == 0, told.stderr
     recipe = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())
@@ -130,3 +130,4 @@ def test_in_python_a_taught_file_is_what_to_start_from(colours, weights, taught,
     recipe = shvit.recipe_for(colours, pretrained=file)
     assert (recipe.model, recipe.pretrained) == ("shvit_s1", f"hf://user/body@{'0' * 40}")
     assert (recipe.sides, recipe.resize_mode) == (SIZE, "squash")
+    assert (recipe.head_start, recipe.optimizer.lr) == ("linear", 3e-4)

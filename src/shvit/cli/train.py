@@ -120,7 +120,13 @@ def parse_recipe(
     if images is not None:
         if values.config is None:
             recipe = default_recipe(
-                values.model, images, values.pretrained, values.quantization_aware, values.sync_norm, task
+                values.model,
+                images,
+                values.pretrained,
+                values.quantization_aware,
+                values.sync_norm,
+                task,
+                values.head_start,
             )
             parser = _parser(recipe)
         values = _parsed(parser, arguments)

@@ -31,9 +31,9 @@ floating point and in 8 bits: S1's shipped file is at 0.22 of its own weights, a
 def continue_from(file: str | Path, weights: str | None = None) -> dict[str, Any]:
     """The recipe's values, by their names, with which a training goes on from a taught file.
 
-    They are the variant, the weights and how images are prepared. The head is not among them: it is fitted anew, to the
-    images that are trained on. The file's own was also taught with those that are held out now, and would look better
-    on them than it is.
+    They are the variant, the weights, how images are prepared, and that the head is fitted first, to the images that
+    are trained on. The file's own was also taught with those that are held out now, and would look better on them than
+    it is.
 
     Args:
         file: what ``shvit teach`` wrote.
@@ -65,6 +65,7 @@ def continue_from(file: str | Path, weights: str | None = None) -> dict[str, Any
     return {
         "model": card.architecture,
         "pretrained": weights,
+        "head_start": "linear",
         "image_size": in_words(preprocessing.image_size),
         "resize_mode": preprocessing.resize_mode,
         "crop_ratio": preprocessing.crop_ratio,

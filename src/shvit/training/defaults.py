@@ -12,7 +12,7 @@ from shvit.models import VARIANTS, read_checkpoint
 from shvit.network.sides import in_words, sides
 from shvit.network.training_metadata import stored_preprocessing
 from shvit.training.optimizer import scaled_lr
-from shvit.training.recipe import Optimizer, Recipe
+from shvit.training.recipe import HeadStart, Optimizer, Recipe
 
 FULL_BATCH = 128
 """Images in a batch where there are enough."""
@@ -24,6 +24,8 @@ be light when fine-tuning. AdamW's steps do not grow with the gradient: a rate i
 small folder would hardly move the weights."""
 SMALL_LR = 1e-3
 """Learning rate of the head that fine-tunes fewer than SMALL images."""
+FITTED_LR = 3e-4
+"""The same where the head is fitted first: it need not be learnt, and features that suit it are soon bent away."""
 SMALL_LABEL_SMOOTHING, SMALL_MIXUP = 0.05, 0.2
 """Below SMALL images: with more of either the scores of an easy task stay too low, with less those of a hard one are
 too high."""
@@ -40,6 +42,7 @@ def default_recipe(
     quantization_aware: bool = False,
     sync_norm: bool = False,
     task: TaskName = "classification",
+    head_start: HeadStart = "random",
 ) -> Recipe:
     """What ``shvit train`` starts from when it is given no recipe file; flags change single values.
 
@@ -55,8 +58,12 @@ def default_recipe(
         quantization_aware: fine-tune weights that are good in float32 for 8 bits.
         sync_norm: normalisations will see the images of all processes, so they are not frozen.
         task: of several labels each is by itself, and nothing is to be gained by smoothing towards one half.
+        head_start: of fine-tuning.
     """
     recipe = _for_images(model, images, pretrained, quantization_aware, sync_norm)
+    if head_start == "linear":
+        fitted = replace(recipe.optimizer, lr=FITTED_LR if images < SMALL else recipe.optimizer.lr)
+        recipe = replace(recipe, head_start=head_start, optimizer=fitted)
     return replace(recipe, label_smoothing=0.0) if task == "multi_label" else recipe
 
 

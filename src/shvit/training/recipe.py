@@ -21,6 +21,9 @@ def _check_range(where: str, owner: object, names: tuple[str, ...], low: float, 
             raise ArgumentError(f"{where}{name}: expected {expected}, got {value}")
 
 
+HeadStart = Literal["random", "linear"]
+
+
 @dataclass(frozen=True)
 class Optimizer:
     """AdamW with a linear warm-up and a cosine down to the smallest rate."""
@@ -122,7 +125,7 @@ class Recipe:
     pretrained: str | None = None
     """Start from a checkpoint file, from a repository (``hf://user/name``), or from ``hub`` for the variant's ImageNet
     weights."""
-    head_start: Literal["random", "linear"] = "random"
+    head_start: HeadStart = "random"
     """What the head begins as where the pretrained one is of other classes. random: small random weights. linear: a
     logistic regression on the features that the network has as it is loaded, its strength chosen by cross-validation;
     the whole network is fine-tuned from there (linear probing, then fine-tuning: Kumar et al., 2022)."""
@@ -289,7 +292,7 @@ GROWTH = 32
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 NON_FINITE = ("stop", "skip")
 RESIZE_MODES = ("crop", "squash", "pad")
-HEAD_STARTS = ("random", "linear")
+HEAD_STARTS = get_args(HeadStart)
 TASKS = get_args(TaskName)
 
 

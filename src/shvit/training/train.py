@@ -176,7 +176,11 @@ def train(
     datasets = open_datasets(data, opened.seed, opened.val_share, opened.image_key, opened.task)
     own = task_of_labels(datasets.train)
     chosen = given or default_recipe(
-        changes.get("model", Recipe.model), len(datasets.train), changes.get("pretrained"), task=own
+        changes.get("model", Recipe.model),
+        len(datasets.train),
+        changes.get("pretrained"),
+        task=own,
+        head_start=changes.get("head_start", Recipe.head_start),
     )
     plan = TrainingPlan(
         data,
@@ -213,9 +217,14 @@ def recipe_for(
         DataError, CheckpointError: as for ``train``.
     """
     train = open_datasets(data, image_key=image_key, task=task).train
-    start = {"model": model, **_start(pretrained)}
+    start = {"model": model, "head_start": Recipe.head_start, **_start(pretrained)}
     recipe = default_recipe(
-        start["model"], len(train), start["pretrained"], quantization_aware, task=task_of_labels(train)
+        start["model"],
+        len(train),
+        start["pretrained"],
+        quantization_aware,
+        task=task_of_labels(train),
+        head_start=start["head_start"],
     )
     return replace(recipe, image_key=image_key, task=task, **start)
 
