@@ -16,6 +16,7 @@ import yaml
 import shvit
 from shvit.card import METADATA_KEY, Card, ClassInfo, Preprocessing, Weights
 from shvit.cli.main import main
+from shvit.data import open_dataset
 from shvit.errors import CheckpointError, ModelFileError
 from shvit.exporting import FileOptions, export_model
 from shvit.models import save_checkpoint
@@ -86,11 +87,22 @@ def test_other_weights_are_refused(taught, weights, tmp_path):
     torch.manual_seed(1)
     save_checkpoint(shvit.create_model("shvit_s1", num_classes=4), tmp_path / "others.safetensors")
     save_checkpoint(shvit.create_model("shvit_s3", num_classes=4), tmp_path / "wider.safetensors")
-    assert continue_from(taught, str(weights))["pretrained"] == str(weights)
+    assert continue_from(taught, str(weights)).values["pretrained"] == str(weights)
     with pytest.raises(CheckpointError, match=r"not the weights .* features differ by .*give those that 'body'"):
         continue_from(taught, str(tmp_path / "others.safetensors"))
     with pytest.raises(CheckpointError, match="it has 320 features, they give 448"):
         continue_from(taught, str(tmp_path / "wider.safetensors"))
+
+
+def test_classes_that_are_lost_are_named(taught, weights, colours):
+    classes = open_dataset(colours, "train").classes
+    start = continue_from(taught, str(weights))
+    assert start.describe_lost(classes) is None
+    assert start.describe_lost(classes[1:]) == (
+        f"note: no pictures of {classes[0].label}, which the taught file tells: not learnt"
+    )
+    many = replace(start, labels=(*start.labels, *"abcdefg"))
+    assert "no pictures of a, b, c, d, e and 2 more" in many.describe_lost(classes)
 
 
 def test_files_that_say_too_little_are_refused(taught, tmp_path):

@@ -157,16 +157,18 @@ def _recipe_files(arguments: list[str]) -> list[str]:
     return files + [each.partition("=")[2] for each in arguments if each.startswith("--config=")]
 
 
-def _continued(taught: Path, arguments: list[str]) -> list[str]:
-    """Flags with those of what goes on from a taught file: behind recipe files, before the flags that were given."""
-    from shvit.training.continuation import continue_from
+def _pretrained(arguments: list[str]) -> str | None:
+    """What the flags and recipe files say of it."""
+    return _parsed(_parser(), _without_printing(_as_keys(arguments))).pretrained
 
+
+def _with_values(values: dict[str, Any], arguments: list[str]) -> list[str]:
+    """Flags with these of the recipe's values: behind recipe files, before the flags that were given."""
     keys = _as_keys(arguments)
-    fields = continue_from(taught, _parsed(_parser(), _without_printing(keys)).pretrained)
     files = [place for place, each in enumerate(keys) if each.partition("=")[0] == "--config"]
     behind = max((place + 2 - ("=" in keys[place]) for place in files), default=0)
     # A tuple is written as a list is in YAML.
-    texts = {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
+    texts = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
     return [*keys[:behind], *(f"--{name}={value}" for name, value in texts.items()), *keys[behind:]]
 
 
@@ -230,17 +232,22 @@ def run(args: argparse.Namespace) -> int:
     from shvit.data.targets import task_of_labels
     from shvit.runs.run_folder import RECIPE
     from shvit.training.checkpoint import checkpoints
+    from shvit.training.continuation import continue_from
     from shvit.training.train import TrainingPlan, carry_out, run_folder
 
     resume = args.resume == "auto"
     folder = args.output or run_folder(resume)
     begun = folder / RECIPE if resume else None
     arguments = args.more_arguments
+    start = None
     if args.taught is not None and not (begun is not None and begun.is_file()):
-        arguments = _continued(args.taught, arguments)
+        start = continue_from(args.taught, _pretrained(arguments))
+        arguments = _with_values(start.values, arguments)
     wanted = parse_recipe(arguments, begun=begun)[0]
     datasets = open_datasets(args.data, wanted.seed, wanted.val_share, wanted.image_key, wanted.task)
     recipe, execution = parse_recipe(arguments, len(datasets.train), begun, task_of_labels(datasets.train))
+    if start is not None and (lost := start.describe_lost(datasets.train.classes)):
+        say(lost, sys.stderr)
     files = _recipe_files(arguments)
     plan = TrainingPlan(args.data, datasets, recipe, folder, execution, resume, not files, files, args.wandb)
     try:

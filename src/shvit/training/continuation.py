@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from shvit.card import Card
+from shvit.card import Card, ClassInfo
 from shvit.data.loader import normalize
 from shvit.engines.onnx_graph import has_operator
 from shvit.errors import CheckpointError, ModelFileError, ModelOutputError
@@ -23,17 +25,36 @@ from shvit.tasks import Judged
 COMPARED = 4
 """Pictures that two networks are compared on."""
 
+NAMED = 5
+"""How many classes a line names."""
+
 TOLERANCE, TOLERANCE_INT8 = 0.03, 0.4
 """How far the features of a file may be from those of the weights that it was made from, relative to their size, in
 floating point and in 8 bits: S1's shipped file is at 0.22 of its own weights, and at 1.04 of others."""
 
 
-def continue_from(file: str | Path, weights: str | None = None) -> dict[str, Any]:
-    """The recipe's values, by their names, with which a training goes on from a taught file.
+@dataclass(frozen=True)
+class Continuation:
+    """With what a training goes on from a taught file."""
 
-    They are the variant, the weights, how images are prepared, and that the head is fitted first, to the images that
-    are trained on. The file's own was also taught with those that are held out now, and would look better on them than
-    it is.
+    values: dict[str, Any]
+    """Of the recipe, by their names: the variant, the weights, how images are prepared, and that the head is fitted
+    first, to the images that are trained on. The file's own was also taught with those that are held out now, and would
+    look better on them than it is."""
+    labels: tuple[str, ...]
+    """Of the file's classes."""
+
+    def describe_lost(self, classes: Sequence[ClassInfo]) -> str | None:
+        """A line on classes of the file that are none of those that are trained on, if there are any."""
+        lost = [label for label in self.labels if label not in {each.label for each in classes}]
+        if not lost:
+            return None
+        more = f" and {len(lost) - NAMED} more" if len(lost) > NAMED else ""
+        return f"note: no pictures of {', '.join(lost[:NAMED])}{more}, which the taught file tells: not learnt"
+
+
+def continue_from(file: str | Path, weights: str | None = None) -> Continuation:
+    """Finds the weights that a file was taught on.
 
     Args:
         file: what ``shvit teach`` wrote.
@@ -62,7 +83,7 @@ def continue_from(file: str | Path, weights: str | None = None) -> dict[str, Any
         weights = f"hf://{card.weights.repository}@{card.weights.commit}"
     _check_same_network(taught, card.architecture if weights == "hub" else weights)
     preprocessing = card.preprocessing
-    return {
+    values = {
         "model": card.architecture,
         "pretrained": weights,
         "head_start": "linear",
@@ -71,6 +92,7 @@ def continue_from(file: str | Path, weights: str | None = None) -> dict[str, Any
         "crop_ratio": preprocessing.crop_ratio,
         "pad_color": preprocessing.pad_color,
     }
+    return Continuation(values, tuple(each.label for each in card.classes))
 
 
 def _check_same_network(taught: Classifier, weights: str) -> None:

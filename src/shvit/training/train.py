@@ -254,7 +254,7 @@ def _start(pretrained: bool | str | Path) -> dict[str, Any]:
     if str(pretrained).lower().endswith(".onnx"):
         from shvit.training.continuation import continue_from
 
-        return continue_from(pretrained)
+        return continue_from(pretrained).values
     return {"pretrained": str(pretrained)}
 
 
