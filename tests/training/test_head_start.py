@@ -148,15 +148,6 @@ def test_several_processes_begin_with_the_head_of_one(colours, tmp_path):
         assert torch.allclose(tensor.float(), two[name].float(), atol=1e-3), name
 
 
-def test_frozen_normalisations_are_the_fitted_heads_too(colours, tmp_path):
-    run = prepare(colours, tmp_path, replace(RECIPE, epochs=1, freeze_norm=True))
-    fit_head(run)
-    before = run.network.head.norm.running_mean.clone()
-    fit(run)
-    assert torch.equal(run.network.head.norm.running_mean, before)
-    assert not run.network.head.norm.weight.requires_grad
-
-
 def test_a_head_for_the_same_classes_is_kept(colours, tmp_path):
     """Training on from weights of one's own: their head knows the classes already."""
     labels = [asdict(each) for each in open_dataset(colours, "train").classes]

@@ -85,7 +85,7 @@ def setup(
         model = _simulation(model, recipe, train)
     fits_head = _fits_head(recipe, train, model, network is not None)
     if recipe.freeze_norm:
-        freeze_norms(model, fits_head)
+        freeze_norms(model)
     model = model.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     ema = ModelEmaV3(model, decay=recipe.ema_decay, use_warmup=recipe.ema_warmup) if recipe.ema_decay else None
     if recipe.precision != "32-true":
@@ -239,7 +239,7 @@ def _train_epoch(run: Run, report: OnStep) -> None:
     loader = training_loader(run.train, transform, sampler, run.execution.workers, views, pin_memory=on_gpu)
     run.model.train()
     if recipe.freeze_norm:
-        freeze_norms(run.model, run.fits_head)
+        freeze_norms(run.model)
     started = time.perf_counter()
     for batch in loader:
         run.broken.add(batch)

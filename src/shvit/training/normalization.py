@@ -10,16 +10,14 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
-def freeze_norms(model: nn.Module, head: bool = False) -> None:
-    """Stops batch normalisations from learning and from following the batches, in place.
+def freeze_norms(model: nn.Module) -> None:
+    """Stops the body's batch normalisations from learning and from following the batches, in place.
 
+    The head's goes on: it is fresh when the classes are new, and where it was fitted to the features, these change.
     ``model.train()`` undoes the second half.
-
-    Args:
-        head: the head's too, as where it was fitted; one that is fresh has to learn.
     """
     for module in model.modules():
-        if isinstance(module, (nn.BatchNorm2d, nn.BatchNorm1d) if head else nn.BatchNorm2d):
+        if isinstance(module, nn.BatchNorm2d):
             module.eval().requires_grad_(False)
 
 
