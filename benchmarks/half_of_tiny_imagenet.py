@@ -1,7 +1,8 @@
 """A SHViT-S1 that knows 100 of Tiny-ImageNet's 200 classes, so that the other 100 are new to it.
 
 For studies of few pictures. Trained from nothing on the 50,000 training pictures of those classes, without a teacher
-(one would have seen the other classes); an hour on one core. The same command goes on where it was stopped.
+(one would have seen the other classes); three quarters of an hour on a core of its own. The same command goes on where
+it was stopped.
 """
 
 from __future__ import annotations
