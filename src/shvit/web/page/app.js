@@ -1,7 +1,13 @@
 // The page: pictures and a camera in, labels out. Where they come from is the predictor's business.
 
+import { showBars } from "./bars.js";
+import { nextFrame, openStream } from "./camera.js";
+import { followColours } from "./colours.js";
 import { headline } from "./decide.js";
+import { followDrops } from "./drops.js";
+import { keepForOffline } from "./offline.js";
 import { choosePredictor } from "./predictor.js";
+import { element, explainProblem, hideProblem, part, percent, say, showProblem } from "./words.js";
 
 const RATE_WINDOW = 2000; // milliseconds that the live frame rate is taken over
 const LATENCIES = 61; // frames that the median latency is taken over
@@ -9,7 +15,6 @@ const SPOKEN_EVERY = 4000; // milliseconds between announcements of the camera's
 const SURE = 0.5; // from this probability on, the best label stands out
 const LOOK_EVERY = 250; // milliseconds between maps over the camera's frames, at least
 const PAUSE_AFTER_PROBLEM = 1000; // milliseconds before the camera tries again
-const CAMERA = { video: { facingMode: { ideal: "environment" }, width: { ideal: 640 }, height: { ideal: 480 } }, audio: false };
 
 // What the first and the last colour of a map stand for.
 const LEGENDS = {
@@ -17,8 +22,6 @@ const LEGENDS = {
   cam: ["speaks least for the first label", "speaks most"],
 };
 
-const part = (id) => document.getElementById(id);
-const percent = (score) => `${(100 * score).toFixed(score < 0.0995 ? 1 : 0)} %`;
 
 let predictor;
 let ready; // a promise: the model is loaded
@@ -31,10 +34,6 @@ const pictures = []; // of this visit
 let spokenAt = 0;
 let spokenLabel = "";
 
-function say(text) {
-  part("spoken").textContent = text;
-}
-
 /** Tells a screen reader of the camera's label: when it changes, and not too often. */
 function sayNow(label, score) {
   const now = performance.now();
@@ -43,60 +42,14 @@ function sayNow(label, score) {
   say(`${label}, ${percent(score)}`);
 }
 
-function showProblem(message, { retry, token, remedy = "Try again" } = {}) {
-  part("problem").querySelector("p").textContent = message;
-  part("token-form").hidden = !token;
-  part("retry").hidden = !retry;
-  part("retry").textContent = remedy;
-  part("retry").onclick = () => (hideProblem(), retry());
-  part("problem").hidden = false;
-}
-
-function hideProblem() {
-  part("problem").hidden = true;
-}
-
-function explainProblem(error, name, retry) {
-  if (error.kind === "token") return showProblem(error.message, { token: true });
-  const message = error.kind === "image" && name ? `${name}: ${withoutName(error.message, name)}` : error.message;
-  showProblem(message, { retry: error.kind === "gone" || error.kind === "busy" ? retry : undefined });
-}
-
-// A server names an upload as it knows it ("<1234 bytes>: ..."); the page knows better.
-function withoutName(message, name) {
-  return message.replace(/^<[^>]*>: /, "").replace(`${name}: `, "");
-}
-
 // ---- labels ----------------------------------------------------------------------------------------------------------
 
 function showLabels({ predictions, decision }, source) {
-  const list = part("labels");
-  while (list.children.length < predictions.length) list.append(labelRow());
-  while (list.children.length > predictions.length) list.lastChild.remove();
-  predictions.forEach(({ label, short_label, score }, place) => {
-    const [name, share, bar] = list.children[place].children;
-    name.textContent = short_label;
-    name.title = label;
-    share.textContent = percent(score);
-    share.value = String(score);
-    bar.firstChild.style.transform = `scaleX(${score})`;
-  });
+  showBars(part("labels"), predictions);
   part("best").textContent = headline({ predictions, decision });
   part("best").classList.toggle("unsure", decision ? decision !== "answer" : predictions[0].score < SURE);
   part("source").textContent = source;
   part("hint").hidden = true;
-}
-
-function labelRow() {
-  const row = document.createElement("li");
-  for (const [kind, tag] of [["name", "span"], ["share", "data"], ["bar", "span"]]) {
-    const cell = document.createElement(tag);
-    cell.className = kind;
-    row.append(cell);
-  }
-  row.lastChild.setAttribute("aria-hidden", "true");
-  row.lastChild.append(document.createElement("i"));
-  return row;
 }
 
 function clearLabels(source) {
@@ -226,12 +179,6 @@ async function addSamples(names) {
 
 // ---- camera ----------------------------------------------------------------------------------------------------------
 
-const REFUSALS = {
-  NotAllowedError: "The camera may not be used: allow it for this page in the browser's settings.",
-  NotFoundError: "There is no camera.",
-  NotReadableError: "The camera is in use by another program.",
-};
-
 let opening = null; // while a camera is being asked for
 
 function startCamera() {
@@ -241,14 +188,11 @@ function startCamera() {
 
 async function openCamera() {
   hideProblem();
-  if (!navigator.mediaDevices?.getUserMedia) {
-    return showProblem("The camera needs a page on localhost or over https.");
-  }
   let stream;
   try {
-    stream = await navigator.mediaDevices.getUserMedia(CAMERA);
+    stream = await openStream();
   } catch (error) {
-    return showProblem(REFUSALS[error.name] ?? `The camera cannot be started: ${error.message}`, { retry: startCamera });
+    return explainProblem(error, null, startCamera);
   }
   const mine = { stream, times: [], latencies: [] };
   camera = mine;
@@ -305,13 +249,6 @@ async function run(mine, video) {
       await new Promise((done) => setTimeout(done, PAUSE_AFTER_PROBLEM));
     }
   }
-}
-
-function nextFrame(video) {
-  return new Promise((done) => {
-    if (video.requestVideoFrameCallback) video.requestVideoFrameCallback(done);
-    else requestAnimationFrame(done);
-  });
 }
 
 function showRates({ times, latencies }, latency) {
@@ -381,10 +318,6 @@ function describe(card) {
     ...rows.flatMap(([term, value]) => [element("dt", term), element("dd", value)]),
   );
   part("about").hidden = !rows.length;
-}
-
-function element(tag, text) {
-  return Object.assign(document.createElement(tag), { textContent: text });
 }
 
 // ---- what the network looked at --------------------------------------------------------------------------------------
@@ -467,46 +400,7 @@ function pixelAt({ offsetX, offsetY }) {
   };
 }
 
-// ---- offline ---------------------------------------------------------------------------------------------------------
-
-/** Lets a service worker keep the page for later, and waits until what is loaded next passes through it. */
-async function keepForOffline() {
-  const workers = navigator.serviceWorker;
-  if (!workers) return;
-  const hadOne = workers.controller !== null;
-  const taken = new Promise((done) => workers.addEventListener("controllerchange", done, { once: true }));
-  const registration = await workers.register("sw.js", { updateViaCache: "none" }).catch(() => null);
-  if (hadOne) {
-    taken.then(() => showProblem("A new version of this page is there.", { retry: () => location.reload(), remedy: "Load it" }));
-    return;
-  }
-  // An active one that does not control the page: the page was loaded past it, by a forced reload.
-  if (!registration || (registration.active && !registration.installing)) return;
-  await Promise.race([taken, new Promise((done) => setTimeout(done, 5000))]);
-  const idle = !pictures.length && !camera;
-  if (workers.controller && !crossOriginIsolated && idle && !sessionStorage.getItem("reloaded")) {
-    // Once more, with the headers that the service worker adds and threads need; not in the middle of a visitor's work.
-    sessionStorage.setItem("reloaded", "yes");
-    location.reload();
-    await new Promise(() => {});
-  }
-}
-
 // ---- the page --------------------------------------------------------------------------------------------------------
-
-function followColours() {
-  const dark = matchMedia("(prefers-color-scheme: dark)");
-  const chosen = () => document.documentElement.dataset.theme ?? (dark.matches ? "dark" : "light");
-  const tell = () => part("theme").setAttribute("aria-pressed", String(chosen() === "dark"));
-  part("theme").onclick = () => {
-    const next = chosen() === "dark" ? "light" : "dark";
-    document.documentElement.dataset.theme = next;
-    localStorage.setItem("theme", next);
-    tell();
-  };
-  dark.addEventListener("change", tell);
-  tell();
-}
 
 function followInput() {
   const file = part("file");
@@ -517,23 +411,7 @@ function followInput() {
   part("camera").onclick = () => (camera ? stopCamera() : startCamera());
   part("dismiss").onclick = hideProblem;
 
-  const area = document.documentElement;
-  const carriesFiles = ({ dataTransfer }) => [...dataTransfer.types].includes("Files");
-  area.addEventListener("dragover", (event) => {
-    if (!carriesFiles(event)) return;
-    event.preventDefault();
-    part("stage").classList.add("over");
-  });
-  area.addEventListener("dragleave", ({ relatedTarget }) => relatedTarget || part("stage").classList.remove("over"));
-  area.addEventListener("drop", (event) => {
-    if (!carriesFiles(event)) return;
-    event.preventDefault();
-    part("stage").classList.remove("over");
-    addPictures([...event.dataTransfer.files]);
-  });
-  document.addEventListener("paste", ({ clipboardData }) => {
-    if (clipboardData.files.length) addPictures([...clipboardData.files]);
-  });
+  followDrops({ stage: part("stage"), taken: addPictures });
 }
 
 async function start() {
@@ -543,7 +421,7 @@ async function start() {
   }
   const config = await response.json();
   addSamples(config.samples);
-  if (config.predictor === "browser") await keepForOffline();
+  if (config.predictor === "browser") await keepForOffline(() => !pictures.length && !camera);
   predictor = choosePredictor(config, new URLSearchParams(location.search));
   part("token-form").onsubmit = (event) => {
     event.preventDefault();

@@ -8,9 +8,11 @@
 //   explanations()      -> Promise<string[]>              kinds of picture that `explain` makes
 //   explain(blob, kind, point) -> Promise<Blob>           a picture; `point` is { x, y } in pixels, or left out
 //   explainFrame(video, kind)  -> Promise<Blob>           of what a playing <video> shows
+//   teaching(name)      -> Promise<{ file, ... }>         where a model's file is, and what runs it in this browser
 //
 // What goes wrong is an Error with a `kind`: "image" (this input), "gone" (the other side), "busy", "token" or "failed".
 
+import { Calls, problem } from "./calls.js";
 import { shortLabels } from "./labels.js";
 
 const TOP_K = 5;
@@ -20,10 +22,6 @@ const LONGEST_WAIT = 5; // seconds before another try, whatever a busy server as
 
 const LONGEST_SIDE = 640; // of a camera's frame on its way to a server, in pixels: networks see less
 const JPEG_QUALITY = 0.9;
-
-function problem(kind, message) {
-  return Object.assign(new Error(message), { kind });
-}
 
 /** The predictor that a configuration asks for; `parameters` are those of the page's address. */
 export function choosePredictor(config, parameters) {
@@ -36,6 +34,7 @@ class ServerPredictor {
   #model = null;
   #short = [];
   #canvas = document.createElement("canvas");
+  #routes = null; // what the server says of itself, once it was asked
   token = null;
 
   async models() {
@@ -72,10 +71,26 @@ class ServerPredictor {
     return new Promise((done) => this.#canvas.toBlob(done, "image/jpeg", JPEG_QUALITY));
   }
 
+  /** Whether the server has a route. */
+  async #has(route) {
+    this.#routes ??= fetch("openapi.json").then((response) => response.json()).catch(() => ({}));
+    return Boolean((await this.#routes).paths?.[route]);
+  }
+
   async explanations() {
-    const response = await fetch("openapi.json").catch(() => null);
-    const route = response?.ok && (await response.json()).paths?.["/v1/explain"]?.post;
-    return route ? ["attention", "cam"] : [];
+    return (await this.#has("/v1/explain")) ? ["attention", "cam"] : [];
+  }
+
+  async teaching(name) {
+    if (!(await this.#has("/v1/models/{name}/file"))) {
+      throw problem("failed", "Teaching runs in this browser, and this server gives out no model files. Start it so: shvit serve --teach");
+    }
+    const file = here(`v1/models/${encodeURIComponent(name)}/file`);
+    return { file, headers: this.#authorization(), runtime: here("ort/") };
+  }
+
+  #authorization() {
+    return this.token ? { Authorization: `Bearer ${this.token}` } : {};
   }
 
   async explain(blob, kind, point = {}) {
@@ -94,7 +109,7 @@ class ServerPredictor {
 
   /** A request, again while the server is busy. */
   async #ask(path, options = {}) {
-    const headers = { ...options.headers, ...(this.token && { Authorization: `Bearer ${this.token}` }) };
+    const headers = { ...options.headers, ...this.#authorization() };
     for (let tried = 1; ; tried++) {
       let response;
       try {
@@ -125,26 +140,12 @@ async function saidBy(response) {
 class BrowserPredictor {
   #config;
   #parameters;
-  #worker;
-  #waiting = new Map();
-  #asked = 0;
+  #calls = new Calls(new URL("worker.js", import.meta.url));
   #model = null;
 
   constructor(config, parameters) {
     this.#config = config;
     this.#parameters = parameters;
-    this.#worker = new Worker(new URL("worker.js", import.meta.url), { type: "module" });
-    this.#worker.onmessage = ({ data: { id, value, error, progress } }) => {
-      const { done, failed, told } = this.#waiting.get(id);
-      if (progress !== undefined) return told?.(progress);
-      this.#waiting.delete(id);
-      return error ? failed(problem(error.kind, error.message)) : done(value);
-    };
-    this.#worker.onerror = (event) => {
-      event.preventDefault();
-      for (const { failed } of this.#waiting.values()) failed(problem("failed", event.message || "The worker stopped."));
-      this.#waiting.clear();
-    };
   }
 
   async models() {
@@ -153,8 +154,7 @@ class BrowserPredictor {
 
   async load(name, told) {
     const model = this.#config.models.find((each) => each.name === name);
-    const here = (path) => new URL(path, document.baseURI).href;
-    const { card, device, threads } = await this.#ask(
+    const { card, device, threads } = await this.#calls.ask(
       "load",
       {
         model: { ...model, file: here(model.file), card: here(model.card) },
@@ -170,12 +170,12 @@ class BrowserPredictor {
   }
 
   predict(blob) {
-    return this.#ask("predict", { image: blob, topK: TOP_K });
+    return this.#calls.ask("predict", { image: blob, topK: TOP_K });
   }
 
   async frame(video) {
     const image = await createImageBitmap(video);
-    return this.#ask("predict", { image, topK: TOP_K }, { transfer: [image] });
+    return this.#calls.ask("predict", { image, topK: TOP_K }, { transfer: [image] });
   }
 
   async explanations() {
@@ -183,19 +183,20 @@ class BrowserPredictor {
   }
 
   explain(blob, kind, point) {
-    return this.#ask("explain", { image: blob, kind, point });
+    return this.#calls.ask("explain", { image: blob, kind, point });
   }
 
   async explainFrame(video, kind) {
     const image = await createImageBitmap(video);
-    return this.#ask("explain", { image, kind }, { transfer: [image] });
+    return this.#calls.ask("explain", { image, kind }, { transfer: [image] });
   }
 
-  #ask(task, given, { told, transfer = [] } = {}) {
-    const id = ++this.#asked;
-    return new Promise((done, failed) => {
-      this.#waiting.set(id, { done, failed, told });
-      this.#worker.postMessage({ id, task, ...given }, transfer);
-    });
+  async teaching(name) {
+    const { file, bytes } = this.#config.models.find((each) => each.name === name);
+    return { file: here(file), bytes, runtime: here(this.#config.runtime.folder) };
   }
+}
+
+function here(path) {
+  return new URL(path, document.baseURI).href;
 }
