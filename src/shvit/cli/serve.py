@@ -20,6 +20,7 @@ EPILOG = f"""\
 examples:
   shvit serve                                          the shipped model on http://127.0.0.1:8000
   shvit serve --model mine.onnx --model other=b.onnx   several models; the first is the default
+  shvit serve --teach                                  and teach new classes in the page
   shvit serve --host 0.0.0.0 --token-file token        for other machines, with a token
   {TOKEN_VARIABLE}=... shvit serve --host 0.0.0.0           the same from the environment
   curl -H 'Content-Type: image/jpeg' --data-binary @photo.jpg http://127.0.0.1:8000/v1/predict
@@ -128,6 +129,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="a folder of static files to show at / (default: a page to try it with)",
     )
+    access.add_argument(
+        "--teach",
+        action="store_true",
+        help="let the page teach new classes in the browser; gives out the model files (fetches ONNX Runtime Web once)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -147,6 +153,7 @@ def run(args: argparse.Namespace) -> int:
         cors_origins=tuple(args.cors_origin),
         allowed_hosts=tuple(args.allowed_host),
         pages=args.pages,
+        teach=args.teach,
     )
     answered_all = serve(
         args.model or [DEFAULT_MODEL],

@@ -39,6 +39,7 @@ from shvit.serve.reference import reference_page
 from shvit.serve.refusals import REFUSED_BY_PROTOCOL, refusal
 from shvit.serve.service import RefusedWhenFull, Service, json_response
 from shvit.serve.settings import Settings
+from shvit.serve.teaching import add_teaching
 from shvit.serve.workers import NoWorkerError
 from shvit.tasks import Answering
 from shvit.web import PAGE, SAMPLES
@@ -113,6 +114,9 @@ def create_app(models: dict[str, Classifier], settings: Settings, listens_at: st
         models: by name; the first is used where a request names none.
         settings: those that concern requests; engines and threads are the classifiers' own.
         listens_at: the address that its server listens at; ``0.0.0.0`` for all.
+
+    Raises:
+        MissingDependencyError, ExportError: ``settings.teach``, and ONNX Runtime Web cannot be had.
     """
     service = Service(models, settings)
 
@@ -138,6 +142,8 @@ def create_app(models: dict[str, Classifier], settings: Settings, listens_at: st
     _add_explain(app, service)
     _add_models(app, service)
     _add_operations(app, service)
+    if settings.teach:
+        add_teaching(app, service)
     if settings.pages is None:
         app.mount("/samples", StaticFiles(directory=SAMPLES), name="samples")
     # Not a mount, which would take other methods on the routes above for paths of its own.

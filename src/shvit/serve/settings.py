@@ -41,6 +41,9 @@ class Settings:
     pages: Path | None = None
     """A folder of static files to show at ``/``; the package's page when not given."""
 
+    teach: bool = False
+    """Whether the page can teach: who may send images to be classified may then fetch the model files too."""
+
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)

@@ -10,7 +10,7 @@ import tempfile
 from importlib.metadata import distribution
 from pathlib import Path
 
-from shvit.atomic import atomic_path
+from shvit.atomic import atomic_folder, atomic_path
 from shvit.cache import cache_folder
 from shvit.errors import ExportError, MissingDependencyError
 
@@ -48,6 +48,23 @@ def write_runtime(folder: Path, devices: tuple[str, ...]) -> None:
     for path in distribution("onnxruntime").files or ():
         if path.name in NOTICES and path.parent.name == "onnxruntime":
             shutil.copyfile(path.locate(), folder / path.name)
+
+
+def runtime_folder() -> Path:
+    """A folder in the cache with what runs models in WebAssembly; made when it is first asked for.
+
+    Raises:
+        MissingDependencyError, ExportError: as for ``write_runtime``.
+    """
+    folder = cache_folder() / f"onnxruntime-web-{VERSION}"
+    if not folder.is_dir():
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_folder(folder) as aside:
+                write_runtime(aside, ("wasm",))
+        except OSError as error:
+            raise ExportError(f"{folder}: cannot be written: {error.strerror or error}") from None
+    return folder
 
 
 def fetch_archive() -> Path:

@@ -7,6 +7,7 @@ import { headline } from "./decide.js";
 import { followDrops } from "./drops.js";
 import { keepForOffline } from "./offline.js";
 import { choosePredictor } from "./predictor.js";
+import { followViews, modelIsThere } from "./views.js";
 import { element, explainProblem, hideProblem, part, percent, say, showProblem } from "./words.js";
 
 const RATE_WINDOW = 2000; // milliseconds that the live frame rate is taken over
@@ -274,6 +275,7 @@ async function loadModel(name) {
     part("where").textContent = `${name}, ${where}`;
     describe(card);
     localStorage.setItem("model", name);
+    modelIsThere(predictor, name);
   } catch (error) {
     part("where").textContent = "No model is loaded";
     throw error;
@@ -446,4 +448,5 @@ async function begin() {
 
 followColours();
 followInput();
+followViews(stopCamera);
 wait(start(), () => location.reload());

@@ -34,7 +34,7 @@ export class Calls {
     const id = ++this.#asked;
     return new Promise((done, failed) => {
       this.#waiting.set(id, { done, failed, told });
-      this.#worker.postMessage({ id, task, ...given }, transfer);
+      this.#worker.postMessage({ id, task, given }, transfer);
     });
   }
 

@@ -15,7 +15,7 @@ self.onmessage = ({ data }) => {
   turn = turn.then(() => answer(data));
 };
 
-async function answer({ id, task, ...given }) {
+async function answer({ id, task, given }) {
   try {
     self.postMessage({ id, value: await tasks[task](given, (progress) => self.postMessage({ id, progress })) });
   } catch (error) {
