@@ -194,7 +194,7 @@ def test_everything_is_reached_and_named_by_keyboard(page: Page, address):
     page.goto(address)
     is_ready(page, "on this server")
     names = []
-    for _ in range(12):
+    for _ in range(14):
         page.keyboard.press("Tab")
         names.append(
             page.evaluate(
@@ -202,8 +202,10 @@ def test_everything_is_reached_and_named_by_keyboard(page: Page, address):
                 "document.activeElement.querySelector('img')?.alt || ''"
             ).split("\n")[0]
         )
-    assert names[:11] == [
+    assert names[:13] == [
         "Skip to the labels",
+        "Try",
+        "Teach",
         DEFAULT_MODEL,
         "Dark colours",
         "Drop pictures here",
