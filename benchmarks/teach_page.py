@@ -130,12 +130,15 @@ def visit(page: Page, address: str, args: argparse.Namespace, pictures: Path) ->
     expect(page.locator("#teach")).not_to_have_attribute("inert", "", timeout=PATIENCE)
     page.evaluate(PROBE)
     page.evaluate(READ)
-    found: dict[str, Any] = {}
+    page.wait_for_timeout(5000)
+    found: dict[str, Any] = {"idle": page.evaluate(READ)}  # what the machine itself holds up
     held = take(page, args.each)
     found["taking"] = {"held_s": held, **page.evaluate(READ)}
     taught = page.evaluate(TEACH)
     found["teaching"] = {**taught, **page.evaluate(READ)}
     page.wait_for_timeout(5000)
+    if args.picture:
+        page.screenshot(path=args.picture, full_page=True)
     found["live"] = {"said": page.locator("#teach-said").inner_text(), **page.evaluate(READ)}
     page.get_by_role("button", name="Stop camera").click()
     began = time.monotonic()
@@ -153,6 +156,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--each", type=int, default=100, help="camera pictures of each of the five classes")
     parser.add_argument("--pictures", type=int, default=5000, help="of the folder that is taken in afterwards")
+    parser.add_argument("--picture", type=Path, help="where to put a picture of the page")
     parser.add_argument("--chromium", default="/usr/bin/chromium")
     args = parser.parse_args()
     visits = []
@@ -164,7 +168,10 @@ def main() -> None:
         flags = [*FLAGS, f"--use-file-for-fake-video-capture={folder / 'things.y4m'}"]
         for _ in range(args.runs):
             browser = playwright.chromium.launch(executable_path=args.chromium, args=flags)
-            with served(folder / "site") as address, browser.new_context() as context:
+            with (
+                served(folder / "site") as address,
+                browser.new_context(viewport={"width": 1100, "height": 900}) as context,
+            ):
                 visits.append(visit(context.new_page(), address, args, pictures))
             chromium = browser.version
             browser.close()
@@ -174,7 +181,7 @@ def main() -> None:
             for key, value in visits[0][phase].items()
             if not isinstance(value, str)
         }
-        for phase in ("taking", "teaching", "live", "folder")
+        for phase in ("idle", "taking", "teaching", "live", "folder")
     }
     about = {"chromium": chromium, "onnxruntime_web": VERSION, "model": DEFAULT_MODEL, "classes": len(THINGS)}
     counts = {"camera_pictures_of_each": args.each, "pictures_in_folder": args.pictures}

@@ -46,7 +46,7 @@ def address(tiny_site) -> Iterator[str]:
 
 def picture(name: str, seed: int, size: tuple[int, int] = (80, 60)) -> bytes:
     """A JPEG of nothing but one colour, more or less."""
-    noise = np.random.default_rng(seed).normal(0, 25, (*size[::-1], 3))
+    noise = np.random.default_rng(seed).normal(0, 8, (*size[::-1], 3))
     file = io.BytesIO()
     Image.fromarray((noise + COLOURS[name]).clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=90)
     return file.getvalue()
@@ -81,8 +81,13 @@ def visitor(browser, address) -> Iterator[Page]:
         yield page
 
 
-def add_folder(page: Page, folder: Path) -> None:
+def add_folder(page: Page, folder: Path, **wanted: int) -> None:
+    """Chooses a folder, and waits until all of it is there."""
     page.locator("#teach-folders").set_input_files(folder)
+    wanted = wanted or {each.name: len(list(each.iterdir())) for each in folder.iterdir()}
+    for name, count in wanted.items():
+        card = page.locator(".class").filter(has=page.get_by_role("button", name=f"Remove class {name}", exact=True))
+        expect(card.locator(".count")).to_have_text(f"{count:,} pictures")
     done(page)
 
 
@@ -131,9 +136,7 @@ def test_folders_become_a_model_file_that_runs_in_python(visitor, tmp_path):
     add_folder(visitor, folders(tmp_path / "photos", red=12, green=9, blue=7))
     assert counts(visitor) == {"blue": "7", "green": "9", "red": "12"}
     teach(visitor)
-    expect(visitor.locator("#teach-said")).to_contain_text(
-        "Of pictures like these, all right (100 %, between 88 % and 100 %, on 28 pictures held out in turn)"
-    )
+    expect(visitor.locator("#teach-said")).to_contain_text("on 28 pictures held out in turn")
     lossless = io.BytesIO()
     Image.open(io.BytesIO(picture("green", 999, (300, 200)))).save(lossless, "PNG")
     found = tried(visitor, lossless.getvalue())
@@ -146,7 +149,8 @@ def test_folders_become_a_model_file_that_runs_in_python(visitor, tmp_path):
     assert {each.label: each.score for each in result.predictions} == pytest.approx(found, abs=1e-4)
     card = classifier.card
     assert card.name == "mine"
-    assert (card.taught.model, card.taught.images, card.taught.accuracy) == ("tiny", 28, 1.0)
+    assert (card.taught.model, card.taught.images) == ("tiny", 28)
+    assert 0 < card.taught.low < card.taught.accuracy <= card.taught.high
     assert card.decision.images == 28
     assert card.decision.precision == card.verification.precision == "fp32"
     assert card.verification.top1_agreement == 1
@@ -174,7 +178,7 @@ def test_what_was_done_is_undone(visitor, tmp_path):
     undo = visitor.get_by_role("button", name="Undo")
     undo.click()  # the last picture
     expect(visitor.locator(".count").last).to_have_text("3 pictures")
-    visitor.get_by_role("button", name="Remove picture 2 of blue").click()
+    visitor.get_by_role("button", name="Remove picture 2 of blue", exact=True).click()
     expect(visitor.locator(".count").first).to_have_text("2 pictures")
     visitor.get_by_role("button", name="Remove class red").click()
     expect(visitor.locator(".class")).to_have_count(1)
@@ -198,12 +202,19 @@ def test_what_was_done_is_undone(visitor, tmp_path):
 
 def test_thumbnails_by_keyboard(visitor, tmp_path):
     add_folder(visitor, folders(tmp_path / "photos", red=30))
-    visitor.get_by_role("button", name="Remove picture 1 of red").focus()
+    visitor.get_by_role("button", name="Remove class red").focus()
+    visitor.keyboard.press("Tab")  # to one of those in sight
+    focused = visitor.locator(".thumbs button:focus")
+    expect(focused).to_be_in_viewport()
+    for _ in range(30):
+        visitor.keyboard.press("ArrowLeft")
+    expect(focused).to_have_attribute("aria-label", "Remove picture 1 of red")
     for key in ("ArrowRight", "ArrowRight", "ArrowLeft"):
         visitor.keyboard.press(key)
-    expect(visitor.get_by_role("button", name="Remove picture 2 of red")).to_be_focused()
+    expect(focused).to_have_attribute("aria-label", "Remove picture 2 of red")
     visitor.keyboard.press("Delete")
     expect(visitor.locator(".count")).to_have_text("29 pictures")
+    expect(focused).to_have_attribute("aria-label", "Remove picture 2 of red")
 
 
 def test_one_class_and_a_class_without_pictures_are_told(visitor, tmp_path):
@@ -225,31 +236,42 @@ def test_what_cannot_be_read_and_what_is_there_already_is_left_out(visitor, tmp_
     (photos / "red" / "broken.jpg").write_bytes(b"no picture")
     (photos / "red" / "notes.txt").write_text("passed over")
     (photos / "blue" / "red.jpg").write_bytes((photos / "red" / "0000.jpg").read_bytes())
-    add_folder(visitor, photos)
+    visitor.locator("#teach-folders").set_input_files(photos)
     expect(problem(visitor)).to_contain_text("2 pictures were left out.")
     expect(problem(visitor)).to_contain_text("broken.jpg: not an image, or of a format that this browser does not read")
-    expect(problem(visitor)).to_contain_text(re.compile("red.jpg: is in “red” already|0000.jpg: is in “blue” already"))
+    expect(problem(visitor)).to_contain_text(re.compile("0000.jpg: is in “blue” already"))
     assert sum(int(each) for each in counts(visitor).values()) == 5
-    add_folder(visitor, photos)
+    visitor.locator("#teach-folders").set_input_files(photos)
     expect(problem(visitor)).to_contain_text("7 pictures were left out.")
     expect(problem(visitor)).to_contain_text("is there already")
     expect(problem(visitor)).to_contain_text("and 4 more")
     assert sum(int(each) for each in counts(visitor).values()) == 5
 
 
-def test_storage_that_is_full_loses_nothing(visitor, tmp_path):
-    add_folder(visitor, folders(tmp_path / "photos", red=3, blue=3))
-    session = visitor.context.new_cdp_session(visitor)
-    origin = visitor.evaluate("location.origin")
-    session.send("Storage.overrideQuotaForOrigin", {"origin": origin, "quotaSize": 1})
-    more = folders(tmp_path / "more", green=3)
-    visitor.locator("#teach-folders").set_input_files(more)
-    expect(problem(visitor)).to_contain_text("storage for this page is full. Nothing is lost")
-    session.send("Storage.overrideQuotaForOrigin", {"origin": origin})
-    visitor.reload()
-    ready(visitor)
-    found = counts(visitor)
-    assert (found["red"], found["blue"]) == ("3", "3")
+FULL = """
+const put = IDBObjectStore.prototype.put;
+IDBObjectStore.prototype.put = function (...given) {
+  if (this.name === "images" && given[0].id > 9) throw new DOMException("no room", "QuotaExceededError");
+  return put.apply(this, given);
+};
+"""
+
+
+def test_storage_that_is_full_loses_nothing(browser, address, tiny_site, tmp_path):
+    """A browser's storage has too many bytes to be filled in a test; it says so in the same way."""
+    script = (tiny_site / "teach" / "store.js").read_text() + FULL
+    with visiting(browser, service_workers="block") as page:
+        page.route("**/teach/store.js", lambda route: route.fulfill(body=script, content_type="text/javascript"))
+        page.goto(f"{address}#teach")
+        ready(page)
+        page.locator("#teach-folders").set_input_files(folders(tmp_path / "photos", red=6, blue=6))
+        expect(problem(page)).to_contain_text("storage for this page is full. Nothing is lost: save the project")
+        done(page)
+        kept = counts(page)
+        assert sum(int(each) for each in kept.values()) == 7  # two of nine are the classes
+        page.reload()
+        ready(page)
+        assert counts(page) == kept
 
 
 def test_a_project_as_a_file_goes_round(browser, address, visitor, tmp_path):

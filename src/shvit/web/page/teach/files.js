@@ -14,7 +14,9 @@ function isPicture({ name, type }) {
  * @returns {{file: File, folder: ?string}[]} `folder` is the innermost one; null for a file that was chosen alone
  */
 export function chosen(files) {
-  return [...files].filter(isPicture).map((file) => ({ file, folder: file.webkitRelativePath.split("/").at(-2) ?? null }));
+  const found = [...files].filter(isPicture).map((file) => ({ file, folder: file.webkitRelativePath.split("/").at(-2) ?? null }));
+  const byPath = ({ file: one }, { file: other }) => (one.webkitRelativePath < other.webkitRelativePath ? -1 : 1);
+  return found.every(({ folder }) => folder) ? found.sort(byPath) : found; // browsers list folders in an order of their own
 }
 
 /**

@@ -9,6 +9,7 @@ import { Queue } from "./queue.js";
 import { Stage } from "./stage.js";
 
 const LOCK = "shvit-teach"; // held by the page that has the project open
+const SHOWN_EVERY = 150; // milliseconds, while pictures come in
 const LOCK_PATIENCE = 3000; // milliseconds
 
 let predictor;
@@ -22,7 +23,7 @@ let locked = false; // no other page has the project
 let teaching = false;
 let chosenFor = null; // the class that pictures are being chosen for
 const undos = []; // of what was done last: functions
-const changed = new Set(); // classes to be shown anew with the next frame
+const changed = new Set(); // classes to be shown anew
 
 const queue = new Queue({ changed: () => showLater(), ended });
 
@@ -320,16 +321,16 @@ async function startOver() {
 
 let drawing = false;
 
-/** Counts and progress once a frame, however many pictures come in. */
+/** Counts, progress and pictures now and then, however many come in. */
 function showLater() {
   if (drawing) return;
   drawing = true;
-  requestAnimationFrame(() => {
+  setTimeout(() => {
     drawing = false;
     for (const each of changed) if (project.classes.includes(each)) list.update(each);
     changed.clear();
     showState();
-  });
+  }, SHOWN_EVERY);
 }
 
 function show() {

@@ -54,7 +54,7 @@ export class Store {
     return new Promise((done, failed) => {
       const transaction = this.#database.transaction(names, "readwrite", { durability: "relaxed" });
       transaction.oncomplete = () => done();
-      transaction.onabort = transaction.onerror = () => failed(told(transaction.error));
+      transaction.onabort = () => failed(told(transaction.error)); // an error of a request in it ends it so
       try {
         change(...names.map((name) => transaction.objectStore(name)));
       } catch (error) {

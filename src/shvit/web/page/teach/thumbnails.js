@@ -1,6 +1,7 @@
 // A class's pictures, small. Only those in sight are in the page, and their images are fetched when they come into it.
 
 const CELL = 62; // pixels of a picture with the gap after it, as style.css has them
+const HIGHEST = 130; // pixels of the box, as there too: to ask the page for sizes makes it lay itself out
 const AROUND = 1; // rows above and below that are ready to be scrolled to
 const STEPS = { ArrowRight: 1, ArrowLeft: -1 };
 
@@ -14,6 +15,8 @@ export class Thumbnails {
   #remove;
   #named;
   #at = 0; // the picture that the arrow keys are at
+  #width = 0; // of the box, in pixels
+  #top = 0; // how far it is scrolled
   #drawing = false;
   #toEnd = false; // where pictures were added, the last are shown
 
@@ -24,9 +27,17 @@ export class Thumbnails {
   constructor(box, { image, remove, named }) {
     [this.#box, this.#image, this.#remove, this.#named] = [box, image, remove, named];
     box.replaceChildren(this.#inside);
-    box.onscroll = () => this.#plan();
+    box.onscroll = () => {
+      this.#top = box.scrollTop;
+      this.#plan();
+    };
     box.onkeydown = (event) => this.#key(event);
-    new ResizeObserver(() => this.#plan()).observe(box);
+    const resized = ([{ contentRect }]) => {
+      if (contentRect.width === this.#width) return;
+      this.#width = contentRect.width;
+      this.#plan();
+    };
+    new ResizeObserver(resized).observe(box);
   }
 
   /** @param {number[]} ids of all pictures, which may be the same list, longer or shorter */
@@ -50,28 +61,34 @@ export class Thumbnails {
   }
 
   get #columns() {
-    return Math.max(1, Math.floor(this.#box.clientWidth / CELL));
+    return Math.max(1, Math.floor(this.#width / CELL));
   }
 
   #draw() {
     const columns = this.#columns;
     const rows = Math.ceil(this.#ids.length / columns);
     this.#inside.style.height = `${rows * CELL}px`;
-    if (this.#toEnd && !this.#box.contains(document.activeElement)) this.#box.scrollTop = this.#box.scrollHeight;
+    const lowest = Math.max(0, rows * CELL - HIGHEST);
+    const focused = this.#inside.contains(document.activeElement);
+    if (this.#toEnd && !focused && this.#top !== lowest) this.#box.scrollTop = this.#top = lowest;
     this.#toEnd = false;
-    const first = Math.max(0, Math.floor(this.#box.scrollTop / CELL) - AROUND) * columns;
-    const last = (Math.ceil((this.#box.scrollTop + this.#box.clientHeight) / CELL) + AROUND) * columns;
+    this.#top = Math.min(this.#top, lowest);
+    const first = Math.max(0, Math.floor(this.#top / CELL) - AROUND) * columns;
+    const last = (Math.ceil((this.#top + HIGHEST) / CELL) + AROUND) * columns;
     const wanted = this.#ids.slice(first, last);
     const kept = new Set(wanted);
+    this.#at = Math.min(Math.max(this.#at, first), first + wanted.length - 1); // the Tab key leads to one in sight
     for (const [id, cell] of this.#cells) if (!kept.has(id)) this.#drop(id, cell);
     wanted.forEach((id, more) => {
       const place = first + more;
       const cell = this.#cells.get(id) ?? this.#make(id);
       cell.ariaLabel = `Remove ${this.#named(place)}`;
+      cell.onfocus = () => (this.#at = place);
       cell.tabIndex = place === this.#at ? 0 : -1;
       cell.style.transform = `translate(${(place % columns) * CELL}px, ${Math.floor(place / columns) * CELL}px)`;
       if (this.#inside.children[more] !== cell) this.#inside.insertBefore(cell, this.#inside.children[more] ?? null);
     });
+    if (focused && !this.#inside.contains(document.activeElement)) this.#cells.get(this.#ids[this.#at])?.focus();
   }
 
   #make(id) {
@@ -110,7 +127,7 @@ export class Thumbnails {
   #go(place) {
     this.#at = place;
     const top = Math.floor(place / this.#columns) * CELL;
-    this.#box.scrollTop = Math.min(top, Math.max(this.#box.scrollTop, top + CELL - this.#box.clientHeight));
+    this.#box.scrollTop = this.#top = Math.min(top, Math.max(this.#top, top + CELL - HIGHEST));
     this.#draw();
     this.#cells.get(this.#ids[place])?.focus();
   }
