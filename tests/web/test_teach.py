@@ -21,6 +21,7 @@ from shvit.exporting import FileOptions, export_model
 from shvit.shipped import DEFAULT_MODEL
 from shvit.web import SAMPLES
 
+from ..conftest import PATIENCE
 from ..exporting.conftest import tiny, tiny_card  # noqa: F401
 from ..serve.conftest import TOKEN, running
 from .conftest import problem, served, visiting
@@ -81,13 +82,12 @@ def visitor(browser, address) -> Iterator[Page]:
         yield page
 
 
-def add_folder(page: Page, folder: Path, **wanted: int) -> None:
+def add_folder(page: Page, folder: Path) -> None:
     """Chooses a folder, and waits until all of it is there."""
     page.locator("#teach-folders").set_input_files(folder)
-    wanted = wanted or {each.name: len(list(each.iterdir())) for each in folder.iterdir()}
-    for name, count in wanted.items():
+    for name, count in {each.name: len(list(each.iterdir())) for each in folder.iterdir()}.items():
         card = page.locator(".class").filter(has=page.get_by_role("button", name=f"Remove class {name}", exact=True))
-        expect(card.locator(".count")).to_have_text(f"{count:,} pictures")
+        expect(card.locator(".count")).to_have_text(f"{count:,} pictures", timeout=1000 * PATIENCE)
     done(page)
 
 

@@ -15,6 +15,7 @@ export function followViews(left) {
     const teach = isTeach();
     part("teach").hidden = !teach;
     part("input").hidden = part("results").hidden = teach;
+    part("where").hidden = teach; // where "Try" has its answers from
     part("skip").href = teach ? "#classes" : "#results";
     for (const [id, on] of [["to-try", !teach], ["to-teach", teach]]) {
       if (on) part(id).setAttribute("aria-current", "page");

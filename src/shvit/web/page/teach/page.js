@@ -19,6 +19,7 @@ let openedModel = null;
 let project = { name: "mine", classes: [], missing: [], taught: null };
 let list;
 let stage;
+let loading = false;
 let locked = false; // no other page has the project
 let teaching = false;
 let chosenFor = null; // the class that pictures are being chosen for
@@ -78,7 +79,8 @@ function guarded(does) {
 
 async function load(model) {
   openedModel = model;
-  queue.cancel();
+  loading = true;
+  show();
   busy("Loading the model");
   opening = (async () => {
     await takeLock();
@@ -95,9 +97,10 @@ async function load(model) {
     part("teach").inert = false;
   } catch (error) {
     if (openedModel !== model) return;
-    openedModel = null;
+    openedModel = null; // so that the same is tried again
     explainProblem(error, null, () => openTeach(predictor, model));
   }
+  loading = false;
   busy(null);
   undos.length = 0;
   show();
@@ -123,7 +126,7 @@ function takeLock() {
 function embedMissing() {
   const jobs = project.missing.map((id) => ({ name: `picture ${id}`, work: () => calls.ask("embed", { id }) }));
   project.missing = [];
-  queue.add(jobs);
+  enqueue(jobs);
 }
 
 async function refresh() {
@@ -185,10 +188,15 @@ function noted(id, classId) {
   undos.push(() => calls.ask("setPictureRemoved", { id, removed: true }));
 }
 
+function enqueue(jobs) {
+  queue.add(jobs);
+  showState();
+}
+
 function keepFrame(image, classId) {
   return new Promise((done) => {
     const work = async () => noted(await calls.ask("add", { image, classId, name: "camera" }, { transfer: [image] }), classId);
-    queue.add([{ name: "camera", work: () => work().finally(done) }]);
+    enqueue([{ name: "camera", work: () => work().finally(done) }]);
   });
 }
 
@@ -205,7 +213,7 @@ async function addFiles(files, classId) {
   for (const { folder } of classId ? [] : files) {
     if (!classes.has(folder)) classes.set(folder, (await addClass(folder)).id);
   }
-  queue.add(
+  enqueue(
     files.map(({ file, folder }) => {
       const to = classId ?? classes.get(folder);
       return { name: file.name, work: async () => noted(await calls.ask("add", { image: file, name: file.name, classId: to }), to) };
@@ -295,7 +303,7 @@ async function openProject(file) {
   for (const each of new Set([...classes, ...pictures.map(({ className }) => className)])) {
     if (!known.has(each)) known.set(each, (await addClass(each)).id);
   }
-  queue.add(
+  enqueue(
     pictures.map((each, place) => {
       const classId = known.get(each.className);
       return { name: each.name, work: async () => noted(await calls.ask("addFromArchive", { place, classId }), classId) };
@@ -341,7 +349,7 @@ function show() {
 
 function showState() {
   stage.taught = Boolean(project.taught);
-  part("teach-go").disabled = teaching || !openedModel;
+  part("teach-go").disabled = teaching || loading || queue.busy || !openedModel;
   part("teach-undo").disabled = !undos.length || teaching;
   part("teach-cancel").hidden = !queue.busy && !teaching;
   part("save-model").disabled = !project.taught || teaching;
