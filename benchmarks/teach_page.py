@@ -8,6 +8,7 @@ the page all the while: by how much it is late is how long somebody who presses 
 from __future__ import annotations
 
 import argparse
+import io
 import subprocess
 import tempfile
 import time
@@ -124,6 +125,20 @@ def take(page: Page, count: int) -> float:
     return held
 
 
+def draw(page: Page, address: str, each: int, picture: Path) -> None:
+    """A picture of the page, with something taught."""
+    page.set_default_timeout(PATIENCE)
+    page.set_viewport_size({"width": 1100, "height": 1500})
+    page.goto(f"{address}#teach")
+    expect(page.locator("#teach")).not_to_have_attribute("inert", "", timeout=PATIENCE)
+    take(page, each)
+    page.evaluate(TEACH)
+    page.mouse.click(1, 1)  # nothing has the focus
+    page.wait_for_timeout(3000)
+    with Image.open(io.BytesIO(page.screenshot())) as image:
+        image.convert("RGB").quantize(256).save(picture, optimize=True)
+
+
 def visit(page: Page, address: str, args: argparse.Namespace, pictures: Path) -> dict[str, Any]:
     page.set_default_timeout(PATIENCE)
     page.goto(f"{address}#teach")
@@ -137,8 +152,6 @@ def visit(page: Page, address: str, args: argparse.Namespace, pictures: Path) ->
     taught = page.evaluate(TEACH)
     found["teaching"] = {**taught, **page.evaluate(READ)}
     page.wait_for_timeout(5000)
-    if args.picture:
-        page.screenshot(path=args.picture, full_page=True)
     found["live"] = {"said": page.locator("#teach-said").inner_text(), **page.evaluate(READ)}
     page.get_by_role("button", name="Stop camera").click()
     began = time.monotonic()
@@ -156,7 +169,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--each", type=int, default=100, help="camera pictures of each of the five classes")
     parser.add_argument("--pictures", type=int, default=5000, help="of the folder that is taken in afterwards")
-    parser.add_argument("--picture", type=Path, help="where to put a picture of the page")
+    parser.add_argument("--picture", type=Path, help="only make a picture of the page, here")
     parser.add_argument("--chromium", default="/usr/bin/chromium")
     args = parser.parse_args()
     visits = []
@@ -168,11 +181,11 @@ def main() -> None:
         flags = [*FLAGS, f"--use-file-for-fake-video-capture={folder / 'things.y4m'}"]
         for _ in range(args.runs):
             browser = playwright.chromium.launch(executable_path=args.chromium, args=flags)
-            with (
-                served(folder / "site") as address,
-                browser.new_context(viewport={"width": 1100, "height": 900}) as context,
-            ):
-                visits.append(visit(context.new_page(), address, args, pictures))
+            with served(folder / "site") as address, browser.new_context() as context:
+                page = context.new_page()
+                if args.picture:
+                    return draw(page, address, args.each, args.picture)
+                visits.append(visit(page, address, args, pictures))
             chromium = browser.version
             browser.close()
     phases = {

@@ -38,6 +38,7 @@ def test_the_folder_has_the_file_as_it_is_and_what_runs_it(site):
         }
     ]
     assert json.loads((site / "card.json").read_text()) == json.loads(Classifier(SHIPPED).card.to_json())
+    assert '"teach/worker.js"' in (site / "version.js").read_text()  # kept for offline
     runtime = {each.name for each in (site / "ort").iterdir()}
     assert runtime == {*onnxruntime_web.FILES["wasm"], *onnxruntime_web.NOTICES}
     assert "Microsoft" in (site / "ort" / "LICENSE").read_text()

@@ -455,9 +455,11 @@ def test_a_server_says_how_it_is_made_to_teach(browser):
         expect(problem(page)).to_contain_text("Start it so: shvit serve --teach")
 
 
-def test_beside_a_server_pictures_stay_and_another_model_takes_them_anew(browser, program, tiny_site, tmp_path):
+def test_beside_a_server_pictures_stay_and_another_model_takes_them_anew(
+    browser, program, tiny_site, colour_model, tmp_path
+):
     program("npm")
-    models = ("--model", DEFAULT_MODEL, "--model", f"tiny={tiny_site / 'model.onnx'}")
+    models = ("--model", DEFAULT_MODEL, "--model", f"tiny={tiny_site / 'model.onnx'}", "--model", colour_model)
     with running("--teach", *models, environment={"SHVIT_TOKEN": TOKEN}) as server, visiting(browser) as page:
         sent = []
         page.on("request", lambda request: sent.append((request.method, request.url)))
@@ -479,3 +481,8 @@ def test_beside_a_server_pictures_stay_and_another_model_takes_them_anew(browser
         teach(page)
         path = download(page, "Download model", tmp_path)
         assert Classifier(path).card.taught.model == "tiny"
+        page.get_by_label("Model", exact=True).select_option("colours")
+        expect(problem(page)).to_contain_text("this model file has no head of shvit's, and nothing can be taught on it")
+        page.get_by_label("Model", exact=True).select_option("tiny")
+        expect(page.locator("#teach-said")).to_contain_text("Of pictures like these")
+        assert counts(page) == {"blue": "6", "red": "6"}

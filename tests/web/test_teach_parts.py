@@ -280,7 +280,7 @@ def archive(files: dict[str, bytes], compression: int = zipfile.ZIP_DEFLATED) ->
 
 
 ABOUT = json.dumps(
-    {"kind": "shvit project", "version": 1, "name": "fruit", "classes": [{"name": "a/b", "folder": "a_b"}]}
+    {"kind": "shvit project", "version": 1, "name": "fruit", "classes": [{"name": " a/\tb ", "folder": "a_b"}]}
 ).encode()
 
 
@@ -294,9 +294,9 @@ def test_archives_that_others_packed_are_opened(script, compression):
         **dict.fromkeys(passed_over, b""),
     }
     found = script.evaluate(OPEN, encoded(archive(files, compression)))
-    assert (found["name"], found["classes"]) == ("fruit", ["a/b"])
+    assert (found["name"], found["classes"]) == ("fruit", ["a/ b"])
     pictures = [(of, name, base64.b64decode(text)) for of, name, text in found["pictures"]]
-    assert pictures == [("a/b", "1.jpg", b"one" * 999), ("er", "2.png", b"2")]
+    assert pictures == [("a/ b", "1.jpg", b"one" * 999), ("er", "2.png", b"2")]
 
 
 def test_an_archive_that_unpacks_to_more_than_it_says(script):

@@ -1,6 +1,7 @@
 // A project as one file: a ZIP archive of class folders, which is what `shvit teach` takes, and `project.json`.
 
 import { refuse } from "../runtime.js";
+import { classOf } from "./names.js";
 import { MOST_CLASSES, MOST_PICTURES } from "./project.js";
 import { readZip, ZipWriter } from "./zip.js";
 
@@ -68,13 +69,13 @@ export async function opened(file) {
       const [base, folder] = name.split("/").reverse();
       if (folder === undefined) return [];
       const type = TYPES[base.split(".").at(-1).toLowerCase()] ?? "";
-      return [{ className: called.get(folder) ?? folder, name: base, read: async () => new File([await read(MOST_IMAGE)], base, { type }) }];
+      return [{ className: classOf(called.get(folder) ?? folder), name: base, read: async () => new File([await read(MOST_IMAGE)], base, { type }) }];
     });
     if (!pictures.length) throw new RangeError("it has no pictures in folders");
     if (new Set(pictures.map(({ className }) => className)).size > MOST_CLASSES) {
       throw new RangeError(`it has more than ${MOST_CLASSES} classes`);
     }
-    return { name: about.name, classes: about.classes.map(({ name }) => name), pictures };
+    return { name: about.name, classes: about.classes.map(({ name }) => classOf(name)), pictures };
   } catch (error) {
     if (error instanceof RangeError) throw refuse("failed", `${file.name ?? "The file"} cannot be opened: ${error.message}.`);
     throw error;

@@ -1,5 +1,7 @@
 // Files and folders that are chosen or dropped, as pictures of classes: a picture's class is the folder that it lies in.
 
+import { classOf } from "./names.js";
+
 const MOST_FILES = 50_000;
 const DEEPEST = 12; // folders in one another
 const IMAGE = /\.(jpe?g|png|webp|gif|bmp|avif|heic|heif|tiff?)$/i;
@@ -11,10 +13,11 @@ function isPicture({ name, type }) {
 
 /**
  * @param {Iterable<File>} files as a picker for folders or for files gives them
- * @returns {{file: File, folder: ?string}[]} `folder` is the innermost one; null for a file that was chosen alone
+ * @returns {{file: File, folder: ?string}[]} `folder` is the innermost one, as a class's name; none for a file that was chosen alone
  */
 export function chosen(files) {
-  const found = [...files].filter(isPicture).map((file) => ({ file, folder: file.webkitRelativePath.split("/").at(-2) ?? null }));
+  const folderOf = ({ webkitRelativePath }) => webkitRelativePath.split("/").at(-2);
+  const found = [...files].filter(isPicture).map((file) => ({ file, folder: folderOf(file) && classOf(folderOf(file)) }));
   const byPath = ({ file: one }, { file: other }) => (one.webkitRelativePath < other.webkitRelativePath ? -1 : 1);
   return found.every(({ folder }) => folder) ? found.sort(byPath) : found; // browsers list folders in an order of their own
 }
@@ -34,7 +37,7 @@ export async function dropped(transfer, told) {
   const visit = async (entry, folder, depth) => {
     if (entry.isFile) {
       const file = await new Promise((done) => entry.file(done, () => done(null)));
-      if (file && isPicture(file)) found.push({ file, folder });
+      if (file && isPicture(file)) found.push({ file, folder: folder && classOf(folder) });
       if (found.length > MOST_FILES) throw new RangeError(`more than ${MOST_FILES.toLocaleString("en")} pictures were dropped; shvit teach takes more`);
       if (found.length % 500 === 0) told(found.length);
       return;

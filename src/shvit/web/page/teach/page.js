@@ -137,6 +137,7 @@ async function refresh() {
 // ---- classes and pictures --------------------------------------------------------------------------------------------
 
 async function addClass(name) {
+  navigator.storage?.persist?.(); // a browser may clear what it was not asked to keep
   const { id, name: clean } = await calls.ask("addClass", { name });
   const added = { id, name: clean, pictures: [] };
   project.classes.push(added);
@@ -208,7 +209,6 @@ async function addFiles(files, classId) {
     throw new RangeError("Drop a folder, whose name is the class's, or put pictures on a class.");
   }
   await opening;
-  navigator.storage?.persist?.();
   const classes = new Map(project.classes.map(({ id, name }) => [name, id]));
   for (const { folder } of classId ? [] : files) {
     if (!classes.has(folder)) classes.set(folder, (await addClass(folder)).id);
@@ -238,9 +238,11 @@ function choose(classId, input) {
 
 /** All pictures that waited were taken, or one of them ended it. */
 async function ended({ leftOut }, error) {
+  showLater();
+  if (leftOut) showProblem(leftOut);
+  if (!error) return;
   await refresh();
-  if (error) explainProblem(error);
-  else if (leftOut) showProblem(leftOut);
+  explainProblem(error);
 }
 
 // ---- teaching --------------------------------------------------------------------------------------------------------
@@ -313,8 +315,7 @@ async function openProject(file) {
 
 async function setName(name) {
   await calls.ask("setName", { name });
-  project.name = name.trim() || "mine";
-  show();
+  await refresh();
 }
 
 async function startOver() {

@@ -1,11 +1,11 @@
 // What is being taught: classes and their pictures, in memory what is small, in the browser's database all of it.
 
 import { refuse } from "../runtime.js";
+import { cleanName } from "./names.js";
 import { Store } from "./store.js";
 
 export const MOST_PICTURES = 20_000;
 export const MOST_CLASSES = 500;
-const LONGEST_NAME = 100; // characters
 
 export class Project {
   #store;
@@ -99,7 +99,7 @@ export class Project {
   }
 
   #checkName(name, except) {
-    const clean = name.toWellFormed().replace(/\p{Cc}/gu, " ").trim().slice(0, LONGEST_NAME);
+    const clean = cleanName(name);
     if (!clean) throw refuse("failed", "a class needs a name");
     if (this.classes.some((each) => !each.removed && each.id !== except && each.name === clean)) {
       throw refuse("failed", `there is a class “${clean}” already`);
@@ -132,7 +132,7 @@ export class Project {
   }
 
   async setName(name) {
-    this.name = name.toWellFormed().trim().slice(0, LONGEST_NAME) || "mine";
+    this.name = cleanName(name) || "mine";
     await this.#store.change(["about"], (about) => about.put(this.#about(), "project"));
   }
 
