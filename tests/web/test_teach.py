@@ -17,6 +17,7 @@ from PIL import Image
 from playwright.sync_api import Page, expect
 
 from shvit import Classifier
+from shvit.data.datasets import open_dataset
 from shvit.exporting import FileOptions, export_model
 from shvit.shipped import DEFAULT_MODEL
 from shvit.web import SAMPLES
@@ -287,6 +288,10 @@ def test_a_project_as_a_file_goes_round(browser, address, visitor, tmp_path):
         assert sorted(each.split("/")[0] for each in names) == ["blue"] * 3 + ["project.json"] + ["red"] * 4
         assert json.loads(archive.read("project.json"))["name"] == "my things"
         assert Image.open(io.BytesIO(archive.read(names[1]))).format == "JPEG"
+        archive.extractall(tmp_path / "unpacked")
+    images = open_dataset(tmp_path / "unpacked", "train")
+    assert [each.label for each in images.classes] == ["blue", "red"]
+    assert sorted(images.labels) == [0] * 3 + [1] * 4
     with teaching(browser, address) as other:
         other.locator("#project-file").set_input_files(path)
         expect(other.locator(".class")).to_have_count(2)
