@@ -49,7 +49,7 @@ function begin() {
     choose: (id) => choose(id, "teach-files"),
     hold: guarded((id) => stage.hold(id)),
     release: () => stage.release(),
-    image: (id) => calls.ask("image", { id }),
+    image: (id) => calls.ask("thumbnail", { id }),
     removePicture: guarded(removePicture),
   });
   followDrops({

@@ -1,4 +1,4 @@
-// A class's pictures, small. Only those in sight are in the page, and their images are fetched when they come into it.
+// A class's pictures, small. Only those in sight are in the page, and they are decoded, by the worker, when they come into it.
 
 const CELL = 62; // pixels of a picture with the gap after it, as style.css has them
 const HIGHEST = 130; // pixels of the box, as there too: to ask the page for sizes makes it lay itself out
@@ -22,7 +22,7 @@ export class Thumbnails {
 
   /**
    * @param {HTMLElement} box that scrolls
-   * @param {object} uses `image(id)` gives a promise of its blob, `remove(id)` takes it away, `named(place)` is what it is called
+   * @param {object} uses `image(id)` gives a promise of its bitmap, `remove(id)` takes it away, `named(place)` is what it is called
    */
   constructor(box, { image, remove, named }) {
     [this.#box, this.#image, this.#remove, this.#named] = [box, image, remove, named];
@@ -94,16 +94,15 @@ export class Thumbnails {
   #make(id) {
     const cell = document.createElement("button");
     cell.type = "button";
-    const image = document.createElement("img");
-    image.alt = "";
-    image.decoding = "async";
-    cell.append(image);
+    const canvas = document.createElement("canvas");
+    canvas.ariaHidden = "true";
+    cell.append(canvas);
     cell.onclick = () => this.#remove(id);
     this.#cells.set(id, cell);
-    this.#image(id).then((blob) => {
-      if (this.#cells.get(id) !== cell) return; // scrolled away meanwhile
-      image.src = URL.createObjectURL(blob);
-      image.onload = image.onerror = () => URL.revokeObjectURL(image.src);
+    this.#image(id).then((bitmap) => {
+      if (this.#cells.get(id) !== cell) return bitmap.close(); // scrolled away meanwhile
+      [canvas.width, canvas.height] = [bitmap.width, bitmap.height];
+      return canvas.getContext("bitmaprenderer").transferFromImageBitmap(bitmap);
     }, () => cell.classList.add("failed"));
     return cell;
   }

@@ -15,6 +15,7 @@ import { isSmall, shrink } from "./shrink.js";
 const MOST_CHECKED = 16; // pictures that a written file is run on
 const CLOSE = 1e-3; // largest difference of a logit, relative to the largest
 const TOP_K = 5;
+const THUMBNAIL = 112; // pixels of a side, twice what it is shown at
 
 let model = null; // { name, bytes, card, precision, features, backbone }
 let session = null; // { ort, inference }
@@ -37,7 +38,7 @@ const tasks = {
   teach,
   modelFile,
   projectFile: (_, told) => written(project, told),
-  image: ({ id }) => project.image(id),
+  thumbnail,
   addClass: ({ name }) => project.addClass(name),
   renameClass: ({ classId, name }) => project.renameClass(classId, name),
   setClassRemoved: ({ classId, removed }) => project.setClassRemoved(classId, removed),
@@ -54,7 +55,8 @@ self.onmessage = ({ data }) => {
 
 async function answer({ id, task, given }) {
   try {
-    self.postMessage({ id, value: await tasks[task](given, (progress) => self.postMessage({ id, progress })) });
+    const value = await tasks[task](given, (progress) => self.postMessage({ id, progress }));
+    self.postMessage({ id, value }, value instanceof ImageBitmap ? [value] : []);
   } catch (error) {
     self.postMessage({ id, error: { kind: error.kind ?? "failed", message: error.message ?? String(error) } });
   }
@@ -111,6 +113,17 @@ async function add({ image, name, classId }) {
   } finally {
     bitmap.close();
   }
+}
+
+/** A picture's middle, small and square. A bitmap, since making a blob's address holds the page up. */
+async function thumbnail({ id }) {
+  const bitmap = await createImageBitmap(await project.image(id));
+  const side = Math.min(bitmap.width, bitmap.height);
+  const [left, top] = [(bitmap.width - side) / 2, (bitmap.height - side) / 2].map(Math.floor);
+  const size = { resizeWidth: THUMBNAIL, resizeHeight: THUMBNAIL, resizeQuality: "medium" };
+  const small = await createImageBitmap(bitmap, left, top, side, side, size);
+  bitmap.close();
+  return small;
 }
 
 function digestOf(bytes) {
