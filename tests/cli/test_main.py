@@ -23,6 +23,7 @@ CAUGHT_WHERE_RAISED = {
     "engines/onnx_graph.py",
     "network/integrity.py",
     "runs/run_folder.py",
+    "serve/questions.py",
     "training/checkpoint.py",
     "training/distillation.py",
     "video/complete.py",
