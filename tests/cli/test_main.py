@@ -24,6 +24,7 @@ CAUGHT_WHERE_RAISED = {
     "network/integrity.py",
     "runs/run_folder.py",
     "serve/questions.py",
+    "similarity/index_file.py",
     "training/checkpoint.py",
     "training/distillation.py",
     "video/complete.py",
