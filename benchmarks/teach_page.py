@@ -128,7 +128,7 @@ def take(page: Page, count: int) -> float:
 def draw(page: Page, address: str, each: int, picture: Path) -> None:
     """A picture of the page, with something taught."""
     page.set_default_timeout(PATIENCE)
-    page.set_viewport_size({"width": 1100, "height": 1500})
+    page.set_viewport_size({"width": 1100, "height": 1640})
     page.goto(f"{address}#teach")
     expect(page.locator("#teach")).not_to_have_attribute("inert", "", timeout=PATIENCE)
     take(page, each)
@@ -199,7 +199,8 @@ def main() -> None:
     about = {"chromium": chromium, "onnxruntime_web": VERSION, "model": DEFAULT_MODEL, "classes": len(THINGS)}
     counts = {"camera_pictures_of_each": args.each, "pictures_in_folder": args.pictures}
     said = {"said": visits[0]["live"]["said"], "thumbnails_in_page": visits[0]["thumbnails_in_page"]}
-    record("teach_page", "python benchmarks/teach_page.py", {**about, **counts, **phases, **said})
+    command = f"python benchmarks/teach_page.py --runs {args.runs} --each {args.each} --pictures {args.pictures}"
+    record("teach_page", command, {**about, **counts, **phases, **said})
 
 
 if __name__ == "__main__":

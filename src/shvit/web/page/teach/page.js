@@ -9,7 +9,7 @@ import { Queue } from "./queue.js";
 import { Stage } from "./stage.js";
 
 const LOCK = "shvit-teach"; // held by the page that has the project open
-const SHOWN_EVERY = 150; // milliseconds, while pictures come in
+const SHOWN_EVERY = 250; // milliseconds, while pictures come in
 const LOCK_PATIENCE = 3000; // milliseconds
 
 let predictor;
