@@ -72,9 +72,9 @@ _MODULES = {
 _EXTRAS = {
     "shvit.models": "torch",
     "shvit.serve.client": "serve",
-    "shvit.similarity.duplicates": "similar",
-    "shvit.similarity.mislabelled": "similar",
-    "shvit.similarity.search": "similar",
+    "shvit.similarity.duplicates": "teach",
+    "shvit.similarity.mislabelled": "teach",
+    "shvit.similarity.search": "teach",
     "shvit.teaching.report": "teach",
     "shvit.teaching.teach": "teach",
     "shvit.training": "torch",
@@ -83,7 +83,6 @@ _EXTRAS = {
 """The extras that modules need."""
 _PACKAGES = {
     "serve": ("httpx2",),
-    "similar": ("sklearn", "pyarrow"),
     "teach": ("sklearn", "pyarrow"),
     "torch": ("torch", "torchvision", "timm", "lightning_fabric", "yaml"),
 }

@@ -88,7 +88,7 @@ def test_what_is_calibrated_is_left_alone():
     found = fitting(*simulated(60, 1.0, seed=4))
     decision = found.decision("simulated")
     if decision.temperature == 1:
-        assert any(each.startswith("temperature left at 1: ") for each in found.notes)
+        assert any(each.startswith("scores stay as they are") for each in found.notes)
         assert decision.calibration_error == decision.calibration_error_before
     else:
         assert decision.calibration_error < decision.calibration_error_before
@@ -103,7 +103,7 @@ def test_images_that_are_all_right_or_all_wrong_have_no_temperature(right):
     assert decision.calibration_error == decision.calibration_error_before
     (note,) = [each for each in found.notes if "temperature" in each]
     assert note == (
-        "temperature left at 1: no temperature is the most likely, as where all of 80 answers are right or all wrong; "
+        "scores stay as they are: no temperature is the likeliest, as where all of 80 answers are right or all wrong; "
         "give more images"
     )
 

@@ -54,3 +54,10 @@ def test_without_pyarrow_it_says_what_to_install():
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 2
     assert "needs pyarrow, which is not installed" in done.stderr and "[teach]" in done.stderr
+
+
+def test_a_name_of_another_format_is_refused(tmp_path, capsys):
+    status = main(["embed", str(tmp_path), "--output", str(tmp_path / "e.csv")])
+    assert status == 2
+    assert "a folder is written; give the name of one" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "e.csv").exists()

@@ -190,7 +190,7 @@ def test_calibrating_changes_the_engine_of_a_classifier_at_work(colour_model, mo
     classifier = Classifier(colour_model, threads=1)
     batch = np.random.default_rng(0).integers(0, 256, (2, 32, 48, 3), dtype=np.uint8)
     before = classifier.predict_batch(batch)
-    monkeypatch.setattr("shvit.predicting.classifier.measure", lambda *_: auto.EngineChoice("openvino", "measured", {}))
+    monkeypatch.setattr("shvit.predicting.loaded.measure", lambda *_: auto.EngineChoice("openvino", "measured", {}))
     classifier.calibrate()
     assert classifier.engine == classifier._engine.name == "openvino"
     np.testing.assert_allclose(classifier.predict_batch(batch), before, rtol=1e-4)

@@ -291,7 +291,7 @@ def card_of(path: Path, classes: int) -> Card:
 @pytest.mark.parametrize("format", SUFFIXES)
 def test_a_head_gives_its_logits(exported, crops, tmp_path, format, classes):
     path = exported(format)
-    outputs = features_of(path, tmp_path, crops)
+    outputs = features_of(path, crops)
     head = random_head(classes, outputs.features.shape[1])
     written = tmp_path / f"taught{path.suffix}"
     open_finished(path).write(written, UNKNOWN, None, card_of(path, classes), head)
@@ -305,7 +305,7 @@ def test_a_head_gives_its_logits(exported, crops, tmp_path, format, classes):
 @pytest.mark.parametrize("format", SUFFIXES)
 def test_a_second_output_reads_the_new_head(exported, crops, tmp_path, format):
     """Twice: where a head and a second output are there already, both are replaced."""
-    path, outputs = exported(format), features_of(exported(format), tmp_path, crops)
+    path, outputs = exported(format), features_of(exported(format), crops)
     written = tmp_path / f"taught{path.suffix}"
     for classes in (3, 5):
         head, score = random_head(classes, outputs.features.shape[1]), random_score(outputs.features.shape[1], classes)

@@ -103,3 +103,15 @@ def test_a_missing_package_is_told_before_any_picture_is_looked_at(package, name
     said = " ".join(ended.stderr.split())
     assert ended.returncode == 2 and f"needs {named}, which is not installed" in said and "[teach]" in said
     assert not list(tmp_path.iterdir())
+
+
+def test_kept_embeddings_are_searched_as_pictures(taught, photos, capsys):
+    """One row for each picture, none of what was made, and by the model that they lie beside."""
+    kept, picture = kept_path(taught), photos / "red" / "0-00.png"
+    assert main(["similar", str(picture), "--in", str(kept), "--top-k", "80"]) == 0
+    found = capsys.readouterr().out
+    assert main(["similar", "--mislabelled", str(kept)]) == 0
+    assert "of 72 pictures" in " ".join(capsys.readouterr().out.split())
+    assert found.count("0-00.png") >= 1 and "made: " not in found
+    assert main(["similar", "--duplicates", str(kept), "--threshold", "1"]) == 0
+    assert "made: " not in capsys.readouterr().out

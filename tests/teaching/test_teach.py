@@ -133,7 +133,7 @@ def test_more_is_added_to_what_is_known(taught, tmp_path):
     more = draw(tmp_path / "more", ("grey", "red"), 6, seed=2)
     report = teach(more, path, add=True)
     assert [each.label for each in report.card.classes] == ["blue", "green", "red", "grey"]
-    assert report.counts == (24, 24, 30, 6)
+    assert report.counts == {"blue": 24, "green": 24, "red": 30, "grey": 6}
     assert any("fewer than 20 pictures of grey (6)" in note for note in report.notes)
     classifier = Classifier(path, threads=1)
     found = [each.predictions[0].label for each in classifier.predict(files(more / "grey"), top_k=1)]
@@ -165,7 +165,7 @@ def test_teaching_again_looks_only_at_what_is_new(photos, tiny_file, tmp_path, m
     files_before = files(mine)
     Path(files_before[0]).unlink()
     third = teach(mine, tiny_file, tmp_path / "mine.onnx")
-    assert sum(third.counts) == 71
+    assert sum(third.counts.values()) == 71
     made = 2 * 6 * 12
     assert sum(looked) == 2 * (1 + 8) + made
 
@@ -174,7 +174,7 @@ def test_a_class_is_forgotten(taught, tmp_path):
     path = copied(taught, tmp_path / "copy")
     report = teach(None, path, forget=["green"])
     assert [each.label for each in Classifier(path).classes] == ["blue", "red"]
-    assert report.counts == (24, 24)
+    assert report.counts == {"blue": 24, "red": 24}
     assert "green" not in read_embeddings(kept_path(path)).labels
     again = teach(draw(tmp_path / "green", ("green",), 8), path, tmp_path / "other.onnx", add=True, forget=["red"])
     assert [each.label for each in again.card.classes] == ["blue", "green"]
@@ -187,8 +187,8 @@ def test_a_picture_of_another_folder_counts_as_that(taught, photos, tmp_path):
     (tmp_path / "more" / "blue").mkdir(parents=True)
     shutil.copy(photos / "red" / "0-00.png", tmp_path / "more" / "blue" / "moved.png")
     report = teach(tmp_path / "more", path, add=True)
-    assert report.counts == (25, 24, 23)
-    assert "1 pictures were taught as another class before; now as the new one" in report.notes
+    assert report.counts == {"blue": 25, "green": 24, "red": 23}
+    assert "pictures that were taught as another class before, now as the new one: 1" in report.notes
 
 
 def test_unknown_pictures_are_learned_from_and_kept(photos, tiny_file, tmp_path):
@@ -207,10 +207,10 @@ def test_copies_count_once_and_contradictions_not_at_all(photos, tiny_file, tmp_
         shutil.copy(mine / "red" / "0-00.png", mine / "red" / f"copy {place}.png")
     shutil.copy(mine / "blue" / "0-01.png", mine / "green" / "same.png")
     report = teach(mine, tiny_file, tmp_path / "mine.onnx")
-    assert report.counts == (23, 24, 24)
+    assert report.counts == {"blue": 23, "green": 24, "red": 24}
     notes = "\n".join(report.notes)
-    assert "3 pictures are copies of others and count once" in notes
-    assert "2 pictures lie in several classes and are left out" in notes
+    assert "copies of other pictures, which count once: 3" in notes
+    assert "pictures in several classes, left out: 2" in notes
     assert str(Path("blue", "0-01.png")) in notes and str(Path("green", "same.png")) in notes
 
 
@@ -219,7 +219,7 @@ def test_broken_pictures_are_left_out_and_named(photos, tiny_file, tmp_path):
     shutil.copytree(photos, mine)
     (mine / "red" / "cut.jpg").write_bytes(b"\xff\xd8\xff\xe0 cut short")
     report = teach(mine, tiny_file, tmp_path / "mine.onnx")
-    assert report.counts == (24, 24, 24)
+    assert report.counts == dict.fromkeys(("blue", "green", "red"), 24)
     assert len(report.broken) == 1 and "cut.jpg" in report.broken[0]
 
 
@@ -309,7 +309,7 @@ def test_kept_embeddings_that_were_changed_are_refused(taught, tmp_path, change)
 
 
 def test_a_file_that_was_never_taught_has_nothing_to_add_to(photos, tiny_file):
-    with pytest.raises(DataError, match="is not there"):
+    with pytest.raises(ArgumentError, match="was never taught, so there is nothing to add to"):
         teach(photos, tiny_file, tiny_file.with_name("new.onnx"), add=True)
 
 
@@ -337,6 +337,7 @@ def test_probabilities_are_refused(photos, tiny_file, tmp_path):
         (("photos", "mine.onnx", "new.onnx"), {"forget": ["a"]}, "say add as well"),
         (("photos", DEFAULT_MODEL), {}, "output: give the file to write"),
         (("photos", DEFAULT_MODEL), {"add": True}, "output: give the file to write"),
+        ((None, "mine.onnx"), {"add": True, "options": shvit.TeachOptions()}, "data: give labelled pictures"),
     ],
 )
 def test_calls_that_say_too_little_are_refused(arguments, keywords, message):
@@ -371,8 +372,85 @@ def test_evaluation_warns_of_the_pictures_that_were_taught(taught, photos):
 
 def test_what_is_kept_holds_features_and_no_pictures(taught):
     found = read_embeddings(kept_path(taught))
-    assert found.info.dtype == "float16" and found.info.model == "mine"
+    assert found.info.dtype == "float16" and found.info.model == "tiny"
     assert found.views.count("centre") == found.views.count("crop 2") == 72
     assert found.views.count("made") == 72
     assert found.stored.shape == (72 * 4 + 72, 32)
     assert json.loads(json.dumps(found.sources[0])).endswith("0-00.png")
+
+
+def test_what_it_knows_is_not_lost_by_forgetting_to_say_add(taught, photos, tmp_path):
+    path = copied(taught, tmp_path / "copy")
+    before = path.read_bytes()
+    with pytest.raises(ArgumentError, match="was taught 3 classes, which would be lost; keep them with --add"):
+        teach(photos, path, path)
+    assert path.read_bytes() == before
+
+
+def test_a_threshold_stays_when_more_is_added(photos, tiny_file, tmp_path):
+    first = teach(photos, tiny_file, tmp_path / "mine.onnx", shvit.TeachOptions(target_precision=0.7))
+    assert first.card.decision.promise.target_precision == 0.7
+    later = teach(None, tmp_path / "mine.onnx", forget="green")
+    assert later.card.decision.promise.target_precision == 0.7
+
+
+def test_unknown_pictures_are_added_without_others(taught, photos, tmp_path):
+    path, strange = copied(taught, tmp_path / "copy"), draw(tmp_path / "other", ("grey",), 25, seed=3)
+    shutil.copytree(photos / "red", strange / "red")
+    report = teach(None, path, add=True, options=shvit.TeachOptions(unknown=strange))
+    assert report.card.decision.unknown.pictures == 25
+    assert "unknown pictures that are taught as a class are left out: 24" in report.notes
+
+
+def test_another_encoding_of_a_picture_is_not_judged_by_a_head_that_saw_it(photos, tiny_file, tmp_path):
+    mine = tmp_path / "photos"
+    shutil.copytree(photos, mine)
+    for each in files(mine):
+        Image.open(each).save(Path(each).with_suffix(".bmp"))
+    report = teach(mine, tiny_file, tmp_path / "mine.onnx")
+    assert report.counts == dict.fromkeys(("blue", "green", "red"), 48)
+    told = next(note for note in report.notes if note.startswith("pictures that look the same"))
+    assert int(told.rpartition(" ")[2]) >= 72
+
+
+def test_an_add_that_was_ended_between_its_two_files_can_be_done_again(taught, tmp_path):
+    """The embeddings have a class that the model does not know yet."""
+    path, more = copied(taught, tmp_path / "copy"), draw(tmp_path / "more", ("grey",), 6)
+    before = path.read_bytes()
+    teach(more, path, add=True)
+    path.write_bytes(before)
+    report = teach(None, path, tmp_path / "other.onnx", forget="red")
+    assert [each.label for each in report.card.classes] == ["blue", "green"]
+    assert "pictures that the model was not taught are left out: grey" in report.notes
+    assert list(teach(more, path, add=True).counts.values()) == [24, 24, 24, 6]
+
+
+def test_embeddings_of_other_classes_are_refused(taught, tiny_file, tmp_path):
+    path = copied(taught, tmp_path / "copy")
+    teach(draw(tmp_path / "more", ("grey", "red"), 6), tiny_file, tmp_path / "other.onnx")
+    shutil.copy(kept_path(tmp_path / "other.onnx"), kept_path(path))
+    with pytest.raises(DataError, match=r"does not belong to .*: it has no pictures of 'blue'"):
+        teach(None, path, forget="red")
+
+
+def test_a_disk_that_is_full_changes_neither_file(taught, tmp_path, monkeypatch):
+    path = copied(taught, tmp_path / "copy")
+    before = [each.read_bytes() for each in (path, kept_path(path))]
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("shvit.teaching.teach.write_kept", full)
+    with pytest.raises(OSError, match="No space left on device") as refused:
+        teach(None, path, forget="red")
+    assert refused.value.filename == str(path)
+    assert [each.read_bytes() for each in (path, kept_path(path))] == before
+
+
+def test_an_empty_class_is_told_at_once(photos, tiny_file, tmp_path, monkeypatch):
+    mine = tmp_path / "photos"
+    shutil.copytree(photos, mine)
+    (mine / "empty").mkdir()
+    monkeypatch.setattr(Network, "run_pictures", None)
+    with pytest.raises(DataError, match="no pictures of the class 'empty'; add some, or remove its folder"):
+        teach(mine, tiny_file, tmp_path / "mine.onnx")

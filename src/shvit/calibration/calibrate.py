@@ -144,7 +144,7 @@ def calibrate(
         matched.append(missing)
     if options.split == "train":
         matched.append("these are training images; a model is surer of those that it was trained on than of others")
-    matched += _given_up(metadata, path, decision)
+    matched += _given_up(earlier_decision(metadata, path), decision)
     card = replace(card, decision=decision)
     _write(file, path, output, card, fitting.program, network, labelled.sample)
     broken = (*(f"{each.source}: {each.reason}" for each in labelled.broken), *unread)
@@ -153,12 +153,16 @@ def calibrate(
     return CalibrationReport(output, card, len(labelled.outputs), curve, notes, broken)
 
 
-def _given_up(metadata: dict[str, str], path: Path, decision: Decision) -> list[str]:
-    """What the file had from an earlier calibration and has not any more, to be told."""
+def earlier_decision(metadata: dict[str, str], path: Path) -> Decision | None:
+    """What was fitted before; ``None`` where nothing was, or what cannot be read: that is why it is fitted again."""
     try:
-        earlier = read_card(metadata, path).decision
-    except ModelFileError:  # a decision that was wrong: that is why it is calibrated again
-        return []
+        return read_card(metadata, path).decision
+    except ModelFileError:
+        return None
+
+
+def _given_up(earlier: Decision | None, decision: Decision) -> list[str]:
+    """What the file had from an earlier calibration and has not any more, to be told."""
     if earlier is None:
         return []
     lost = []

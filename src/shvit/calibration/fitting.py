@@ -157,13 +157,13 @@ class Fitting:
         self._error = self._error_before = before
         if not has_optimum(temperature):
             self.notes.append(
-                f"temperature left at 1: no temperature is the most likely, as where all of {len(targets)} answers are "
+                f"scores stay as they are: no temperature is the likeliest, as where all of {len(targets)} answers are "
                 "right or all wrong; give more images"
             )
             return
         self.notes.append(
-            f"temperature left at 1: {temperature:.2f}, the most likely, would make the calibration error {after:.1%} "
-            f"where it is {before:.1%}"
+            f"scores stay as they are, with a calibration error of {before:.1%}: the likeliest temperature, "
+            f"{temperature:.2f}, would make it {after:.1%}"
         )
 
     def _fit_thresholds(self, right: np.ndarray) -> None:

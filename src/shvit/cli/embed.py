@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from shvit.cli.arguments import add_model
+from shvit.cli.arguments import add_model, check_folder_name
 from shvit.cli.collection import add_running, add_sources, common_settings, run_shown
 from shvit.display import say
 from shvit.errors import MissingDependencyError
@@ -67,6 +67,8 @@ def run(args: argparse.Namespace) -> int:
         raise MissingDependencyError(f"needs pyarrow, which is not installed: {install_command('teach')}") from None
     from shvit.predicting.embeddings import EmbeddingOptions
 
+    if not args.output.endswith(SUFFIX):
+        check_folder_name("--output", args.output)
     options = EmbeddingOptions(args.normalize, args.flip, args.stages, args.dtype)
     settings = BatchSettings(**common_settings(args), embeddings=options)
     done = run_shown(args, "embedding", lambda *how: run_embed(settings, args.output, *how))

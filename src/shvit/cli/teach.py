@@ -106,7 +106,10 @@ def run(args: argparse.Namespace) -> int:
 def print_report(report: TeachReport) -> None:
     card, (low, high) = report.card, report.interval
     assert card.taught is not None  # by teach
-    say(f"{card.taught.model} was taught {len(card.classes)} classes with {sum(report.counts):,} pictures", hang=2)
+    say(
+        f"{card.taught.model} was taught {len(card.classes)} classes with {sum(report.counts.values()):,} pictures",
+        hang=2,
+    )
     say(
         f"  of others like these, about {100 * report.accuracy:.0f} of 100 are named right (95% interval "
         f"{100 * low:.0f} to {100 * high:.0f}): each was judged by a head that had not seen it; pictures of another "
@@ -134,6 +137,12 @@ def _print_decision(report: TeachReport) -> None:
         say(
             f"  of {unknown.pictures:,} unknown pictures {1 - unknown.taken_for_known:.0%} are noticed, and "
             f"{unknown.kept:.0%} of its own stay known",
+            hang=4,
+        )
+    elif unknown is not None:
+        say(
+            "  what looks very different is called unknown; with --unknown DIR it learns to notice more, and tells how "
+            "many",
             hang=4,
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +22,7 @@ from shvit.reading import open_regular
 
 __all__ = [
     "INFO",
+    "MADE",
     "Embeddings",
     "EmbeddingsInfo",
     "EmbeddingsWriter",
@@ -55,6 +56,9 @@ _IS_DIGIT = np.isin(np.arange(256), np.frombuffer(b"0123456789abcdef", np.uint8)
 """By a byte's value."""
 
 _VALUE_TYPES = {"float32": pa.float32(), "float16": pa.float16()}
+
+MADE = "made"
+"""View of what is no picture of anybody's, but made from random numbers; of it there is no file."""
 
 _TEXTS = ("source", "sha256", "view", "label", "error")
 
@@ -95,6 +99,24 @@ class Embeddings:
 
     def __len__(self) -> int:
         return len(self.stored)
+
+    def pictures(self) -> Embeddings:
+        """One row for each picture, its first view: all of them where each is a picture of its own."""
+        if self.views is None:
+            return self
+        first: dict[tuple[str, str], int] = {}
+        for place, (source, digest, view) in enumerate(zip(self.sources, self.sha256, self.views, strict=True)):
+            if view != MADE:
+                first.setdefault((source, digest), place)
+        places = list(first.values())
+        return replace(
+            self,
+            sources=[self.sources[place] for place in places],
+            sha256=[self.sha256[place] for place in places],
+            labels=None if self.labels is None else [self.labels[place] for place in places],
+            views=None,
+            stored=self.stored[places],
+        )
 
     @cached_property
     def matrix(self) -> np.ndarray:

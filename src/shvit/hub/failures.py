@@ -12,7 +12,7 @@ from shvit.hub.names import Reference
 
 INSTEAD = (
     "connect once, give a file instead, or set HF_ENDPOINT to a mirror or HF_HUB_CACHE to a cache that has it; the "
-    "model that comes with shvit (shvit.Classifier()) needs no network"
+    "model that comes with shvit, shvit_s1_tiny_imagenet, needs no network"
 )
 
 _SIGN_IN = "sign in with `hf auth login`, or set HF_TOKEN"

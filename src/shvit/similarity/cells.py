@@ -139,7 +139,7 @@ def _middles(stored: np.ndarray, count: int) -> np.ndarray:
     except ImportError:
         raise MissingDependencyError(
             f"an index of {len(stored):,} embeddings is made with scikit-learn, which is not installed; install it "
-            f"with: {install_command('similar')}"
+            f"with: {install_command('teach')}"
         ) from None
     rng = np.random.default_rng(0)
     some = np.sort(rng.choice(len(stored), min(len(stored), count * LEARNED_FROM), replace=False))

@@ -22,7 +22,7 @@ class Group(NamedTuple):
     """Pictures that are the same, or nearly."""
 
     places: tuple[int, ...]
-    """Among the embeddings, in their order."""
+    """Among ``embeddings.pictures()``, in their order."""
     identical: bool
     """All have the same bytes."""
     similarities: tuple[float, ...]
@@ -33,9 +33,9 @@ class Leak(NamedTuple):
     """A picture of one split that is in the other one too, or nearly."""
 
     place: int
-    """Among the embeddings of the second split."""
+    """Among ``pictures()`` of the second split."""
     other: int
-    """Of the nearest picture, among those of the first."""
+    """Of the nearest picture, among ``pictures()`` of the first."""
     identical: bool
     similarity: float
 
@@ -44,7 +44,7 @@ def find_duplicates(embeddings: Embeddings | EmbeddingIndex, threshold: float = 
     """Groups of pictures that are the same: by their bytes, or by a cosine similarity of at least ``threshold``.
 
     Each picture is in one group at most: whatever is near to one of a group belongs to it. Groups of equal bytes come
-    first, then the larger ones. Of several views of a picture the first is taken.
+    first, then the larger ones.
 
     Args:
         embeddings: of more than ``shvit.similarity.search.EXACT_ROWS`` pictures those of the same cell of the index,
@@ -57,12 +57,10 @@ def find_duplicates(embeddings: Embeddings | EmbeddingIndex, threshold: float = 
     """
     check_threshold(threshold)
     index = embeddings if isinstance(embeddings, EmbeddingIndex) else EmbeddingIndex(embeddings)
-    rows = first_views(index.embeddings)
-    if not len(rows):
-        raise DataError("no embeddings to compare; every picture failed, or there were none")
+    rows = range(len(index))
     sha256 = index.embeddings.sha256
     same: dict[str, list[int]] = defaultdict(list)
-    for row in rows.tolist():
+    for row in rows:
         same[sha256[row]].append(row)
     joined = _Joined(len(index.embeddings))
     representatives = np.array([places[0] for places in same.values()])
@@ -91,12 +89,12 @@ def find_leaks(train: Embeddings | EmbeddingIndex, val: Embeddings, threshold: f
     if difference := index.embeddings.info.difference(val.info):
         raise DataError(f"the two cannot be compared: {difference}; embed both with the same model and options")
     digests = {digest: place for place, digest in reversed(list(enumerate(index.embeddings.sha256)))}
-    rows = first_views(val)
-    if not len(rows):
+    val = val.pictures()
+    if not len(val):
         raise DataError("no embeddings to compare; every picture failed, or there were none")
-    nearest = index.search(val.stored[rows], 1)
+    nearest = index.search(val.stored, 1)
     leaks = []
-    for row, place, similarity in zip(rows.tolist(), nearest.places[:, 0], nearest.similarities[:, 0], strict=True):
+    for row, (place, similarity) in enumerate(zip(nearest.places[:, 0], nearest.similarities[:, 0], strict=True)):
         same = digests.get(val.sha256[row])
         if same is not None:
             leaks.append(Leak(row, same, True, 1.0))
@@ -109,16 +107,6 @@ def check_threshold(threshold: float) -> None:
     """Raises: ArgumentError: no cosine similarity to be reached."""
     if not 0 < threshold <= 1:
         raise ArgumentError(f"threshold: expected a cosine similarity above 0 and up to 1, got {threshold}")
-
-
-def first_views(embeddings: Embeddings) -> np.ndarray:
-    """Places, ``int64``, with one view for each picture: all of them where a picture has but one."""
-    if embeddings.views is None:
-        return np.arange(len(embeddings))
-    first: dict[tuple[str, str], int] = {}
-    for place, picture in enumerate(zip(embeddings.sources, embeddings.sha256, strict=True)):
-        first.setdefault(picture, place)
-    return np.array(list(first.values()), np.int64)
 
 
 def _group(index: EmbeddingIndex, places: list[int]) -> Group:

@@ -11,7 +11,6 @@ import numpy as np
 from shvit.embeddings.table import Embeddings
 from shvit.errors import DataError
 from shvit.heads.linear import FEWEST_PICTURES, fit_linear_head
-from shvit.similarity.duplicates import first_views
 from shvit.similarity.search import unit_rows
 
 
@@ -19,7 +18,7 @@ class Suspect(NamedTuple):
     """A picture whose label looks wrong."""
 
     place: int
-    """Among the embeddings."""
+    """Among ``embeddings.pictures()``."""
     given: str
     """The class that its label says."""
     suggested: str
@@ -33,8 +32,8 @@ def find_mislabelled(embeddings: Embeddings, advance: Callable[[int], None] = la
     """Pictures whose labels look wrong, the likeliest first.
 
     A linear head judges each picture without having seen it or a copy of it, and ``suspects`` compares that with the
-    labels. Pictures without a label, and classes of one picture alone, are left out; of several views of a picture the
-    first is taken.
+    labels. Pictures without a label, and classes of one picture alone, are left out. Places are those of
+    ``embeddings.pictures()``.
 
     Args:
         embeddings: with labels; 5,000 of ten classes take half a minute, of 200 classes some minutes.
@@ -46,9 +45,9 @@ def find_mislabelled(embeddings: Embeddings, advance: Callable[[int], None] = la
     """
     if embeddings.labels is None:
         raise DataError("the embeddings have no labels; give a labelled dataset, or embed one")
-    views = first_views(embeddings)
-    labels = [embeddings.labels[place] for place in views.tolist()]
-    digests = [embeddings.sha256[place] for place in views.tolist()]
+    embeddings = embeddings.pictures()
+    assert embeddings.labels is not None  # as before
+    labels, digests = embeddings.labels, embeddings.sha256
     different: dict[str, set[str]] = defaultdict(set)
     for digest, label in zip(digests, labels, strict=True):
         if label is not None:
@@ -63,12 +62,12 @@ def find_mislabelled(embeddings: Embeddings, advance: Callable[[int], None] = la
     kept = [row for row, label in enumerate(labels) if label in numbers]
     targets = np.array([numbers[str(labels[row])] for row in kept])
     _, groups = np.unique([digests[row] for row in kept], return_inverse=True)
-    features = embeddings.stored[views[kept]].astype(np.float32)
+    features = embeddings.stored[kept].astype(np.float32)
     fitted = fit_linear_head(features[:, None], targets, len(names), groups, advance)
     held_out = probabilities(fitted.held_out)
     return [
         Suspect(
-            int(views[kept[row]]),
+            kept[row],
             names[targets[row]],
             names[other],
             float(held_out[row, targets[row]]),

@@ -12,11 +12,15 @@ import numpy as np
 from shvit.data.protocol import ImageDataset
 from shvit.data.stratify import has_several
 from shvit.embeddings.table import Embeddings, EmbeddingsInfo, read_embeddings, read_info
+from shvit.engines.base import FILE_ENGINES
 from shvit.errors import ArgumentError, DataError, ImageError, ShvitError
 from shvit.images.sources import SourceError
 from shvit.predicting.embedder import Embedder, Embedding
 from shvit.predicting.embeddings import EmbeddingOptions
 from shvit.similarity.sheet import Read, of_files
+
+TAUGHT = ".embeddings.parquet"
+"""How the name of embeddings ends that ``shvit teach`` keeps beside a model file."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +45,7 @@ def is_embeddings(path: str | Path) -> bool:
 
 def embeddings_file(path: str | Path) -> Pictures:
     """Raises: DataError: as of ``read_embeddings``, or there are none in it."""
-    embeddings = read_embeddings(path)
+    embeddings = read_embeddings(path).pictures()
     if not len(embeddings):
         failed = f"; all {embeddings.failed:,} pictures failed" if embeddings.failed else ""
         raise DataError(f"{path}: no embeddings{failed}")
@@ -145,8 +149,8 @@ def embedder_for(info: EmbeddingsInfo, model: str | None, threads: int | None, n
     """What gives embeddings of the same kind.
 
     Args:
-        model: a model file or a name; default: the name in ``info``.
-        name: of the embeddings, for messages.
+        model: a model file or a name; default: the taught file that the embeddings lie beside, or the name in ``info``.
+        name: of the embeddings' file.
 
     Raises:
         ArgumentError: no model goes by the name in ``info``, so that it has to be given.
@@ -154,7 +158,7 @@ def embedder_for(info: EmbeddingsInfo, model: str | None, threads: int | None, n
     """
     options = EmbeddingOptions(info.normalized, info.flip, info.stages)
     try:
-        embedder = Embedder(model or info.model, options, threads=threads)
+        embedder = Embedder(model or _taught_file(name) or info.model, options, threads=threads)
     except ShvitError as error:
         if model is not None:
             raise
@@ -165,6 +169,13 @@ def embedder_for(info: EmbeddingsInfo, model: str | None, threads: int | None, n
     if difference := info.difference(embedder.info):
         raise DataError(f"{name}: cannot be searched with {embedder.path}: {difference}; give its model with --model")
     return embedder
+
+
+def _taught_file(embeddings: str) -> Path | None:
+    """The model file that ``shvit teach`` wrote these embeddings beside."""
+    stem = embeddings.removesuffix(TAUGHT)
+    there = (Path(stem + suffix) for suffix in (".onnx", *FILE_ENGINES))
+    return next((path for path in there if path.is_file()), None) if stem != embeddings else None
 
 
 def together(first: Pictures, second: Pictures) -> Read:

@@ -95,7 +95,8 @@ def leaks_report(
         records.append({"source": source, "other": other, "identical": leak.identical, "similarity": similarity})
         rows.append((*_line(val, leak.place), other, int(leak.identical), similarity))
     about = (
-        f"{len(leaks):,} of the {len(val):,} pictures of {names[1]} are in {names[0]} too, which has {len(train):,}.",
+        f"{len(leaks):,} of the {len(val):,} pictures of {names[1]} are the same, or look the same, as one of "
+        f"{names[0]}, which has {len(train):,}.",
         f"Near: cosine similarity of at least {threshold:g}.",
     )
     header = (*COLUMNS, "other", "same_bytes", "similarity")

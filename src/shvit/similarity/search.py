@@ -61,7 +61,9 @@ class EmbeddingIndex:
         advance: Callable[[int], None] = lambda count: None,
     ) -> None:
         path = None if isinstance(embeddings, Embeddings) else Path(embeddings)
-        self.embeddings: Embeddings = embeddings if isinstance(embeddings, Embeddings) else read_embeddings(embeddings)
+        given = embeddings if isinstance(embeddings, Embeddings) else read_embeddings(embeddings)
+        self.embeddings: Embeddings = given.pictures()
+        """One row for each picture: of several views the first."""
         if not len(self.embeddings):
             failed = f"; all {self.embeddings.failed:,} pictures failed" if self.embeddings.failed else ""
             raise DataError(f"{path or 'embeddings'}: no embeddings to search in{failed}")

@@ -73,7 +73,7 @@ def write_sheet(path: Path, sheet: Sheet, read: Read) -> int:
         MissingDependencyError: jinja2 is not installed.
         OSError: the file cannot be written.
     """
-    template = page_template("sheet.html.jinja", "shvit.similarity", "similar")
+    template = page_template("sheet.html.jinja", "shvit.similarity", "teach")
     seen: dict[int, tuple[str, str]] = {}
     sections, left, missing = [], SHOWN, 0
     for section in sheet.sections:

@@ -9,14 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from shvit.embeddings.table import Embeddings, EmbeddingsInfo, EmbeddingsWriter, Rows, read_embeddings
+from shvit.embeddings.table import MADE, Embeddings, EmbeddingsInfo, EmbeddingsWriter, Rows, read_embeddings
 from shvit.errors import DataError
+from shvit.similarity.pictures import TAUGHT
 from shvit.teaching.pictures import VIEWS, Pictures
 
-SUFFIX = ".embeddings.parquet"
-
-MADE, UNKNOWN = "made", "unknown"
-"""Views of pictures that show none of the classes: made ones, of some kind, and those that were given."""
+UNKNOWN = "unknown"
+"""View of pictures that were given as showing none of the classes."""
 
 TOGETHER = 1024
 """Pictures that are written at once."""
@@ -34,7 +33,7 @@ class Others:
 
 def kept_path(model: Path) -> Path:
     """Where they are kept."""
-    return model.with_suffix(SUFFIX)
+    return model.with_suffix(TAUGHT)
 
 
 def write_kept(path: Path, info: EmbeddingsInfo, pictures: Pictures, others: Others) -> None:

@@ -24,6 +24,16 @@ from shvit.teaching.pictures import Pictures
 
 MOST_SUSPECTS = 20
 
+SAME = 0.999
+"""Cosine similarity from which pictures of a class are the same, encoded again; other pictures are below 0.997, where
+they are close-ups of one kind."""
+
+EQUAL = 0.999999
+"""The same of pictures whose pixels are the same, up to rounding."""
+
+TOGETHER = 1024
+"""Pictures that are compared with all others of their class at once."""
+
 MOST_LEARNED = 50_000
 """Pictures that a head is fitted to at most, so that memory is bounded."""
 
@@ -89,7 +99,9 @@ def learn(
         )
         pictures, targets = pictures.of(chosen.tolist()), targets[chosen]
     features = pictures.features.astype(np.float32)
-    fitted = fit_linear_head(features, targets, len(classes), advance=advance)
+    groups, more = _same_pictures(features[:, 0], targets, classes)
+    notes += more
+    fitted = fit_linear_head(features, targets, len(classes), groups, advance)
     taught = replace(card, classes=classes, decision=None)
 
     def outputs(values: np.ndarray) -> Outputs:
@@ -122,6 +134,41 @@ def _check_counts(targets: np.ndarray, classes: tuple[ClassInfo, ...]) -> None:
             f"expected at least {FEWEST_PICTURES} different pictures of each class, better 20 or more: "
             f"{', '.join(few[:5])}{more}"
         )
+
+
+def _same_pictures(
+    features: np.ndarray, targets: np.ndarray, classes: tuple[ClassInfo, ...]
+) -> tuple[np.ndarray, list[str]]:
+    """Groups of pictures that are the same but for their encoding, which no head may be judged on that saw one of them.
+
+    Returns:
+        For each picture the number of its group, ``int64 (N,)``, and what there is to tell.
+    """
+    units = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-6)
+    groups, alike, notes = np.arange(len(targets)), [], []
+    for each in classes:
+        places = np.flatnonzero(targets == each.class_id)
+        firsts = _firsts(units[places], SAME)
+        if len(np.unique(firsts)) < FEWEST_PICTURES:
+            firsts = _firsts(units[places], EQUAL)
+            alike.append(each.label)
+        groups[places] = places[firsts]
+    if same := len(targets) - len(np.unique(groups)):
+        notes.append(f"pictures that look the same as another of their class, judged together with it: {same}")
+    if alike:
+        notes.append(f"all pictures look the same of {', '.join(alike[:5])}: the estimate says nothing of others")
+    return groups, notes
+
+
+def _firsts(units: np.ndarray, threshold: float) -> np.ndarray:
+    """For each row the place of the first that it is as near to as that, or to which one of these is."""
+    firsts = np.arange(len(units))
+    for start in range(0, len(units), TOGETHER):
+        # The first is no later than the row itself, which is nearest to itself; rounding may hide that.
+        near = (units[start : start + TOGETHER] @ units.T >= threshold).argmax(axis=1)
+        for place, first in enumerate(near.tolist(), start):
+            firsts[place] = firsts[min(first, place)] if units[place] @ units[first] >= threshold else place
+    return firsts
 
 
 def _suspects(

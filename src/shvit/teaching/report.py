@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from shvit.calibration.fitting import CalibrationOptions
 from shvit.card import Card
 from shvit.errors import check_positive
+from shvit.evaluation.metrics import confused_pairs
 from shvit.teaching.lesson import Lesson
+
+MOST_CONFUSIONS = 100
+"""Pairs of classes in JSON."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +50,8 @@ class TeachReport:
     kept: Path
     """The embeddings beside it, for what is taught to it later."""
     card: Card
-    counts: tuple[int, ...]
-    """Pictures of each class."""
+    counts: dict[str, int]
+    """Pictures of each class, by its label, in the classes' order."""
     lesson: Lesson
     notes: tuple[str, ...]
     """Which pictures were left out, and what could not be fitted, and why."""
@@ -66,12 +70,18 @@ class TeachReport:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it."""
+        labels = [each.label for each in self.card.classes]
         return {
             "output": str(self.path),
             "embeddings": str(self.kept),
-            "classes": dict(zip(self.card.short_labels, self.counts, strict=True)),
+            "classes": self.counts,
             "accuracy": self.accuracy,
             "interval": list(self.interval),
+            "confusions": [
+                {"shown": labels[shown], "named": labels[named], "times": times}
+                for shown, named, times in confused_pairs(self.lesson.predictions, MOST_CONFUSIONS)
+            ],
+            "decision": asdict(self.lesson.decision),
             "suspects": [each._asdict() for each in self.lesson.suspects],
             "notes": list(self.notes),
             "broken": list(self.broken),
@@ -80,6 +90,6 @@ class TeachReport:
     def __repr__(self) -> str:
         low, high = self.interval
         return (
-            f"TeachReport({str(self.path)!r}, classes={len(self.counts)}, pictures={sum(self.counts)}, "
+            f"TeachReport({str(self.path)!r}, classes={len(self.counts)}, pictures={sum(self.counts.values())}, "
             f"accuracy={self.accuracy:.3f}, interval=({low:.3f}, {high:.3f}))"
         )

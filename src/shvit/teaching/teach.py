@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from shvit._version import __version__
-from shvit.atomic import atomic_folder, check_outputs
+from shvit.atomic import atomic_folder, check_outputs, naming
+from shvit.calibration.calibrate import earlier_decision
 from shvit.calibration.made_pictures import KINDS, made_pictures
 from shvit.calibration.outputs import Network
 from shvit.card import Card, ClassInfo, TrainingSplit, Verification
@@ -18,6 +20,7 @@ from shvit.data.broken import none_readable
 from shvit.data.datasets import open_dataset
 from shvit.data.protocol import ImageDataset
 from shvit.data.stratify import has_several
+from shvit.data.targets import class_counts
 from shvit.data.trained_on import remembered
 from shvit.data.unread import describe_unread, left_out
 from shvit.display import progress_bar
@@ -62,7 +65,7 @@ def teach(
     options: TeachOptions | None = None,
     *,
     add: bool = False,
-    forget: Collection[str] = (),
+    forget: str | Collection[str] = (),
     progress: bool = False,
 ) -> TeachReport:
     """Teaches a model file classes of its own: a new head on the features that it has, in seconds and without PyTorch.
@@ -75,7 +78,7 @@ def teach(
 
     Args:
         data: labelled pictures, as ``shvit.train`` takes them; of data with splits, those to train on. ``None`` where
-            only something is to be forgotten.
+            only something is to be forgotten, or unknown pictures are to be added.
         model: a name, or the path of a model file (.onnx, .tflite, .xml); its graph stays as it is, in whatever
             precision, up to the head.
         output: the file to write, of the same format; the model file itself when not given, with ``add`` or
@@ -92,7 +95,9 @@ def teach(
         MissingDependencyError: scikit-learn or pyarrow is not installed.
         ArgumentError: a value that cannot be.
     """
-    if data is None and (add or not forget):
+    options = options or TeachOptions()
+    forget = {forget} if isinstance(forget, str) else set(forget)
+    if data is None and not forget and not (add and options.unknown is not None):
         raise ArgumentError("data: give labelled pictures, such as a folder with a sub-folder for each class")
     if data is not None and forget and not add:
         raise ArgumentError("forget: takes classes out of a taught file; with pictures to learn too, say add as well")
@@ -102,8 +107,7 @@ def teach(
         if not (add or forget) or path != Path(model):
             raise ArgumentError("output: give the file to write, such as mine.onnx")
         output = path
-    teaching = _Teaching(path, Path(output), options or TeachOptions(), progress)
-    return teaching.run(data, set(forget), anew=not (add or forget))
+    return _Teaching(path, Path(output), options, progress).run(data, forget, anew=not (add or forget))
 
 
 class _Teaching:
@@ -114,7 +118,9 @@ class _Teaching:
         self._path, self._output, self._options, self._progress = path, output, options, progress
         self._threads = options.threads or available_threads()
         self._file = open_finished(path)
-        self._card = read_card(load_engine(self._file.engine, path, 1).metadata, path, with_decision=False)
+        metadata = load_engine(self._file.engine, path, 1).metadata
+        self._card = read_card(metadata, path, with_decision=False)
+        self._earlier_decision = earlier_decision(metadata, path)
         if self._card.output != "logits":
             raise ModelFileError(f"{path}: the card says {self._card.output}; a head gives logits: export it anew")
         if self._file.features is None:
@@ -127,6 +133,7 @@ class _Teaching:
         read = [each for each in (data, self._options.unknown, self._path) if each is not None]
         check_outputs([("--output", self._output)], read[:-1])
         check_outputs([("--output", kept_path(self._output))], read)
+        self._check_taught(anew)
         info = self._info()
         known: Pictures | None = None
         classes: tuple[ClassInfo, ...] = ()
@@ -141,18 +148,40 @@ class _Teaching:
             known = seen if known is None else self._joined(known, seen)
             classes, looked = _merged(classes, images.classes), remembered(images)
         assert known is not None  # there is data, or what something was forgotten of
-        others = self._others(others)
-        with progress_bar("learning", steps(), wanted=self._progress) as advance:
-            lesson = learn(known, others, classes, self._card, self._options.calibration, advance)
-        what = f"{len(known):,} pictures" + ("" if data is None else f" of {Path(data).resolve().name}")
+        others = self._others(others, known)
+        lesson = self._learn(known, others, classes, anew)
+        what = f"{len(known):,} pictures" + (f" of {Path(data).resolve().name}" if anew and data is not None else "")
         card = taught_card(self._card, lesson, self._output.stem, what, info.backbone)
         earlier = self._card.training_split if not anew and self._card.training_split is not None else None
         looked = (*(() if earlier is None else earlier.remembered), *looked)[-MAX_REMEMBERED:]
-        # First what a later call needs: without its model file it does no harm, and the other way round it would.
-        self._output.parent.mkdir(parents=True, exist_ok=True)
-        write_kept(kept_path(self._output), replace(info, model=card.name), known, others)
-        card = self._write(lesson, replace(card, training_split=TrainingSplit(looked) if looked else None))
+        card = replace(card, training_split=TrainingSplit(looked) if looked else None)
+        card = self._write(lesson, card, lambda: write_kept(kept_path(self._output), info, known, others))
         return self._report(card, known, lesson)
+
+    def _check_taught(self, anew: bool) -> None:
+        """Raises: ArgumentError: what was taught would be lost, or is to be added to and is not there."""
+        if anew and self._card.taught is not None and self._output.exists() and self._output.samefile(self._path):
+            raise ArgumentError(
+                f"{self._output}: was taught {len(self._card.classes)} classes, which would be lost; keep them with "
+                "--add, or name another --output"
+            )
+        if not anew and self._card.taught is None:
+            raise ArgumentError(
+                f"{self._path}: was never taught, so there is nothing to add to or to forget; teach it first: shvit "
+                "teach PHOTOS --model MODEL --output mine.onnx"
+            )
+
+    def _learn(self, known: Pictures, others: Others, classes: tuple[ClassInfo, ...], anew: bool) -> Lesson:
+        """Raises: DataError: there are too few classes, or pictures of one; with what was left out."""
+        options, earlier = self._options.calibration, self._earlier_decision
+        if not anew and earlier is not None and earlier.promise is not None and options.target_precision is None:
+            options = replace(options, target_precision=earlier.promise.target_precision)
+        try:
+            with progress_bar("learning", steps(), wanted=self._progress) as advance:
+                return learn(known, others, classes, self._card, options, advance)
+        except DataError as error:
+            left_out = [*self._notes, *([f"{len(self._broken)} cannot be read"] if self._broken else [])]
+            raise DataError("; ".join([str(error), *left_out])) from None
 
     def _info(self) -> EmbeddingsInfo:
         """Of the embeddings of this file."""
@@ -178,8 +207,18 @@ class _Teaching:
                 f"--forget {strangers[0]}: {self._path} knows no such class; it knows {', '.join(labels[:20])}"
                 f"{', ...' if len(labels) > 20 else ''}"
             )
-        kept = [place for place, label in enumerate(known.labels) if label not in forget]
-        return known.of(kept), _merged((), [each for each in self._card.classes if each.label not in forget])
+        classes = _merged((), [each for each in self._card.classes if each.label not in forget])
+        names = {each.label for each in classes}
+        if missing := sorted(names - set(known.labels)):
+            raise DataError(
+                f"{kept_path(self._path)}: does not belong to {self._path}: it has no pictures of {missing[0]!r}; put "
+                "its own back, or teach it anew from all photographs"
+            )
+        kept = [place for place, label in enumerate(known.labels) if label in names]
+        # Of a call that was ended between its two files: what it added is not in the model.
+        if others := set(known.labels) - {*names, *forget}:
+            self._notes.append(f"pictures that the model was not taught are left out: {', '.join(sorted(others))}")
+        return known.of(kept), classes
 
     def _look(self, images: ImageDataset, known: Pictures | None, info: EmbeddingsInfo) -> Pictures:
         """Features of a dataset, as far as they are not known."""
@@ -207,12 +246,12 @@ class _Teaching:
         if unread := describe_unread(left_out(images)):
             self._notes.append(unread)
         for what, pictures in (
-            ("lie in several classes and are left out", seen.conflicting),
-            ("are copies of others and count once", seen.copies),
+            ("pictures in several classes, left out", seen.conflicting),
+            ("copies of other pictures, which count once", seen.copies),
         ):
             if pictures:
                 others = ", ..." if len(pictures) > NAMED else ""
-                self._notes.append(f"{len(pictures)} pictures {what}: {', '.join(pictures[:NAMED])}{others}")
+                self._notes.append(f"{what}: {len(pictures)}, {', '.join(pictures[:NAMED])}{others}")
 
     def _joined(self, known: Pictures, more: Pictures) -> Pictures:
         """Both; a picture that is in both has its newer label."""
@@ -222,10 +261,10 @@ class _Teaching:
             label for digest, label in zip(known.sha256, known.labels, strict=True) if newer.get(digest, label) != label
         ]
         if moved:
-            self._notes.append(f"{len(moved)} pictures were taught as another class before; now as the new one")
+            self._notes.append(f"pictures that were taught as another class before, now as the new one: {len(moved)}")
         return known.of(kept).and_others(more)
 
-    def _others(self, earlier: Others) -> Others:
+    def _others(self, earlier: Others, known: Pictures) -> Others:
         """Made pictures, and unknown ones where there are such."""
         made, unknown = earlier.made, earlier.unknown
         if set(made) != set(KINDS):
@@ -241,10 +280,21 @@ class _Teaching:
             with progress_bar("looking at unknown pictures", len(files), wanted=self._progress) as advance:
                 unknown, unread = look_at_files(files, self._network, self._card.preprocessing, advance)
             self._broken += unread
+        if unknown is not None:
+            taught = set(known.sha256)
+            kept = [place for place, digest in enumerate(unknown.sha256) if digest not in taught]
+            if len(kept) < len(unknown):
+                self._notes.append(
+                    f"unknown pictures that are taught as a class are left out: {len(unknown) - len(kept)}"
+                )
+            unknown = unknown.of(kept) if kept else None
         return Others(made, unknown)
 
-    def _write(self, lesson: Lesson, card: Card) -> Card:
+    def _write(self, lesson: Lesson, card: Card, write_kept: Callable[[], None]) -> Card:
         """Writes the file aside and runs it beside what was fitted, and only then names it.
+
+        Args:
+            write_kept: writes what is kept beside it, just before it gets its name.
 
         Raises:
             ModelFileError: it says something else; no file is left.
@@ -253,7 +303,8 @@ class _Teaching:
         features = self._network.run(sample).features
         assert features is not None  # refused otherwise
         expected = lesson.fitted.head.logits(features)
-        with atomic_folder(self._output) as aside:
+        self._output.parent.mkdir(parents=True, exist_ok=True)
+        with naming(self._output), atomic_folder(self._output) as aside:
             self._file.write(aside, UNKNOWN, lesson.program, card, lesson.fitted.head)
             found = load_engine(self._file.engine, aside, 1).run(sample)
             logits = next(iter(found.values()))
@@ -265,6 +316,7 @@ class _Teaching:
                     raise ModelFileError(f"{self._path}: gives other unknown scores than fitted; nothing was written")
             card = replace(card, verification=self._verified(card.verification, logits, expected))
             self._file.write(aside, UNKNOWN, lesson.program, card, lesson.fitted.head)
+            write_kept()
         return card
 
     def _verified(self, earlier: Verification | None, logits: np.ndarray, expected: np.ndarray) -> Verification:
@@ -279,18 +331,16 @@ class _Teaching:
         )
 
     def _report(self, card: Card, known: Pictures, lesson: Lesson) -> TeachReport:
-        counts = [0] * len(card.classes)
-        place = {each.label: each.class_id for each in card.classes}
-        for label in known.labels:
-            counts[place[label]] += 1
-        few = [f"{each.label} ({count})" for each, count in zip(card.classes, counts, strict=True) if count < FEW]
+        found = Counter(known.labels)
+        counts = {each.label: found[each.label] for each in card.classes}
+        few = [f"{label} ({count})" for label, count in counts.items() if count < FEW]
         if few:
             self._notes.append(
                 f"fewer than {FEW} pictures of {', '.join(few[:5])}{', ...' if len(few) > 5 else ''}: more of these "
                 "would help most, and the estimate says little of them"
             )
         notes, broken = (*self._notes, *lesson.notes), tuple(self._broken)
-        return TeachReport(self._output, kept_path(self._output), card, tuple(counts), lesson, notes, broken)
+        return TeachReport(self._output, kept_path(self._output), card, counts, lesson, notes, broken)
 
 
 _PACKAGES = {"onnxruntime": "onnxruntime", "openvino": "openvino", "litert": "ai-edge-litert"}
@@ -302,6 +352,9 @@ def _open(data: str | Path, image_key: str | None) -> ImageDataset:
     if has_several(images.labels):
         raise DataError(f"{data}: its pictures have several labels, of which a head cannot be taught; use: shvit train")
     labels = [each.label for each in images.classes]
+    counts = class_counts(images.labels, len(labels)).tolist()
+    if 0 in counts:
+        raise DataError(f"{data}: no pictures of the class {labels[counts.index(0)]!r}; add some, or remove its folder")
     if len(set(labels)) < len(labels):
         twice = next(label for label in labels if labels.count(label) > 1)
         raise DataError(f"{data}: two of its classes are called {twice!r}; give them different names")
