@@ -40,8 +40,8 @@ def photos(tmp_path_factory) -> Path:
     return draw(tmp_path_factory.mktemp("photos") / "photos", ("red", "green", "blue"), 24)
 
 
-@pytest.fixture(scope="session")
-def taught(tmp_path_factory, photos, tiny_file) -> Path:
+@pytest.fixture(scope="package")
+def taught(tmp_path_factory, photos, tiny_file, _few_made_pictures) -> Path:
     """A file that was taught these; tests must not change it, nor what is kept beside it."""
     from shvit.teaching.teach import teach
 
