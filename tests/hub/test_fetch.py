@@ -170,7 +170,7 @@ def test_without_a_network_one_message_says_what_to_do_soon(fetch, hub, kind):
                 process.kill()
                 process.wait()
     assert found.error.startswith(f"{REPOSITORY}: cannot be fetched: ") and "\n" not in found.error
-    for remedy in ("HF_ENDPOINT", "HF_HUB_CACHE", "give a file instead", "shvit.Classifier()"):
+    for remedy in ("HF_ENDPOINT", "HF_HUB_CACHE", "give a file instead", "shvit_s1_tiny_imagenet"):
         assert remedy in found.error
     assert found.seconds < SOON
 
