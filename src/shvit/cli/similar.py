@@ -226,7 +226,7 @@ def _print(report: Report) -> None:
         say(sentence, hang=2)
     if report.rows:
         header, rows = report.header, report.rows[:LISTED]
-        print()
+        say("")
         justify = "".join("r" if isinstance(cell, float | int) else "l" for cell in rows[0])
         print_table(
             header, [[f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows], justify
