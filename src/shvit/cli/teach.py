@@ -24,9 +24,9 @@ examples:
   shvit teach --forget cat --model mine.onnx                  one class less
   shvit predict photo.jpg --model mine.onnx
 
-The network stays as it is; a new head is fitted to what it sees. So an 8-bit file stays one (--model mine8.onnx). With
-some hundred photographs of each class `shvit train` finds more. Embeddings are kept beside the file, in
-NAME.embeddings.parquet: --add and --forget need them; they do not hold the pictures, but their names.
+The network stays as it is; a new head is fitted to what it sees. So an 8-bit file stays one (--model mine8.onnx). Where
+that finds too little, `shvit train photos/ --from mine.onnx` goes on from the same weights. Embeddings are kept beside
+the file, in NAME.embeddings.parquet: --add and --forget need them; they do not hold the pictures, but their names.
 
 exit status: 0 all fine, 1 some pictures could not be read (the others are used), 2 wrong usage or it could not go on
 """
