@@ -48,7 +48,7 @@ def card_of(path: Path) -> Card:
 
 def network_of(path: Path) -> Network:
     """A model file with its logits and features, in one thread."""
-    return Network(open_finished(path), path, card_of(path), 1)
+    return Network(open_finished(path), path, 1)
 
 
 def see(network: Network, pictures: Iterable[ImageSource]) -> Outputs:

@@ -148,7 +148,7 @@ def test_adding_needs_nothing_but_what_was_kept(taught, tmp_path, monkeypatch):
     run = Network.run
     monkeypatch.setattr(Network, "run", lambda self, batch: (looked.append(len(batch)), run(self, batch))[1])
     teach(draw(tmp_path / "more", ("grey",), 5), path, add=True)
-    assert sum(looked) == 5 * 4 + 1 + 8  # views, one to learn their number, and those that the file is run on
+    assert sum(looked) == 5 * 4 + 1 + 4  # views, one to learn their number, and those that the file is run on
 
 
 def test_teaching_again_looks_only_at_what_is_new(photos, tiny_file, tmp_path, monkeypatch):
@@ -167,7 +167,7 @@ def test_teaching_again_looks_only_at_what_is_new(photos, tiny_file, tmp_path, m
     third = teach(mine, tiny_file, tmp_path / "mine.onnx")
     assert sum(third.counts.values()) == 71
     made = 2 * 6 * 12
-    assert sum(looked) == 2 * (1 + 8) + made
+    assert sum(looked) == 2 * (1 + 4) + made
 
 
 def test_a_class_is_forgotten(taught, tmp_path):
@@ -359,7 +359,7 @@ def test_a_file_that_would_say_something_else_is_not_written(photos, tiny_file, 
     path = tmp_path / "mine.onnx"
     path.write_bytes(b"as it was")
     logits = LinearHead.logits
-    monkeypatch.setattr(LinearHead, "logits", lambda self, features: logits(self, features) + (len(features) == 8))
+    monkeypatch.setattr(LinearHead, "logits", lambda self, features: logits(self, features) + (len(features) == 4))
     with pytest.raises(ModelFileError, match="nothing was written"):
         teach(photos, tiny_file, path)
     assert path.read_bytes() == b"as it was"

@@ -27,7 +27,6 @@ from shvit.evaluation.selective import RiskCoverage
 from shvit.hub.resolve import resolve_model
 from shvit.modelfile.finished import FinishedFile, check_suffix, open_finished
 from shvit.modelfile.program import Program
-from shvit.predicting.loaded import read_card
 
 FITTINGS: dict[TaskName, type[Fitting]] = {"classification": Fitting, "multi_label": LabelFitting}
 
@@ -119,8 +118,8 @@ def calibrate(
     check_outputs([("--output", output)], [data, *([] if options.unknown is None else [options.unknown])])
     pictures = [] if options.unknown is None else pictures_in(options.unknown)
     file = open_finished(path)
-    metadata = load_engine(file.engine, path, 1).metadata
-    card = read_card(metadata, path, with_decision=False)
+    network = Network(file, path, options.threads)
+    card = network.card
     if card.output != "logits":
         raise ModelFileError(f"{path}: the card says {card.output}; only logits can be calibrated: export it anew")
     choice = EvaluationOptions(
@@ -129,7 +128,6 @@ def calibrate(
     images, origin, warning = open_images(model, data, choice, card)
     tell_warning(warning, progress)
     chosen, matched = choose_images(str(model), images, card, choice)
-    network = Network(file, path, card, options.threads)
     kinds = tuple(KINDS) if file.features is not None and FITTINGS[card.task].tells_unknown else ()
     total = len(chosen) + len(pictures) + EACH * len(kinds)
     with progress_bar("calibrating", total, wanted=progress) as advance:
@@ -144,21 +142,13 @@ def calibrate(
         matched.append(missing)
     if options.split == "train":
         matched.append("these are training images; a model is surer of those that it was trained on than of others")
-    matched += _given_up(earlier_decision(metadata, path), decision)
+    matched += _given_up(network.earlier, decision)
     card = replace(card, decision=decision)
     _write(file, path, output, card, fitting.program, network, labelled.sample)
     broken = (*(f"{each.source}: {each.reason}" for each in labelled.broken), *unread)
     notes = (*origin, *matched, *fitting.notes)
     curve = fitting.curve if len(labelled.outputs) >= FEWEST_IMAGES else None
     return CalibrationReport(output, card, len(labelled.outputs), curve, notes, broken)
-
-
-def earlier_decision(metadata: dict[str, str], path: Path) -> Decision | None:
-    """What was fitted before; ``None`` where nothing was, or what cannot be read: that is why it is fitted again."""
-    try:
-        return read_card(metadata, path).decision
-    except ModelFileError:
-        return None
 
 
 def _given_up(earlier: Decision | None, decision: Decision) -> list[str]:

@@ -9,20 +9,21 @@ from pathlib import Path
 
 import numpy as np
 
-from shvit.card import Card
+from shvit.card import Card, Decision
 from shvit.data.broken import BrokenImage, none_readable
 from shvit.data.prepared import prepared_batches
 from shvit.engines import load_engine
 from shvit.engines.base import as_model_output_error
-from shvit.errors import ImageError, ModelOutputError
+from shvit.errors import ImageError, ModelFileError, ModelOutputError
 from shvit.evaluation.labels import LabelledImages
 from shvit.images.preprocess import ImageSource, decode, preprocess
 from shvit.modelfile.features import load_with_features
 from shvit.modelfile.finished import FinishedFile
+from shvit.predicting.loaded import read_card
 from shvit.predicting.outputs import check_rows
 from shvit.tasks import task_of
 
-BATCH = 8
+BATCH = 4
 """Images that are run together: more take more memory and, with features that fit into no cache, more time."""
 
 SAMPLE = 16
@@ -63,25 +64,38 @@ class Network:
     """A model file with its features, on the engine that runs its format.
 
     Args:
-        file: what is to be calibrated.
+        file: what is to be calibrated or taught.
         path: where it lies.
         threads: of one inference.
+
+    Raises:
+        ModelFileError: its card cannot be read.
     """
 
-    def __init__(self, file: FinishedFile, path: Path, card: Card, threads: int | None) -> None:
-        self._path, self._card = path, card
+    card: Card
+    """The file's, without a decision: that is fitted anew."""
+    earlier: Decision | None
+    """What was fitted before; ``None`` where nothing was, or what cannot be read: that is why it is fitted again."""
+
+    def __init__(self, file: FinishedFile, path: Path, threads: int | None) -> None:
+        self._path = path
         self._features: str | None = None
         if file.features is not None:
             self._engine, (self._features,) = load_with_features(file.engine, path, threads)
         else:
             self._engine = load_engine(file.engine, path, threads)
+        self.card = read_card(self._engine.metadata, path, with_decision=False)
+        try:
+            self.earlier = read_card(self._engine.metadata, path).decision
+        except ModelFileError:
+            self.earlier = None
 
     def run(self, batch: np.ndarray) -> Outputs:
         """Args: batch: ``uint8 (N, H, W, 3)``, prepared."""
         with as_model_output_error(self._path):
             found = self._engine.run(batch)
         logits = check_rows(next(iter(found.values())), len(batch), self._path, "output")
-        if logits.shape[1] != len(self._card.classes):
+        if logits.shape[1] != len(self.card.classes):
             raise ModelOutputError(f"{self._path}: the graph returned output of shape {logits.shape}")
         features = None
         if self._features is not None:
@@ -98,7 +112,7 @@ class Network:
         labels: list[Sequence[int]] = []
         broken: list[BrokenImage] = []
         sample = None
-        batches = prepared_batches(images, self._card.preprocessing, BATCH, workers)
+        batches = prepared_batches(images, self.card.preprocessing, BATCH, workers)
         with closing(batches):
             for batch in batches:
                 broken += batch.broken
@@ -109,7 +123,7 @@ class Network:
                 advance(len(batch.indices) + len(batch.broken))
         if sample is None:
             raise none_readable(images, broken)
-        targets = task_of(self._card).targets(labels, len(self._card.classes))
+        targets = task_of(self.card).targets(labels, len(self.card.classes))
         return LabelledOutputs(_joined(parts), targets, tuple(broken), sample)
 
     def run_pictures(
@@ -125,7 +139,7 @@ class Network:
         broken = []
         for source in sources:
             try:
-                waiting.append(preprocess(decode(source), self._card.preprocessing))
+                waiting.append(preprocess(decode(source), self.card.preprocessing))
             except ImageError as error:
                 broken.append(str(error))
             advance(1)

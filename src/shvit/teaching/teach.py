@@ -11,7 +11,6 @@ import numpy as np
 
 from shvit._version import __version__
 from shvit.atomic import atomic_folder, check_outputs, naming
-from shvit.calibration.calibrate import earlier_decision
 from shvit.calibration.made_pictures import KINDS, made_pictures
 from shvit.calibration.outputs import Network
 from shvit.card import Card, ClassInfo, TrainingSplit, Verification
@@ -34,7 +33,6 @@ from shvit.hub.resolve import resolve_model
 from shvit.modelfile.finished import check_suffix, open_finished
 from shvit.modelfile.verify import photograph_crops, with_version
 from shvit.predicting.embedder import backbone_of
-from shvit.predicting.loaded import read_card
 from shvit.predicting.pickling import digest_of
 from shvit.teaching.kept import Others, kept_path, read_kept, write_kept
 from shvit.teaching.lesson import Lesson, learn, taught_card
@@ -44,7 +42,7 @@ from shvit.teaching.report import TeachOptions, TeachReport
 MADE_EACH = 60
 """Made pictures of a kind, against which the unknown score is fitted."""
 
-SAMPLE = 8
+SAMPLE = 4
 """Photographs of the package, mirrored too, that a written file is run on."""
 
 TOLERANCE = 1e-3
@@ -118,14 +116,12 @@ class _Teaching:
         self._path, self._output, self._options, self._progress = path, output, options, progress
         self._threads = options.threads or available_threads()
         self._file = open_finished(path)
-        metadata = load_engine(self._file.engine, path, 1).metadata
-        self._card = read_card(metadata, path, with_decision=False)
-        self._earlier_decision = earlier_decision(metadata, path)
+        self._network = Network(self._file, path, self._threads)
+        self._card = self._network.card
         if self._card.output != "logits":
             raise ModelFileError(f"{path}: the card says {self._card.output}; a head gives logits: export it anew")
         if self._file.features is None:
             raise ModelFileError(f"{path}: has no head that could be replaced; expected a file of shvit export")
-        self._network = Network(self._file, path, self._card, self._threads)
         self._notes: list[str] = []
         self._broken: list[str] = []
 
@@ -173,7 +169,7 @@ class _Teaching:
 
     def _learn(self, known: Pictures, others: Others, classes: tuple[ClassInfo, ...], anew: bool) -> Lesson:
         """Raises: DataError: there are too few classes, or pictures of one; with what was left out."""
-        options, earlier = self._options.calibration, self._earlier_decision
+        options, earlier = self._options.calibration, self._network.earlier
         if not anew and earlier is not None and earlier.promise is not None and options.target_precision is None:
             options = replace(options, target_precision=earlier.promise.target_precision)
         try:
@@ -303,6 +299,7 @@ class _Teaching:
         features = self._network.run(sample).features
         assert features is not None  # refused otherwise
         expected = lesson.fitted.head.logits(features)
+        del self._network  # two of them at once would be the most that memory ever holds
         self._output.parent.mkdir(parents=True, exist_ok=True)
         with naming(self._output), atomic_folder(self._output) as aside:
             self._file.write(aside, UNKNOWN, lesson.program, card, lesson.fitted.head)
