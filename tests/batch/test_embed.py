@@ -175,7 +175,7 @@ def test_what_cannot_be_embedded(colour_model, folder, tmp_path):
         run_embed(BatchSettings((str(folder),)), str(tmp_path / "out.parquet"))
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_killed_in_the_middle_it_goes_on_to_the_same_file(slow_pictures, tmp_path, workers):
     (tmp_path / "bad.jpg").write_bytes(DAMAGED)
     output, aside = tmp_path / "out.parquet", tmp_path / "out.parquet.parts"

@@ -116,6 +116,7 @@ def test_no_epoch_keeps_the_head_alone(colours, tmp_path):
     assert fit(again).best_loss == progress.best_loss
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_goes_on_to_the_same_bits(colours, tmp_path):
     options = {
         "image_size": 64,
@@ -136,6 +137,7 @@ def test_a_run_that_is_killed_goes_on_to_the_same_bits(colours, tmp_path):
     assert same_weights(whole / "best.safetensors", part / "best.safetensors")
 
 
+@pytest.mark.slow
 def test_several_processes_begin_with_the_head_of_one(colours, tmp_path):
     options = {"image_size": 64, "epochs": 0, "batch_size": 8, "pretrained": "given.safetensors"}
     options |= {"head_start": "linear", "execution": {"devices": 2}}
