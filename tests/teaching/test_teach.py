@@ -20,7 +20,7 @@ from threadpoolctl import threadpool_limits
 
 import shvit
 from shvit import Classifier
-from shvit.calibration.outputs import Network
+from shvit.calibration.outputs import Network, Outputs
 from shvit.card import Card
 from shvit.embeddings.table import read_embeddings
 from shvit.engines.onnx_graph import backbone_digest
@@ -454,3 +454,17 @@ def test_an_empty_class_is_told_at_once(photos, tiny_file, tmp_path, monkeypatch
     monkeypatch.setattr(Network, "run_pictures", None)
     with pytest.raises(DataError, match="no pictures of the class 'empty'; add some, or remove its folder"):
         teach(mine, tiny_file, tmp_path / "mine.onnx")
+
+
+def test_pictures_that_all_look_the_same_are_taught_and_told_of(photos, tiny_file, tmp_path, monkeypatch):
+    """As a network sees them that tells nothing apart."""
+    run = Network.run
+
+    def blind(self, batch):
+        found = run(self, batch)
+        return Outputs(found.logits, np.ones_like(found.features))
+
+    monkeypatch.setattr(Network, "run", blind)
+    report = teach(photos, tiny_file, tmp_path / "mine.onnx")
+    assert report.accuracy < 0.5
+    assert any(note.startswith("all pictures look the same of blue, green, red") for note in report.notes)

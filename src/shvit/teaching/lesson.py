@@ -152,7 +152,8 @@ def _same_pictures(
         if len(np.unique(firsts)) < FEWEST_PICTURES:
             firsts = _firsts(units[places], EQUAL)
             alike.append(each.label)
-        groups[places] = places[firsts]
+        if len(np.unique(firsts)) >= FEWEST_PICTURES:
+            groups[places] = places[firsts]
     if same := len(targets) - len(np.unique(groups)):
         notes.append(f"pictures that look the same as another of their class, judged together with it: {same}")
     if alike:
