@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import mmap
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -69,13 +69,14 @@ def read_nodes(model: bytes) -> list[Node]:
     Raises:
         ValueError: the bytes are no protobuf message.
     """
-    return [
-        _node(node)
-        for number, graph in _fields(memoryview(model))
-        if number == MODEL_GRAPH
-        for inner, node in _fields(graph)
-        if inner == GRAPH_NODE
-    ]
+    return [_node(value) for number, value in _graph_fields(model) if number == GRAPH_NODE]
+
+
+def _graph_fields(model: bytes) -> Iterator[tuple[int, memoryview]]:
+    """The fields of a model file's graph by number, in order."""
+    for number, graph in _fields(memoryview(model)):
+        if number == MODEL_GRAPH:
+            yield from _fields(graph)
 
 
 def check_file(path: Path) -> None:
@@ -163,8 +164,13 @@ def pooled_features(model: bytes) -> str | None:
 
     Quantising keeps the head in float32, so what it reads is that in every precision. ``None`` in other graphs.
     """
-    heads = (node for node in read_nodes(model) if node.kind == "Gemm" and node.outputs == ("logits",))
-    return next((head.inputs[0] for head in heads), None)
+    head = _head(read_nodes(model))
+    return None if head is None else head.inputs[0]
+
+
+def _head(nodes: Iterable[Node]) -> Node | None:
+    """The linear layer at the end of a graph that ``shvit export`` wrote; ``None`` in other graphs."""
+    return next((node for node in nodes if node.kind == "Gemm" and node.outputs == ("logits",)), None)
 
 
 def feature_map(model: bytes) -> str | None:
@@ -187,26 +193,25 @@ def backbone_digest(model: bytes) -> str | None:
     It is of all nodes and constants of the graph, as the file holds them and in its order, without those of the head
     and of the second output. ``None`` of graphs that ``pooled_features`` knows nothing of. The page computes the same.
     """
-    nodes = read_nodes(model)
-    head = next((node for node in nodes if node.kind == "Gemm" and node.outputs == ("logits",)), None)
+    parts: list[tuple[Node | None, str, memoryview]] = []
+    for number, value in _graph_fields(model):
+        if number == GRAPH_NODE:
+            node = _node(value)
+            parts.append((node, next(iter(node.outputs), ""), value))
+        elif number == GRAPH_CONSTANT:
+            name = next((str(text, "utf-8") for key, text in _fields(value) if key == CONSTANT_NAME), "")
+            parts.append((None, name, value))
+    nodes = [node for node, _, _ in parts if node is not None]
+    head = _head(nodes)
     if head is None:
         return None
     weights = set(head.inputs[1:])
     weights |= {name for node in nodes if node.kind == "Cast" and weights & set(node.outputs) for name in node.inputs}
-    left_out = {*weights, "logits"}
+    left_out = {*weights, *head.outputs, UNKNOWN}
     digest = hashlib.sha256()
-    for number, graph in _fields(memoryview(model)):
-        if number != MODEL_GRAPH:
-            continue
-        for inner, value in _fields(graph):
-            if inner == GRAPH_NODE:
-                name = next(iter(_node(value).outputs), "")
-            elif inner == GRAPH_CONSTANT:
-                name = next((str(text, "utf-8") for key, text in _fields(value) if key == CONSTANT_NAME), "")
-            else:
-                continue
-            if name not in left_out and name != UNKNOWN and not name.startswith(f"{UNKNOWN}."):
-                digest.update(value)
+    for _, name, value in parts:
+        if name not in left_out and not name.startswith(f"{UNKNOWN}."):
+            digest.update(value)
     return digest.hexdigest()
 
 
