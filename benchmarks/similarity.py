@@ -33,11 +33,12 @@ from shvit.data import open_dataset
 from shvit.embeddings.table import Embeddings, EmbeddingsWriter, Rows, read_embeddings
 from shvit.heads.linear import fit_linear_head
 from shvit.images.sources import walk_images
-from shvit.predicting.embeddings import EmbeddingOptions
+from shvit.predicting.embeddings import EmbeddingOptions, unit_rows
 from shvit.similarity import cells
 from shvit.similarity.duplicates import find_duplicates
-from shvit.similarity.mislabelled import probabilities, suspects
-from shvit.similarity.search import EmbeddingIndex, unit_rows
+from shvit.similarity.mislabelled import suspects
+from shvit.similarity.search import EmbeddingIndex
+from shvit.tasks import TASKS
 
 ROWS, VALUES, QUERIES = 1_000_000, 448, 1000
 FLIPPED = 0.05
@@ -212,7 +213,8 @@ def flipped(features: np.ndarray, labels: np.ndarray, chosen: np.ndarray, seed: 
     given = right.copy()
     given[wrong] = (right[wrong] + rng.integers(1, classes, len(wrong))) % classes
     clock = Clock()
-    scores = probabilities(fit_linear_head(features[chosen][:, None], given, classes).held_out)
+    held_out = fit_linear_head(features[chosen][:, None], given, classes).held_out
+    scores = TASKS["classification"].scores(held_out.astype(np.float64))
     fitted = clock.read()
     rows = np.arange(len(given))
     own = scores[rows, given]

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from shvit.errors import ArgumentError, DataError
+from shvit.predicting.embeddings import unit_rows
 from shvit.similarity.duplicates import find_duplicates, find_leaks
-from shvit.similarity.search import EmbeddingIndex, unit_rows
+from shvit.similarity.search import EmbeddingIndex
 
 from .conftest import clustered, digest_of, made
 

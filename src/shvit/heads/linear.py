@@ -13,6 +13,7 @@ from threadpoolctl import threadpool_limits
 from shvit.errors import ArgumentError, MissingDependencyError
 from shvit.install import install_command
 from shvit.modelfile.head import LinearHead
+from shvit.tasks import TASKS
 
 FOLDS = 5
 
@@ -156,15 +157,10 @@ def _best_penalty(
     for fold in np.unique(folds).tolist():
         here = folds == fold
         for place, head in enumerate(_path(features[~here], targets[~here], classes, PENALTIES, balanced)):
-            losses[place] += _losses(head.logits(features[here, 0]), targets[here]).sum()
+            logits = head.logits(features[here, 0]).astype(np.float64)
+            losses[place] += TASKS["classification"].losses(logits, targets[here]).sum()
             advance(1)
     return PENALTIES[int(losses.argmin())]
-
-
-def _losses(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    logits = logits.astype(np.float64)
-    logits -= logits.max(axis=1, keepdims=True)
-    return np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(len(targets)), targets]
 
 
 def _path(

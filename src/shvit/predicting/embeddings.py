@@ -130,7 +130,11 @@ def finished_embedding(found: np.ndarray, mirrored: np.ndarray | None, normalize
     """
     if mirrored is not None:
         found = (found + mirrored) / 2
-    if normalize:
-        lengths = np.linalg.norm(found, axis=1, keepdims=True)
-        found = found / np.where(lengths > 0, lengths, 1)
-    return found
+    return unit_rows(found) if normalize else found
+
+
+def unit_rows(rows: np.ndarray) -> np.ndarray:
+    """``float32 (N, values)``, each of length 1; of length 0 stays as it is."""
+    rows = rows.astype(np.float32)
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows / np.where(lengths > 0, lengths, 1)

@@ -9,6 +9,7 @@ import numpy as np
 
 from shvit.errors import MissingDependencyError
 from shvit.install import install_command
+from shvit.predicting.embeddings import unit_rows
 
 PER_CELL = 256
 """Embeddings in a cell, on the mean."""
@@ -120,14 +121,14 @@ def build_cells(stored: np.ndarray, advance: Callable[[int], None] = lambda coun
     middles = _middles(stored, count)
     own = np.empty(len(stored), np.int32)
     for start in range(0, len(stored), _BLOCK):
-        own[start : start + _BLOCK] = (_units(stored[start : start + _BLOCK]) @ middles.T).argmax(1)
+        own[start : start + _BLOCK] = (unit_rows(stored[start : start + _BLOCK]) @ middles.T).argmax(1)
         advance(len(stored[start : start + _BLOCK]))
     order = np.argsort(own, kind="stable").astype(np.int32)
     starts = np.searchsorted(own[order], np.arange(count + 1)).astype(np.int64)
     codes, scales = np.empty(stored.shape, np.int8), np.empty(len(stored), np.float32)
     for start in range(0, len(stored), _BLOCK):
         rows = slice(start, start + _BLOCK)
-        units = _units(stored[order[rows]])
+        units = unit_rows(stored[order[rows]])
         scales[rows] = np.maximum(np.abs(units).max(1) / 127, 1e-12)
         codes[rows] = np.rint(units / scales[rows, None])
     return Cells(middles, starts, order, codes, scales)
@@ -143,10 +144,5 @@ def _middles(stored: np.ndarray, count: int) -> np.ndarray:
         ) from None
     rng = np.random.default_rng(0)
     some = np.sort(rng.choice(len(stored), min(len(stored), count * LEARNED_FROM), replace=False))
-    found = KMeans(count, init="random", n_init=1, max_iter=ITERATIONS, random_state=0).fit(_units(stored[some]))
-    return _units(found.cluster_centers_)
-
-
-def _units(rows: np.ndarray) -> np.ndarray:
-    rows = rows.astype(np.float32)
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    found = KMeans(count, init="random", n_init=1, max_iter=ITERATIONS, random_state=0).fit(unit_rows(stored[some]))
+    return unit_rows(found.cluster_centers_)

@@ -11,7 +11,8 @@ import numpy as np
 from shvit.embeddings.table import Embeddings
 from shvit.errors import DataError
 from shvit.heads.linear import FEWEST_PICTURES, fit_linear_head
-from shvit.similarity.search import unit_rows
+from shvit.predicting.embeddings import unit_rows
+from shvit.tasks import TASKS
 
 
 class Suspect(NamedTuple):
@@ -64,7 +65,7 @@ def find_mislabelled(embeddings: Embeddings, advance: Callable[[int], None] = la
     _, groups = np.unique([digests[row] for row in kept], return_inverse=True)
     features = embeddings.stored[kept].astype(np.float32)
     fitted = fit_linear_head(features[:, None], targets, len(names), groups, advance)
-    held_out = probabilities(fitted.held_out)
+    held_out = TASKS["classification"].scores(fitted.held_out.astype(np.float64))
     return [
         Suspect(
             kept[row],
@@ -75,12 +76,6 @@ def find_mislabelled(embeddings: Embeddings, advance: Callable[[int], None] = la
         )
         for row, other in suspects(held_out, targets)
     ]
-
-
-def probabilities(logits: np.ndarray) -> np.ndarray:
-    """``float64 (N, classes)``, each row summing to 1."""
-    powers = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    return powers / powers.sum(axis=1, keepdims=True)
 
 
 def suspects(held_out: np.ndarray, targets: np.ndarray) -> list[tuple[int, int]]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from shvit.embeddings.table import Embeddings, read_embeddings
 from shvit.errors import ArgumentError, DataError
+from shvit.predicting.embeddings import unit_rows
 from shvit.similarity.cells import Cells, build_cells
 from shvit.similarity.index_file import open_or_build
 
@@ -149,13 +150,6 @@ class EmbeddingIndex:
         similarities = np.clip(self.units(places) @ query, -1, 1)
         order = np.argsort(-similarities, kind="stable")[:top_k]
         return places[order], similarities[order]
-
-
-def unit_rows(rows: np.ndarray) -> np.ndarray:
-    """``float32 (N, values)``, each of length 1; of length 0 stays as it is."""
-    rows = rows.astype(np.float32)
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    return rows / np.where(lengths > 0, lengths, 1)
 
 
 def _exact(queries: np.ndarray, blocks: Iterator[np.ndarray], top_k: int) -> Neighbours:

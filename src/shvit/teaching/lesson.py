@@ -17,6 +17,7 @@ from shvit.errors import DataError
 from shvit.evaluation.metrics import Predictions, rank, wilson_interval
 from shvit.heads.linear import FEWEST_PICTURES, FittedHead, evenly_of_classes, fit_linear_head
 from shvit.modelfile.program import Program
+from shvit.predicting.embeddings import unit_rows
 from shvit.similarity.mislabelled import suspects
 from shvit.tasks import task_of
 from shvit.teaching.kept import Others
@@ -144,7 +145,7 @@ def _same_pictures(
     Returns:
         For each picture the number of its group, ``int64 (N,)``, and what there is to tell.
     """
-    units = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-6)
+    units = unit_rows(features)
     groups, alike, notes = np.arange(len(targets)), [], []
     for each in classes:
         places = np.flatnonzero(targets == each.class_id)
