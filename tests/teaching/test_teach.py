@@ -468,3 +468,12 @@ def test_pictures_that_all_look_the_same_are_taught_and_told_of(photos, tiny_fil
     report = teach(photos, tiny_file, tmp_path / "mine.onnx")
     assert report.accuracy < 0.5
     assert any(note.startswith("all pictures look the same of blue, green, red") for note in report.notes)
+
+
+def test_a_model_of_several_labels_is_taught_one_a_picture(photos, tiny_file, tmp_path):
+    card = replace(card_of(tiny_file), task="multi_label")
+    open_finished(tiny_file).write(tmp_path / "several.onnx", "unknown", None, card)
+    report = teach(photos, tmp_path / "several.onnx", tmp_path / "mine.onnx")
+    assert report.card.task == card_of(tmp_path / "mine.onnx").task == "classification"
+    scores = Classifier(tmp_path / "mine.onnx").predict(files(photos)[0])[0].predictions
+    assert sum(each.score for each in scores) == pytest.approx(1, abs=1e-5)

@@ -117,7 +117,8 @@ class _Teaching:
         self._threads = options.threads or available_threads()
         self._file = open_finished(path)
         self._network = Network(self._file, path, self._threads)
-        self._card = self._network.card
+        # Whatever the network told before, the new head tells one label a picture.
+        self._card = replace(self._network.card, task="classification")
         if self._card.output != "logits":
             raise ModelFileError(f"{path}: the card says {self._card.output}; a head gives logits: export it anew")
         if self._file.features is None:
