@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from shvit.errors import ArgumentError
+from shvit.display import say
+from shvit.errors import ArgumentError, MissingDependencyError
+from shvit.install import install_command
 from shvit.network.sides import sides
 from shvit.shipped import DEFAULT_MODEL
 from shvit.tasks import Answering
+
+BROKEN_SHOWN = 20
+"""How many unreadable inputs are named."""
 
 FILE_SUFFIXES = frozenset(
     (".csv", ".htm", ".html", ".jpeg", ".jpg", ".json", ".jsonl", ".mp4", ".onnx", ".parquet", ".pdf", ".png", ".zip")
@@ -68,6 +75,57 @@ def add_answering(parser: argparse._ActionsContainer, each: str) -> None:
 def answering(args: argparse.Namespace) -> Answering:
     """What was asked for with ``add_answering``."""
     return Answering(args.top_k, args.min_score, not args.no_unknown)
+
+
+def add_fitting(parser: argparse.ArgumentParser) -> None:
+    """What a model's decisions are fitted for."""
+    parser.add_argument(
+        "--unknown",
+        type=Path,
+        metavar="DIR",
+        help="20 or more pictures of none of the classes: learn to notice such, and tell how many",
+    )
+    parser.add_argument(
+        "--keep",
+        type=float,
+        default=0.95,
+        metavar="SHARE",
+        help="share of the pictures of its own classes that stay known (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--target-precision",
+        type=float,
+        metavar="SHARE",
+        help="share of the answers that are to be right, such as 0.95; lower scores are then no answers",
+    )
+
+
+def name_broken(broken: Sequence[str], what: str) -> int:
+    """Tells which inputs could not be read, as far as there is room; gives the exit status.
+
+    Args:
+        what: they are, for people: ``images``.
+    """
+    for each in broken[:BROKEN_SHOWN]:
+        say(each, sys.stderr)
+    if broken:
+        say(f"{len(broken)} {what} could not be read", sys.stderr)
+    return 1 if broken else 0
+
+
+@contextmanager
+def pyarrow_wanted(extra: str) -> Iterator[None]:
+    """Imports inside that fail for want of pyarrow say what installs it.
+
+    Raises:
+        MissingDependencyError: it is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name != "pyarrow":
+            raise
+        raise MissingDependencyError(f"needs pyarrow, which is not installed: {install_command(extra)}") from None
 
 
 def _share(text: str) -> float:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from shvit.cli.arguments import add_answering, add_model, check_folder_name
+from shvit.cli.arguments import add_answering, add_model, check_folder_name, pyarrow_wanted
 from shvit.cli.collection import add_running, add_sources, common_settings, run_shown
-from shvit.errors import MissingDependencyError
-from shvit.install import install_command
 
 EPILOG = """\
 examples:
@@ -38,13 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     check_folder_name("--output", args.output)
-    try:
+    with pyarrow_wanted("ray"):
         from shvit.batch.plan import BatchSettings
         from shvit.batch.run import run_batch
-    except ModuleNotFoundError as error:
-        if error.name != "pyarrow":
-            raise
-        raise MissingDependencyError(f"needs pyarrow, which is not installed: {install_command('ray')}") from None
 
     settings = BatchSettings(
         **common_settings(args),

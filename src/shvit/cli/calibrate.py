@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shvit.cli.arguments import MODELS, positive
+from shvit.cli.arguments import MODELS, add_fitting, name_broken, positive
 from shvit.cli.data import IMAGE_KEY_HELP
 from shvit.display import json_text, print_table, say
 
@@ -29,9 +28,6 @@ the same weights; what it answers is decided by its card, which `shvit info` pri
 exit status: 0 all fine, 1 some images could not be read (the others are used), 2 wrong usage or it could not go on
 """
 
-BROKEN_SHOWN = 20
-"""How many unreadable images are named."""
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, metavar="NAME|FILE", help=MODELS)
@@ -39,27 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", required=True, type=Path, metavar="FILE", help="model file to write; may be the one that is read"
     )
-    parser.add_argument(
-        "--unknown",
-        type=Path,
-        metavar="DIR",
-        help="20 or more pictures of none of the classes: learn to notice such, and tell how many",
-    )
-    parser.add_argument(
-        "--target-precision",
-        type=float,
-        metavar="SHARE",
-        help="share of the answers that are to be right, such as 0.95; lower scores are then no answers",
-    )
+    add_fitting(parser)
     parser.add_argument(
         "--per-class", action="store_true", help="with it: a threshold of its own for each class with enough images"
-    )
-    parser.add_argument(
-        "--keep",
-        type=float,
-        default=0.95,
-        metavar="SHARE",
-        help="share of the pictures of its own classes that stay known (default: %(default)s)",
     )
     parser.add_argument("--split", choices=("val", "train"), default="val", help="default: val")
     parser.add_argument("--image-key", metavar="EXTENSION", help=IMAGE_KEY_HELP)
@@ -89,11 +67,7 @@ def run(args: argparse.Namespace) -> int:
         print(json_text(report.to_dict(), indent=2))
     else:
         print_report(args.model, args.data, report)
-    for each in report.broken[:BROKEN_SHOWN]:
-        say(each, sys.stderr)
-    if report.broken:
-        say(f"{len(report.broken)} images could not be read", sys.stderr)
-    return 1 if report.broken else 0
+    return name_broken(report.broken, "images")
 
 
 def print_report(model: str, data: str, report: CalibrationReport) -> None:

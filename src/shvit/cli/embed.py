@@ -5,11 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 
-from shvit.cli.arguments import add_model, check_folder_name
+from shvit.cli.arguments import add_model, check_folder_name, pyarrow_wanted
 from shvit.cli.collection import add_running, add_sources, common_settings, run_shown
 from shvit.display import say
-from shvit.errors import MissingDependencyError
-from shvit.install import install_command
 
 UNIT_SIZE = 256
 """Inputs in a part: so few that a thousand pictures keep several workers busy."""
@@ -58,13 +56,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    try:
+    with pyarrow_wanted("teach"):
         from shvit.batch.embed import PARTS, SUFFIX, run_embed
         from shvit.batch.plan import BatchSettings
-    except ModuleNotFoundError as error:
-        if error.name != "pyarrow":
-            raise
-        raise MissingDependencyError(f"needs pyarrow, which is not installed: {install_command('teach')}") from None
     from shvit.predicting.embeddings import EmbeddingOptions
 
     if not args.output.endswith(SUFFIX):

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shvit.cli.arguments import MODELS, positive
+from shvit.cli.arguments import MODELS, add_fitting, name_broken, positive, pyarrow_wanted
 from shvit.cli.data import IMAGE_KEY_HELP
 from shvit.display import json_text, notice, print_table, say
-from shvit.errors import MissingDependencyError
-from shvit.install import install_command
 
 if TYPE_CHECKING:
     from shvit.teaching.report import TeachReport
@@ -30,9 +27,6 @@ the file, in NAME.embeddings.parquet: --add and --forget need them; they do not 
 
 exit status: 0 all fine, 1 some pictures could not be read (the others are used), 2 wrong usage or it could not go on
 """
-
-BROKEN_SHOWN = 20
-"""How many unreadable pictures are named."""
 
 MOST_IN_TABLE = 8
 """Classes of a confusion table; of more, the pairs are told that are confused most."""
@@ -55,25 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--forget", action="append", default=[], metavar="CLASS", help="take a class out again; may be given repeatedly"
     )
-    parser.add_argument(
-        "--unknown",
-        type=Path,
-        metavar="DIR",
-        help="20 or more pictures of none of the classes: learn to notice such, and tell how many",
-    )
-    parser.add_argument(
-        "--target-precision",
-        type=float,
-        metavar="SHARE",
-        help="share of the answers that are to be right, such as 0.95; lower scores are then no answers",
-    )
-    parser.add_argument(
-        "--keep",
-        type=float,
-        default=0.95,
-        metavar="SHARE",
-        help="share of the pictures of its own classes that stay known (default: %(default)s)",
-    )
+    add_fitting(parser)
     parser.add_argument("--image-key", metavar="EXTENSION", help=IMAGE_KEY_HELP)
     parser.add_argument(
         "--threads", type=positive, metavar="N", help="of one inference, and that decode (default: all)"
@@ -82,13 +58,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    try:
+    with pyarrow_wanted("teach"):
         from shvit.teaching.report import TeachOptions
         from shvit.teaching.teach import teach
-    except ModuleNotFoundError as error:
-        if error.name != "pyarrow":
-            raise
-        raise MissingDependencyError(f"needs pyarrow, which is not installed: {install_command('teach')}") from None
 
     options = TeachOptions(args.unknown, args.target_precision, args.keep, args.image_key, args.threads)
     report = teach(args.data, args.model, args.output, options, add=args.add, forget=args.forget, progress=True)
@@ -96,11 +68,7 @@ def run(args: argparse.Namespace) -> int:
         print(json_text(report.to_dict(), indent=2))
     else:
         print_report(report)
-    for each in report.broken[:BROKEN_SHOWN]:
-        say(each, sys.stderr)
-    if report.broken:
-        say(f"{len(report.broken)} pictures could not be read", sys.stderr)
-    return 1 if report.broken else 0
+    return name_broken(report.broken, "pictures")
 
 
 def print_report(report: TeachReport) -> None:
