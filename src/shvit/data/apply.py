@@ -6,14 +6,13 @@ import csv
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
-from shvit.atomic import atomic_text, find_target, json_bytes, shorten, write_bytes
+from shvit.atomic import find_target, json_bytes, shorten, write_bytes
 from shvit.data.formats.files import is_data, subfolders
-from shvit.display import CSVWriter
 from shvit.errors import ArgumentError, DataError
 from shvit.reading import find_separator, open_table, read_regular
 
@@ -63,22 +62,6 @@ class Plan:
     """Lines that leave their picture where it is."""
     refused: tuple[str, ...]
     """Lines that cannot be done, each with its number and the reason."""
-
-
-def write_changes(
-    path: Path | str, rows: Sequence[Sequence[object]], more: Sequence[str] = (), safe: bool = False
-) -> None:
-    """A table for a person to look through; ``-`` is stdout.
-
-    Args:
-        rows: for each picture what ``COLUMNS`` say, and what ``more`` does.
-        more: names of further columns.
-        safe: put a ``'`` before text that a spreadsheet would take for a formula.
-    """
-    with atomic_text(path) as file:
-        writer = CSVWriter(file, safe)
-        writer.row([*COLUMNS, *more])
-        writer.rows(rows)
 
 
 def read_changes(path: Path) -> list[Change]:
@@ -211,7 +194,7 @@ def _free(root: Path, wanted: Path, taken: set[str]) -> str:
     return str(path)
 
 
-def apply_moves(moves: Sequence[Move], root: Path, advance: Callable[[int], None] = lambda count: None) -> int:
+def apply_moves(moves: Sequence[Move], root: Path) -> int:
     """Renames the files of a plan.
 
     Nothing is overwritten, even where a file of a target's name came up since it was planned: that move is left out.
@@ -239,7 +222,6 @@ def apply_moves(moves: Sequence[Move], root: Path, advance: Callable[[int], None
             raise
         else:
             done += 1
-        advance(1)
     return done
 
 
