@@ -19,7 +19,6 @@ from shvit.card import Preprocessing
 from shvit.data.broken import BrokenImage
 from shvit.data.protocol import ImageDataset
 from shvit.errors import ImageError
-from shvit.images.encoded import read_encoded
 from shvit.images.preprocess import decode, preprocess
 
 VIEWS = ("centre", "flip", "crop 1", "crop 2")
@@ -160,44 +159,6 @@ def look_at(
         rows if len(chosen) == len(rows) else rows[chosen],
     )
     return Seen(pictures, tuple(copies), tuple(sorted(conflicting)), tuple(broken))
-
-
-def look_at_files(
-    files: Sequence[str], network: Network, preprocessing: Preprocessing, advance: Callable[[int], None]
-) -> tuple[Pictures | None, list[str]]:
-    """Features of the centres of pictures without labels; of each content once.
-
-    Returns:
-        Those, and why others could not be read.
-    """
-    names: dict[str, str] = {}
-    parts: list[np.ndarray] = []
-    waiting: list[np.ndarray] = []
-    broken = []
-
-    def run_waiting() -> None:
-        if waiting:
-            features = network.run(np.stack(waiting)).features
-            assert features is not None  # of a file without, nothing is taught
-            parts.append(features.astype(np.float16)[:, None])
-            waiting.clear()
-
-    for file in files:
-        advance(1)
-        try:
-            data = read_encoded(file, file)
-            digest = hashlib.sha256(data).hexdigest()
-            if digest not in names:
-                waiting.append(preprocess(decode(data, name=file), preprocessing))
-                names[digest] = file
-        except ImageError as error:
-            broken.append(str(error))
-        if len(waiting) == BATCH:
-            run_waiting()
-    run_waiting()
-    if not parts:
-        return None, broken
-    return Pictures(list(names.values()), list(names), [""] * len(names), np.concatenate(parts)), broken
 
 
 def _prepared(

@@ -17,6 +17,7 @@ from shvit.card import Card, ClassInfo, TrainingSplit, Verification
 from shvit.card.card import MAX_REMEMBERED
 from shvit.data.broken import none_readable
 from shvit.data.datasets import open_dataset
+from shvit.data.formats.files import ImageFiles
 from shvit.data.protocol import ImageDataset
 from shvit.data.stratify import has_several
 from shvit.data.targets import class_counts
@@ -36,7 +37,7 @@ from shvit.predicting.embedder import backbone_of
 from shvit.predicting.pickling import digest_of
 from shvit.teaching.kept import Others, kept_path, read_kept, write_kept
 from shvit.teaching.lesson import Lesson, learn, taught_card
-from shvit.teaching.pictures import Pictures, Seen, look_at, look_at_files, views_for
+from shvit.teaching.pictures import Pictures, Seen, look_at, views_for
 from shvit.teaching.report import TeachOptions, TeachReport
 
 MADE_EACH = 60
@@ -273,10 +274,13 @@ class _Teaching:
                     assert found is not None and found.features is not None  # they can all be read
                     made[kind] = found.features.astype(np.float16)
         if self._options.unknown is not None:
-            files = pictures_in(self._options.unknown)
+            folder = Path(self._options.unknown)
+            files = [str(Path(each).relative_to(folder)) for each in pictures_in(folder)]
+            images = ImageFiles(str(folder), folder, files, np.zeros(len(files), np.int64), (ClassInfo(0, ""),))
             with progress_bar("looking at unknown pictures", len(files), wanted=self._progress) as advance:
-                unknown, unread = look_at_files(files, self._network, self._card.preprocessing, advance)
-            self._broken += unread
+                seen = look_at(images, self._network, self._card.preprocessing, 1, {}, self._threads, advance)
+            self._broken += [f"{each.source}: {each.reason}" for each in seen.broken]
+            unknown = seen.pictures
         if unknown is not None:
             taught = set(known.sha256)
             kept = [place for place, digest in enumerate(unknown.sha256) if digest not in taught]
