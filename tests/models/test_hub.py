@@ -135,7 +135,7 @@ def test_without_a_network_commands_end_with_one_line(tmp_path, monkeypatch, hub
     assert done.returncode == 2
     last = done.stderr.splitlines()[-1]
     assert "error: timm/shvit_s1.in1k: cannot be fetched: HF_HUB_OFFLINE is set" in last
-    for remedy in ("give a file", "HF_ENDPOINT", "HF_HUB_CACHE", "shvit.Classifier()"):
+    for remedy in ("give a file", "HF_ENDPOINT", "HF_HUB_CACHE", "shvit_s1_tiny_imagenet"):
         assert remedy in last
 
 
