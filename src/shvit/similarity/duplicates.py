@@ -9,6 +9,7 @@ import numpy as np
 
 from shvit.embeddings.table import Embeddings
 from shvit.errors import ArgumentError, DataError
+from shvit.similarity.joined import Joined
 from shvit.similarity.search import EmbeddingIndex
 
 NEAR = 0.98
@@ -62,7 +63,7 @@ def find_duplicates(embeddings: Embeddings | EmbeddingIndex, threshold: float = 
     same: dict[str, list[int]] = defaultdict(list)
     for row in rows:
         same[sha256[row]].append(row)
-    joined = _Joined(len(index.embeddings))
+    joined = Joined(len(index.embeddings))
     representatives = np.array([places[0] for places in same.values()])
     if threshold < 1:
         for first, second in index.blocks(representatives, _ROWS, _COLUMNS):
@@ -114,38 +115,3 @@ def _group(index: EmbeddingIndex, places: list[int]) -> Group:
     similarities = np.minimum(units @ units[0], 1)
     identical = len({index.embeddings.sha256[place] for place in places}) == 1
     return Group(tuple(places), identical, tuple(similarities.tolist()))
-
-
-class _Joined:
-    """Which things belong together, as they are found (union-find)."""
-
-    def __init__(self, count: int) -> None:
-        self._parents = np.arange(count)
-
-    def roots(self, places: np.ndarray) -> np.ndarray:
-        """Of each, what stands for all that it is joined with."""
-        roots = places
-        while not np.array_equal(above := self._parents[roots], roots):
-            roots = above
-        self._parents[places] = roots
-        return roots
-
-    def root(self, place: int) -> int:
-        return int(self.roots(np.array([place]))[0])
-
-    def join(self, first: np.ndarray, second: np.ndarray, near: np.ndarray) -> None:
-        """Args: near: ``bool (len(first), len(second))``, which pairs belong together."""
-        # However many pairs are near, as those of a thousand black frames are, a round looks at one for each row and
-        # for each column, and few rounds are needed.
-        rows, columns = np.flatnonzero(near.any(1)), np.flatnonzero(near.any(0))
-        near, first, second = near[np.ix_(rows, columns)], first[rows], second[columns]
-        while near.size:
-            roots, others = self.roots(first), self.roots(second)
-            apart = near & (roots[:, None] != others[None])
-            rows, columns = np.flatnonzero(apart.any(1)), np.flatnonzero(apart.any(0))
-            by_row = np.stack([roots[rows], others[apart[rows].argmax(1)]])
-            by_column = np.stack([roots[apart[:, columns].argmax(0)], others[columns]])
-            for root, other in np.unique(np.concatenate([by_row, by_column], axis=1), axis=1).T.tolist():
-                low, high = sorted((self.root(root), self.root(other)))
-                self._parents[high] = low
-            near, first, second = near[np.ix_(rows, columns)], first[rows], second[columns]

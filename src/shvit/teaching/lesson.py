@@ -18,6 +18,7 @@ from shvit.evaluation.metrics import Predictions, rank, wilson_interval
 from shvit.heads.linear import FEWEST_PICTURES, FittedHead, evenly_of_classes, fit_linear_head
 from shvit.modelfile.program import Program
 from shvit.predicting.embeddings import unit_rows
+from shvit.similarity.joined import Joined
 from shvit.similarity.mislabelled import suspects
 from shvit.tasks import task_of
 from shvit.teaching.kept import Others
@@ -163,14 +164,12 @@ def _same_pictures(
 
 
 def _firsts(units: np.ndarray, threshold: float) -> np.ndarray:
-    """For each row the place of the first that it is as near to as that, or to which one of these is."""
-    firsts = np.arange(len(units))
+    """For each row the place of the first one that it is joined with, by rows that are so near to each other."""
+    joined, places = Joined(len(units)), np.arange(len(units))
     for start in range(0, len(units), TOGETHER):
-        # The first is no later than the row itself, which is nearest to itself; rounding may hide that.
-        near = (units[start : start + TOGETHER] @ units.T >= threshold).argmax(axis=1)
-        for place, first in enumerate(near.tolist(), start):
-            firsts[place] = firsts[min(first, place)] if units[place] @ units[first] >= threshold else place
-    return firsts
+        block, later = places[start : start + TOGETHER], places[start:]
+        joined.join(block, later, units[block] @ units[later].T >= threshold)
+    return joined.roots(places)
 
 
 def _suspects(
