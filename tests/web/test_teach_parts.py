@@ -120,6 +120,23 @@ def test_what_is_expected_of_a_head_is_what_it_does_on_other_pictures(script):
     assert loss(logits / found["temperature"], truth) <= loss(logits, truth) + 0.01
 
 
+def test_what_is_taken_for_what_is_said_the_most_frequent_first(script):
+    rows, labels = blobs([60] * 5, 2.0)
+    found = taught(script, rows, labels)
+    names = ["one", "two", "three", "four", "five"]
+    said = script.evaluate(
+        "(taught) => import('/teach/expectation.js').then(({ expectation }) => expectation(taught))",
+        {**found, "logits": None, "labels": names, "current": True},
+    )
+    confusion = np.array(found["confusion"])
+    np.fill_diagonal(confusion, 0)
+    shown, named = np.unravel_index(np.argsort(-confusion, axis=None, kind="stable")[:3], confusion.shape)
+    expected = [
+        f"{names[one]} for {names[other]} ({confusion[one, other]})" for one, other in zip(shown, named, strict=True)
+    ]
+    assert f"on 300 pictures held out in turn). Taken for another: {', '.join(expected)}, … Other places" in said
+
+
 def loss(logits: np.ndarray, truth: np.ndarray) -> float:
     logits = logits - logits.max(axis=1, keepdims=True)
     return float((np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(len(truth)), truth]).mean())

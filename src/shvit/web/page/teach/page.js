@@ -4,6 +4,7 @@ import { Calls, problem } from "../calls.js";
 import { followDrops } from "../drops.js";
 import { explainProblem, hideProblem, part, percent, say, showProblem } from "../words.js";
 import { ClassList, counted } from "./classes.js";
+import { expectation } from "./expectation.js";
 import { chosen, dropped } from "./files.js";
 import { Queue } from "./queue.js";
 import { Stage } from "./stage.js";
@@ -260,16 +261,6 @@ async function teach() {
     show();
   }
   await stage.again();
-}
-
-/** What to expect, in words. */
-function expectation({ accuracy, low, high, held, current }) {
-  const changedSince = current ? "" : " Pictures or classes have changed since: teach again.";
-  if (accuracy === null) return `Taught. One picture of a class is not enough to say how good it is.${changedSince}`;
-  const ten = Math.round(10 * accuracy);
-  const about = ten < 10 ? `about ${ten} of 10` : accuracy < 1 ? "nearly all" : "all";
-  const range = `${percent(accuracy)}, between ${percent(low)} and ${percent(high)}`;
-  return `Of pictures like these, ${about} right (${range}, on ${counted(held)} held out in turn). Other places and light may be harder.${changedSince}`;
 }
 
 // ---- files -----------------------------------------------------------------------------------------------------------
