@@ -89,8 +89,25 @@ def test_the_kind_is_what_the_files_are_called(tmp_path):
         "parquet",
         [(0, 0, 4), (1, 4, 4), (2, 8, 1)],
     )
-    with pytest.raises(BatchError, match=r"hold tar shards, but also 1 Parquet files: say which are meant with --kind"):
+    with pytest.raises(BatchError, match=r"hold tar shards, but also 1 Parquet file: say which are meant with --kind"):
         list(list_items([str(tmp_path)], None, None)[1])
+
+
+def test_of_pictures_and_videos_in_a_folder_the_pictures_are_taken(tmp_path):
+    write_folder(tmp_path, 3)
+    for name in ("0.mov", "z.mov"):
+        (tmp_path / name).write_bytes(b"x")
+    left_out = Counter[str]()
+    kind, items = list_items([str(tmp_path)], None, None, left_out)
+    assert (kind, len(list(items)), left_out) == ("images", 3, {".mov": 2})
+    kind, items = list_items([str(tmp_path)], "video", None)
+    assert (kind, len(list(items))) == ("video", 2)
+    with pytest.raises(BatchError, match="hold videos, but also 3 images: say which are meant with --kind"):
+        list(list_items([str(tmp_path / "0.mov"), str(tmp_path)], None, None)[1])
+    for path in tmp_path.glob("*/*.jpg"):
+        path.unlink()
+    kind, items = list_items([str(tmp_path)], None, None)
+    assert (kind, [item.path[-5:] for item in items]) == ("video", ["0.mov", "z.mov"])
 
 
 def test_a_file_named_by_itself_is_tried_whatever_it_is_called(tmp_path):

@@ -85,7 +85,8 @@ def list_items(
 
     Args:
         sources: files, folders and prefixes (all levels), patterns; paths or URLs; ``-`` for those of ``listed``.
-        kind: take these and leave the others; ``None`` accepts one kind alone.
+        kind: take these and leave the others; ``None`` accepts one kind alone, but of folders of images and videos
+            takes the images.
         column: of Parquet files, the one that holds the images.
         listed: sources too, but what is not there is an input that fails, not a reason to refuse.
         left_out: counts, while the iterator is read, the files that are of no kind, as ``walk_files`` names them.
@@ -127,6 +128,7 @@ def _files_of_one_kind(
     sources: Sequence[str], listed: Sequence[str], kind: Kind | None, left_out: Counter[str]
 ) -> Iterator[tuple[Kind, Found]]:
     chosen, others = kind, Counter[Kind]()
+    videos: list[Found] = []  # of folders, where pictures may lie beside them, as phones save both
     for source in sources:
         nothing, of_source = True, Counter[str]()
         for file, named in _listed_files(listed) if source == STDIN else _files(source):
@@ -137,6 +139,9 @@ def _files_of_one_kind(
             if kind is not None and its != kind:
                 continue
             nothing = False
+            if kind is None and its == "video" and not named:
+                videos.append(file)
+                continue
             chosen = chosen or its
             if its == chosen:
                 yield its, file
@@ -150,8 +155,17 @@ def _files_of_one_kind(
                 f"{source}: there are no {expected}{'; ' if of_source else ''}{describe_left_out(of_source)}"
             )
         left_out.update(of_source)
-    if others and chosen:
-        found = ", ".join(f"{count:,} {KIND_NAMES[each]}" for each, count in others.items())
+    if chosen is None or (chosen == "video" and kind is None):
+        chosen = "video"
+        yield from (("video", file) for file in videos)
+    elif chosen == "images":
+        left_out.update(kind_of_other(Path(file.path)) for file in videos)
+    elif videos:
+        others["video"] += len(videos)
+    if others:
+        found = ", ".join(
+            f"{count:,} {KIND_NAMES[each] if count > 1 else KIND_NAMES[each][:-1]}" for each, count in others.items()
+        )
         raise BatchError(f"the sources hold {KIND_NAMES[chosen]}, but also {found}: say which are meant with --kind")
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from shvit.cli.arguments import positive
 from shvit.display import notice, progress_bar, say
 from shvit.engines import BATCH_SIZE, ENGINES
-from shvit.images.sources import COMPANION_EXTENSIONS, describe_left_out
+from shvit.images.sources import COMPANION_EXTENSIONS, VIDEO_EXTENSIONS, describe_left_out
 from shvit.reading import listed_paths
 
 if TYPE_CHECKING:
@@ -101,6 +101,8 @@ def run_shown(args: argparse.Namespace, doing: str, run: Run) -> BatchSummary:
     say(f"{args.output}: {done.inputs:,} inputs, {done.failed:,} failed{why}{speed}")
     if done.left_out.keys() - COMPANION_EXTENSIONS:
         notice(describe_left_out(done.left_out))
+    if done.left_out.keys() & VIDEO_EXTENSIONS:
+        notice("the images alone were taken; for the videos beside them run it with --kind video")
     if done.workers_lost:
         say(f"{done.workers_lost} workers died and were replaced", sys.stderr)
     return done
