@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +113,15 @@ def test_duplicates_of_a_folder(pictures, tmp_path, capsys):
         ("02.png", "keep", "1"),
         ("copy.png", "keep", "1"),
     ]
+
+
+def test_outputs_are_written_though_nobody_reads_what_is_printed(pictures, tmp_path):
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "shvit", "similar", "--duplicates", pictures, "--output", tmp_path / "found.csv"]
+    subprocess.run(command, stdout=writer, timeout=300, check=False)
+    os.close(writer)
+    assert (tmp_path / "found.csv").read_text().count("02.png") == 1
 
 
 def test_leaks_between_a_folder_and_embeddings(pictures, embeddings, tmp_path, capsys):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from shvit.embeddings.table import MADE
 from shvit.errors import DataError
 from shvit.similarity.mislabelled import compared_with, find_mislabelled, suspects
 
@@ -41,6 +42,21 @@ def test_pictures_without_a_label_and_classes_of_one_are_left_out(rng):
     labels[2] = "bee"
     found = find_mislabelled(made(rows, labels=labels))
     assert [each.place for each in found] == [2]
+
+
+def test_views_of_a_picture_are_one_picture_and_all_are_learned_from(rng):
+    rows, labels = labelled(rng)
+    labels[3], labels[50] = "cat", "ant"
+    both = np.repeat(rows, 2, axis=0)
+    both[1::2] += 0.5 * rng.standard_normal(rows.shape).astype(np.float32)
+    both = np.concatenate([both, 9 * rng.standard_normal((5, 24)).astype(np.float32)])
+    views = ["centre", "flip"] * 120 + [MADE] * 5
+    sources = [f"{place // 2}.jpg" for place in range(240)] + [f"made: {place}" for place in range(5)]
+    twice = [label for label in labels for _ in range(2)] + [None] * 5
+    found = find_mislabelled(made(both, labels=twice, sources=sources, views=views))
+    assert {(each.place, each.given, each.suggested) for each in found[:2]} == {(3, "cat", "ant"), (50, "ant", "bee")}
+    alone = find_mislabelled(made(rows, labels=labels))
+    assert found[0].given_score != alone[0].given_score
 
 
 @pytest.mark.parametrize(

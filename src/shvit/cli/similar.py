@@ -15,6 +15,7 @@ from shvit.errors import ArgumentError
 from shvit.shipped import DEFAULT_MODEL
 
 if TYPE_CHECKING:
+    from shvit.embeddings.table import Embeddings
     from shvit.similarity.pictures import Pictures
     from shvit.similarity.reports import Report
     from shvit.similarity.search import EmbeddingIndex
@@ -92,9 +93,9 @@ def run(args: argparse.Namespace) -> int:
         report, read, failed = _search(args)
     for each in failed:
         say(f"error: {each}", sys.stderr)
-    _print(report)
-    for path in args.output:
+    for path in args.output:  # first: whoever reads what is printed may stop reading
         _write(report, read, path, args.csv_safe)
+    _print(report)
     return 1 if failed else 0
 
 
@@ -169,9 +170,9 @@ def _mislabelled(args: argparse.Namespace) -> tuple[Report, Read, Sequence[str]]
     from shvit.similarity.mislabelled import compared_with, find_mislabelled
     from shvit.similarity.reports import mislabelled_report
 
-    pictures = _labelled(args.within or args.paths[0], args)
+    pictures, views = _labelled(args.within or args.paths[0], args)
     with progress_bar("judging", steps()) as advance:
-        suspects = find_mislabelled(pictures.embeddings, advance)
+        suspects = find_mislabelled(views, advance)
     beside = [compared_with(pictures.embeddings, each) for each in suspects[:COMPARED]]
     return mislabelled_report(suspects, pictures.embeddings, pictures.name, beside), pictures.read, pictures.failed
 
@@ -194,14 +195,15 @@ def _pictures(path: str | Path, args: argparse.Namespace) -> Pictures:
     from shvit.similarity.pictures import embeddings_file, files
 
     if _is_file(path, args):
-        return embeddings_file(path)
+        return embeddings_file(path)[0]
     sources = list(expand_sources([str(path)], sys.stdin, notice=notice))
     embedder = Embedder(args.model or DEFAULT_MODEL, threads=args.threads)
     with progress_bar("embedding", len(sources)) as advance:
         return files(str(path), sources, embedder, advance)
 
 
-def _labelled(path: str | Path, args: argparse.Namespace) -> Pictures:
+def _labelled(path: str | Path, args: argparse.Namespace) -> tuple[Pictures, Embeddings]:
+    """Pictures, and all views of them that there are."""
     from shvit.data.datasets import open_dataset
     from shvit.predicting.embedder import Embedder
     from shvit.similarity.pictures import dataset, embeddings_file
@@ -211,7 +213,8 @@ def _labelled(path: str | Path, args: argparse.Namespace) -> Pictures:
     images = open_dataset(path, args.split)
     embedder = Embedder(args.model or DEFAULT_MODEL, threads=args.threads)
     with progress_bar("embedding", len(images)) as advance:
-        return dataset(images, embedder, advance)
+        pictures = dataset(images, embedder, advance)
+    return pictures, pictures.embeddings
 
 
 def _is_file(path: str | Path, args: argparse.Namespace) -> bool:

@@ -100,15 +100,21 @@ class Embeddings:
     def __len__(self) -> int:
         return len(self.stored)
 
+    def rows_of_pictures(self) -> list[list[int]]:
+        """Of each picture the places of its views, the first one first."""
+        if self.views is None:
+            return [[place] for place in range(len(self))]
+        rows: dict[tuple[str, str], list[int]] = {}
+        for place, (source, digest, view) in enumerate(zip(self.sources, self.sha256, self.views, strict=True)):
+            if view != MADE:
+                rows.setdefault((source, digest), []).append(place)
+        return list(rows.values())
+
     def pictures(self) -> Embeddings:
         """One row for each picture, its first view: all of them where each is a picture of its own."""
         if self.views is None:
             return self
-        first: dict[tuple[str, str], int] = {}
-        for place, (source, digest, view) in enumerate(zip(self.sources, self.sha256, self.views, strict=True)):
-            if view != MADE:
-                first.setdefault((source, digest), place)
-        places = list(first.values())
+        places = [views[0] for views in self.rows_of_pictures()]
         return replace(
             self,
             sources=[self.sources[place] for place in places],

@@ -33,8 +33,8 @@ def find_mislabelled(embeddings: Embeddings, advance: Callable[[int], None] = la
     """Pictures whose labels look wrong, the likeliest first.
 
     A linear head judges each picture without having seen it or a copy of it, and ``suspects`` compares that with the
-    labels. Pictures without a label, and classes of one picture alone, are left out. Places are those of
-    ``embeddings.pictures()``.
+    labels. Pictures without a label, and classes of one picture alone, are left out. Where there are several views of
+    each picture, as `shvit teach` keeps them, the head learns of all. Places are those of ``embeddings.pictures()``.
 
     Args:
         embeddings: with labels; 5,000 of ten classes take half a minute, of 200 classes some minutes.
@@ -46,7 +46,7 @@ def find_mislabelled(embeddings: Embeddings, advance: Callable[[int], None] = la
     """
     if embeddings.labels is None:
         raise DataError("the embeddings have no labels; give a labelled dataset, or embed one")
-    embeddings = embeddings.pictures()
+    rows, stored, embeddings = embeddings.rows_of_pictures(), embeddings.stored, embeddings.pictures()
     assert embeddings.labels is not None  # as before
     labels, digests = embeddings.labels, embeddings.sha256
     different: dict[str, set[str]] = defaultdict(set)
@@ -63,8 +63,9 @@ def find_mislabelled(embeddings: Embeddings, advance: Callable[[int], None] = la
     kept = [row for row, label in enumerate(labels) if label in numbers]
     targets = np.array([numbers[str(labels[row])] for row in kept])
     _, groups = np.unique([digests[row] for row in kept], return_inverse=True)
-    features = embeddings.stored[kept].astype(np.float32)
-    fitted = fit_linear_head(features[:, None], targets, len(names), groups, advance)
+    views = min(len(rows[place]) for place in kept)
+    features = stored[[rows[place][:views] for place in kept]].astype(np.float32)
+    fitted = fit_linear_head(features, targets, len(names), groups, advance)
     held_out = TASKS["classification"].scores(fitted.held_out.astype(np.float64))
     return [
         Suspect(

@@ -43,13 +43,18 @@ def is_embeddings(path: str | Path) -> bool:
         return False
 
 
-def embeddings_file(path: str | Path) -> Pictures:
-    """Raises: DataError: as of ``read_embeddings``, or there are none in it."""
-    embeddings = read_embeddings(path).pictures()
+def embeddings_file(path: str | Path) -> tuple[Pictures, Embeddings]:
+    """The pictures of a file, and all views of them that it has.
+
+    Raises:
+        DataError: as of ``read_embeddings``, or there are none in it.
+    """
+    views = read_embeddings(path)
+    embeddings = views.pictures()
     if not len(embeddings):
         failed = f"; all {embeddings.failed:,} pictures failed" if embeddings.failed else ""
         raise DataError(f"{path}: no embeddings{failed}")
-    return of_files_named(str(path), embeddings)
+    return of_files_named(str(path), embeddings), views
 
 
 def of_files_named(name: str, embeddings: Embeddings) -> Pictures:
