@@ -31,9 +31,10 @@ def test_it_says_what_to_expect_and_what_was_written(photos, tiny_file, tmp_path
     shutil.move(mine / "red" / "0-05.png", mine / "blue" / "wrong.png")
     status, out, err = run(capsys, mine, "--model", tiny_file, "--output", tmp_path / "mine.onnx")
     assert status == 0
-    assert "tiny was taught 3 classes with 72 pictures" in out
+    assert "mine.onnx was taught 3 classes with 72 pictures, on the features of tiny" in out
     assert "of 100 are named right (95% interval" in out
     assert "look whether these labels are right" in out and "wrong.png" in out
+    assert f"shvit similar --mislabelled {tmp_path / 'mine.embeddings.parquet'} --output labels.html" in out
     assert "a picture of" in out  # how often each class was taken for each
     assert f"written: {tmp_path / 'mine.onnx'}, and mine.embeddings.parquet beside it" in out
     assert "warning" not in err
@@ -48,6 +49,7 @@ def test_the_same_as_json(taught, tmp_path, capsys):
     assert status == 0 and found["classes"] == {"blue": 24, "green": 24, "red": 24, "grey": 5}
     assert found["interval"][0] < found["accuracy"] <= found["interval"][1]
     assert found["embeddings"] == str(tmp_path / "mine.embeddings.parquet")
+    assert found["earlier"]["classes"] == ["blue", "green", "red"] and found["earlier"]["pictures"] == 72
 
 
 def test_a_class_is_forgotten_in_place(taught, tmp_path, capsys):
@@ -55,6 +57,7 @@ def test_a_class_is_forgotten_in_place(taught, tmp_path, capsys):
         shutil.copy(each, tmp_path / each.name)
     status, out, _ = run(capsys, "--forget", "red", "--model", tmp_path / "mine.onnx")
     assert status == 0 and "was taught 2 classes with 48 pictures" in out
+    assert "forgotten: red; before, 3 classes with 72 pictures, of which about" in out
     assert [each.label for each in Classifier(tmp_path / "mine.onnx").classes] == ["blue", "green"]
 
 
@@ -71,8 +74,8 @@ def test_broken_pictures_are_named_and_the_exit_status_says_so(photos, tiny_file
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["photos", "--output", "mine.onnx"], "the following arguments are required: --model"),
-        (["photos", "--model", "{model}"], "output: give the file to write, such as mine.onnx"),
+        (["photos", "--add"], "--model: say which file is to be changed, one that was taught before"),
+        (["photos", "--model", "{model}"], "--output: give the file to write, such as mine.onnx"),
         (["--model", "{model}", "--output", "mine.onnx"], "data: give labelled pictures"),
         (["{photos}", "--model", "{model}", "--output", "mine.png"], "the format stays that of tiny.onnx"),
         (["nowhere", "--model", "{model}", "--output", "{folder}/mine.onnx"], "nowhere: No such file or directory"),

@@ -29,6 +29,12 @@ from shvit.evaluation.thresholds import least_score, promise
 from shvit.modelfile.program import Program
 from shvit.tasks import task_of
 
+FEW_NOTICED = 0.5
+"""Share of the unknown pictures below which it is told what else there is to do."""
+
+OTHER_SHARES = (0.9, 0.8)
+"""Of its own pictures that stay known, for comparison."""
+
 
 @dataclass(frozen=True)
 class CalibrationOptions:
@@ -236,3 +242,15 @@ class Fitting:
                 auroc=auroc(of_known, of_strange),
                 taken_for_known=float((of_strange <= 0).mean()),
             )
+            if (of_strange > 0).mean() < FEW_NOTICED:
+                self.notes.append(f"few unknown pictures are noticed; {_at_other_shares(of_known, of_strange, keep)}")
+
+
+def _at_other_shares(of_known: np.ndarray, of_strange: np.ndarray, keep: float) -> str:
+    """How many unknown pictures would be noticed where fewer of its own stay known."""
+    found = [
+        f"with --keep {share:g} about {(of_strange > np.quantile(of_known, share)).mean():.0%}"
+        for share in OTHER_SHARES
+        if share < keep
+    ]
+    return "; ".join([*found, "pictures of what is often mistaken are better a class of their own"])

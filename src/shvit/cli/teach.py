@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING
 from shvit.cli.arguments import MODELS, add_fitting, name_broken, positive, pyarrow_wanted
 from shvit.cli.data import IMAGE_KEY_HELP
 from shvit.display import json_text, notice, print_table, say
+from shvit.errors import ArgumentError
+from shvit.shipped import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from shvit.teaching.report import TeachReport
 
 EPILOG = """\
 examples:
+  shvit teach photos/ --output mine.onnx                      with the model that comes with shvit
   shvit teach photos/ --model shvit_s4 --output mine.onnx     a sub-folder for each class, 20 to 50 photographs each
   shvit teach photos/ --model shvit_s4 --unknown other/ --output mine.onnx    and what is none of them
   shvit teach more/ --add --model mine.onnx                   further photographs or classes
@@ -31,7 +34,7 @@ exit status: 0 all fine, 1 some pictures could not be read (the others are used)
 MOST_IN_TABLE = 8
 """Classes of a confusion table; of more, the pairs are told that are confused most."""
 
-PAIRS, SUSPECTS = 8, 10
+PAIRS, DOUBTFUL = 8, 10
 """How many of these are told."""
 
 
@@ -39,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "data", nargs="?", metavar="PHOTOS", help="folder with a sub-folder for each class, or any labelled dataset"
     )
-    parser.add_argument("--model", required=True, metavar="NAME|FILE", help=f"what is to learn: {MODELS}")
+    parser.add_argument("--model", metavar="NAME|FILE", help=f"what is to learn: {MODELS} (default: {DEFAULT_MODEL})")
     parser.add_argument(
         "--output", type=Path, metavar="FILE", help="model file to write (default with --add or --forget: the model's)"
     )
@@ -62,8 +65,12 @@ def run(args: argparse.Namespace) -> int:
         from shvit.teaching.report import TeachOptions
         from shvit.teaching.teach import teach
 
+    if args.model is None and (args.add or args.forget):
+        raise ArgumentError("--model: say which file is to be changed, one that was taught before")
     options = TeachOptions(args.unknown, args.target_precision, args.keep, args.image_key, args.threads)
-    report = teach(args.data, args.model, args.output, options, add=args.add, forget=args.forget, progress=True)
+    report = teach(
+        args.data, args.model or DEFAULT_MODEL, args.output, options, add=args.add, forget=args.forget, progress=True
+    )
     if args.format == "json":
         print(json_text(report.to_dict(), indent=2))
     else:
@@ -74,22 +81,45 @@ def run(args: argparse.Namespace) -> int:
 def print_report(report: TeachReport) -> None:
     card, (low, high) = report.card, report.interval
     assert card.taught is not None  # by teach
-    say(
-        f"{card.taught.model} was taught {len(card.classes)} classes with {sum(report.counts.values()):,} pictures",
-        hang=2,
-    )
+    _print_what(report)
     say(
         f"  of others like these, about {100 * report.accuracy:.0f} of 100 are named right (95% interval "
-        f"{100 * low:.0f} to {100 * high:.0f}): each was judged by a head that had not seen it; pictures of another "
-        "place or camera are harder",
+        f"{100 * low:.0f} to {100 * high:.0f}), measured on pictures held back; those of another place or camera are "
+        "harder",
         hang=4,
     )
     _print_decision(report)
     _print_confusion(report)
-    _print_suspects(report)
+    _print_doubtful(report)
     for note in report.notes:
         notice(note)
     say(f"written: {report.path}, and {report.kept.name} beside it for --add and --forget")
+
+
+def _print_what(report: TeachReport) -> None:
+    """What was taught; and where something was added or taken out, what it knew before."""
+    card, earlier = report.card, report.earlier
+    assert card.taught is not None  # by teach
+    say(
+        f"{report.path.name} was taught {len(card.classes)} classes with {sum(report.counts.values()):,} pictures, on "
+        f"the features of {card.taught.model}",
+        hang=2,
+    )
+    if earlier is None or earlier.taught is None:
+        return
+    knew, knows = ([each.label for each in classes] for classes in (earlier.classes, card.classes))
+    changes = [
+        f"{what}: {', '.join(labels[:5])}{', ...' if len(labels) > 5 else ''}"
+        for what, labels in (
+            ("new", [each for each in knows if each not in knew]),
+            ("forgotten", [each for each in knew if each not in knows]),
+        )
+        if labels
+    ]
+    before = f"before, {len(knew)} classes with {earlier.taught.images:,} pictures"
+    if earlier.taught.accuracy is not None:
+        before = f"{before}, of which about {100 * earlier.taught.accuracy:.0f} of 100 were named right"
+    say(f"  {'; '.join([*changes, before])}", hang=4)
 
 
 def _print_decision(report: TeachReport) -> None:
@@ -131,10 +161,19 @@ def _print_confusion(report: TeachReport) -> None:
     print_table(["most often, a picture of", "is named", "times"], pairs, "llr")
 
 
-def _print_suspects(report: TeachReport) -> None:
-    suspects = report.lesson.suspects
-    if not suspects:
+def _print_doubtful(report: TeachReport) -> None:
+    doubtful = report.lesson.doubtful
+    if not doubtful:
         return
-    say("  look whether these labels are right, the likeliest mistakes first:", hang=4)
-    rows = [[each.source, each.label, each.looks_like, f"{each.score:.2f}"] for each in suspects[:SUSPECTS]]
-    print_table(["picture", "its label", "looks like", "score"], rows, "lllr")
+    from shvit.teaching.lesson import MOST_DOUBTFUL
+
+    say("  look whether these labels are right; the least likely label is first:", hang=4)
+    rows = [
+        [each.source, each.label, f"{each.score:.2f}", each.looks_like, f"{each.looks_like_score:.2f}"]
+        for each in doubtful[:DOUBTFUL]
+    ]
+    print_table(["picture", "its label", "score", "looks like", "score"], rows, "llrlr")
+    if len(doubtful) > DOUBTFUL:
+        say(f"  ... and {len(doubtful) - DOUBTFUL} more; --format json names up to {MOST_DOUBTFUL}", hang=4)
+    command = f"shvit similar --mislabelled {report.kept} --output labels.html --output labels.csv"
+    say(f"  to see and to move them: {command}", hang=4)

@@ -24,7 +24,8 @@ from shvit.tasks import task_of
 from shvit.teaching.kept import Others
 from shvit.teaching.pictures import Pictures
 
-MOST_SUSPECTS = 20
+MOST_DOUBTFUL = 100
+"""Pictures whose labels look wrong that are named."""
 
 SAME = 0.999
 """Cosine similarity from which pictures of a class are the same, encoded again; other pictures are below 0.997, where
@@ -40,15 +41,16 @@ MOST_LEARNED = 50_000
 """Pictures that a head is fitted to at most, so that memory is bounded."""
 
 
-class Suspect(NamedTuple):
-    """A picture whose label looks wrong to a head that had not seen it."""
+class DoubtfulLabel(NamedTuple):
+    """A picture whose label looks wrong to a head that had not seen it; scores are in [0, 1]."""
 
     source: str
     label: str
     """As it is labelled."""
-    looks_like: str
     score: float
-    """Of what it looks like, in [0, 1]."""
+    """Of that."""
+    looks_like: str
+    looks_like_score: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +64,8 @@ class Lesson:
     """What computes the unknown score."""
     predictions: Predictions
     """Of each picture by a head that was not fitted on it, with the temperature."""
-    suspects: tuple[Suspect, ...]
+    doubtful: tuple[DoubtfulLabel, ...]
+    """The pictures whose labels look the most wrong."""
     notes: tuple[str, ...]
     """What could not be fitted, and why."""
 
@@ -116,8 +119,8 @@ def learn(
     decision = fitting.decision("its own pictures, held out in turn")
     scores = task_of(card).scores(fitted.held_out / np.float32(decision.temperature))
     predictions = rank(scores, [[target] for target in targets.tolist()], np.arange(len(targets)))
-    suspects = _suspects(scores, targets, pictures, classes)
-    return Lesson(classes, fitted, decision, fitting.program, predictions, suspects, (*notes, *fitting.notes))
+    doubtful = _doubtful(scores, targets, pictures, classes)
+    return Lesson(classes, fitted, decision, fitting.program, predictions, doubtful, (*notes, *fitting.notes))
 
 
 def _check_counts(targets: np.ndarray, classes: tuple[ClassInfo, ...]) -> None:
@@ -172,14 +175,18 @@ def _firsts(units: np.ndarray, threshold: float) -> np.ndarray:
     return joined.roots(places)
 
 
-def _suspects(
+def _doubtful(
     scores: np.ndarray, targets: np.ndarray, pictures: Pictures, classes: tuple[ClassInfo, ...]
-) -> tuple[Suspect, ...]:
-    """The clearest of the pictures whose labels look wrong."""
-    found = suspects(scores, targets)[:MOST_SUSPECTS]
+) -> tuple[DoubtfulLabel, ...]:
     return tuple(
-        Suspect(pictures.sources[row], pictures.labels[row], classes[other].label, float(scores[row, other]))
-        for row, other in found
+        DoubtfulLabel(
+            pictures.sources[row],
+            pictures.labels[row],
+            float(scores[row, targets[row]]),
+            classes[other].label,
+            float(scores[row, other]),
+        )
+        for row, other in suspects(scores, targets)[:MOST_DOUBTFUL]
     )
 
 

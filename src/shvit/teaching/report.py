@@ -57,6 +57,8 @@ class TeachReport:
     """Which pictures were left out, and what could not be fitted, and why."""
     broken: tuple[str, ...]
     """Pictures that could not be read, and why."""
+    earlier: Card | None = None
+    """Of the taught file that something was added to or taken out of."""
 
     @property
     def accuracy(self) -> float:
@@ -77,14 +79,23 @@ class TeachReport:
             "classes": self.counts,
             "accuracy": self.accuracy,
             "interval": list(self.interval),
+            "earlier": None if self.earlier is None else self._earlier(self.earlier),
             "confusions": [
                 {"shown": labels[shown], "named": labels[named], "times": times}
                 for shown, named, times in confused_pairs(self.lesson.predictions, MOST_CONFUSIONS)
             ],
             "decision": asdict(self.lesson.decision),
-            "suspects": [each._asdict() for each in self.lesson.suspects],
+            "doubtful_labels": [each._asdict() for each in self.lesson.doubtful],
             "notes": list(self.notes),
             "broken": list(self.broken),
+        }
+
+    def _earlier(self, card: Card) -> dict[str, Any]:
+        assert card.taught is not None  # or nothing could be added to it
+        return {
+            "classes": [each.label for each in card.classes],
+            "pictures": card.taught.images,
+            "accuracy": card.taught.accuracy,
         }
 
     def __repr__(self) -> str:

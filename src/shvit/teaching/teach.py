@@ -104,7 +104,7 @@ def teach(
     path = resolve_model(model)
     if output is None:
         if not (add or forget) or path != Path(model):
-            raise ArgumentError("output: give the file to write, such as mine.onnx")
+            raise ArgumentError("--output: give the file to write, such as mine.onnx")
         output = path
     return _Teaching(path, Path(output), options, progress).run(data, forget, anew=not (add or forget))
 
@@ -154,7 +154,7 @@ class _Teaching:
         looked = (*(() if earlier is None else earlier.remembered), *looked)[-MAX_REMEMBERED:]
         card = replace(card, training_split=TrainingSplit(looked) if looked else None)
         card = self._write(lesson, card, lambda: write_kept(kept_path(self._output), info, known, others))
-        return self._report(card, known, lesson)
+        return self._report(card, known, lesson, None if anew else self._card)
 
     def _check_taught(self, anew: bool) -> None:
         """Raises: ArgumentError: what was taught would be lost, or is to be added to and is not there."""
@@ -280,7 +280,11 @@ class _Teaching:
             with progress_bar("looking at unknown pictures", len(files), wanted=self._progress) as advance:
                 seen = look_at(images, self._network, self._card.preprocessing, 1, {}, self._threads, advance)
             self._broken += [f"{each.source}: {each.reason}" for each in seen.broken]
-            unknown = seen.pictures
+            new = seen.pictures
+            if unknown is not None:
+                before = set(unknown.sha256)
+                new = unknown.and_others(new.of([p for p, digest in enumerate(new.sha256) if digest not in before]))
+            unknown = new
         if unknown is not None:
             taught = set(known.sha256)
             kept = [place for place, digest in enumerate(unknown.sha256) if digest not in taught]
@@ -332,7 +336,7 @@ class _Teaching:
             top1_agreement=float((logits.argmax(axis=1) == expected.argmax(axis=1)).mean()),
         )
 
-    def _report(self, card: Card, known: Pictures, lesson: Lesson) -> TeachReport:
+    def _report(self, card: Card, known: Pictures, lesson: Lesson, earlier: Card | None) -> TeachReport:
         found = Counter(known.labels)
         counts = {each.label: found[each.label] for each in card.classes}
         few = [f"{label} ({count})" for label, count in counts.items() if count < FEW]
@@ -342,7 +346,7 @@ class _Teaching:
                 "would help most, and the estimate says little of them"
             )
         notes, broken = (*self._notes, *lesson.notes), tuple(self._broken)
-        return TeachReport(self._output, kept_path(self._output), card, counts, lesson, notes, broken)
+        return TeachReport(self._output, kept_path(self._output), card, counts, lesson, notes, broken, earlier)
 
 
 _PACKAGES = {"onnxruntime": "onnxruntime", "openvino": "openvino", "litert": "ai-edge-litert"}
