@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +53,7 @@ class SomeClasses(Subset):
 
     def __init__(self, images: ImageDataset, labels: Sequence[int]) -> None:
         super().__init__(images, np.flatnonzero(np.isin(images.labels, labels)), f"{len(labels)} classes")
-        self.classes = tuple(images.classes[label] for label in labels)
+        self.classes = tuple(replace(images.classes[label], class_id=place) for place, label in enumerate(labels))
         number = {label: place for place, label in enumerate(labels)}
         self.labels = np.array([number[label] for label in self.labels.tolist()], np.int64)
 
