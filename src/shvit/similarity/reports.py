@@ -13,6 +13,11 @@ from shvit.similarity.mislabelled import Suspect
 from shvit.similarity.search import Neighbours
 from shvit.similarity.sheet import Section, Sheet, Tile
 
+APPLY = (
+    "To act on it: --output found.csv, write `move` or `set aside` as the action of what you agree to, then: shvit "
+    "data apply found.csv PHOTOS"
+)
+
 
 class Report(NamedTuple):
     """The same in three forms."""
@@ -73,6 +78,7 @@ def duplicates_report(groups: Sequence[Group], embeddings: Embeddings, name: str
     about = (
         f"{len(groups):,} groups, {extra:,} pictures more than needed, of {len(embeddings):,}.",
         f"Near: cosine similarity of at least {threshold:g} to another one of the group; shown is that to its first.",
+        *((APPLY,) if rows else ()),
     )
     header = (*COLUMNS, "group", "same_bytes", "similarity")
     return Report(Sheet(f"Duplicates in {name}", about, tuple(sections)), records, header, rows)
@@ -98,6 +104,7 @@ def leaks_report(
         f"{len(leaks):,} of the {len(val):,} pictures of {names[1]} are the same, or look the same, as one of "
         f"{names[0]}, which has {len(train):,}.",
         f"Near: cosine similarity of at least {threshold:g}.",
+        *((APPLY,) if rows else ()),
     )
     header = (*COLUMNS, "other", "same_bytes", "similarity")
     return Report(Sheet(f"{names[1]} in {names[0]}", about, tuple(sections)), records, header, rows)
@@ -130,6 +137,7 @@ def mislabelled_report(
     about = (
         f"{len(suspects):,} of {len(embeddings):,} pictures have labels that look wrong, the likeliest first.",
         "Each was judged by a head that had not seen it. Beside it: the most similar pictures of both classes.",
+        *((APPLY,) if rows else ()),
     )
     header = (*COLUMNS, "given_score", "suggested_score")
     return Report(Sheet(f"Labels of {name}", about, tuple(sections)), records, header, rows)
