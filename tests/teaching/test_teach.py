@@ -336,7 +336,7 @@ def test_probabilities_are_refused(photos, tiny_file, tmp_path):
         ((None, "mine.onnx"), {"add": True}, "data: give labelled pictures"),
         (("photos", "mine.onnx", "new.onnx"), {"forget": ["a"]}, "say add as well"),
         (("photos", DEFAULT_MODEL), {}, "--output: give the file to write"),
-        (("photos", DEFAULT_MODEL), {"add": True}, "--output: give the file to write"),
+        (("photos", DEFAULT_MODEL), {"add": True}, f"--model {DEFAULT_MODEL}: is a published model; give the file"),
         ((None, "mine.onnx"), {"add": True, "options": shvit.TeachOptions()}, "data: give labelled pictures"),
     ],
 )

@@ -103,8 +103,10 @@ def teach(
     check_installed()
     path = resolve_model(model)
     if output is None:
-        if not (add or forget) or path != Path(model):
+        if not (add or forget):
             raise ArgumentError("--output: give the file to write, such as mine.onnx")
+        if path != Path(model):
+            raise ArgumentError(f"--model {model}: is a published model; give the file that was taught, as mine.onnx")
         output = path
     return _Teaching(path, Path(output), options, progress).run(data, forget, anew=not (add or forget))
 
