@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from shvit.cli.main import main
-from shvit.data.apply import ASIDE, Change, apply_moves, plan_changes, read_changes, read_undo, write_undo
+from shvit.data.apply import ASIDE, Change, Move, apply_moves, plan_changes, read_changes, read_undo, write_undo
 from shvit.errors import DataError
 
 
@@ -164,3 +164,58 @@ def test_names_that_are_no_utf8(photos, tmp_path):
     back = read_undo(tmp_path / "undo.json", photos)
     assert apply_moves(back.moves, photos) == 1
     assert (photos / "cat" / name).read_text() == "x"
+
+
+@pytest.mark.parametrize("there", ["photos/dog/a.jpg", "labels-undo.json"])
+def test_an_undo_file_writes_over_nothing(photos, tmp_path, capsys, there):
+    (tmp_path / "labels-undo.json").write_text("of another day")
+    path = table(tmp_path / "labels.csv", (photos / "cat/b.jpg", "move", "cat", "dog"))
+    before = contents(tmp_path)
+    assert main(["data", "apply", str(path), str(photos), "--yes", "--undo-file", str(tmp_path / there)]) == 2
+    assert "is there already" in capsys.readouterr().err
+    assert contents(tmp_path) == before
+
+
+def test_a_name_that_is_too_long_is_one_line_that_cannot_be_done(photos, tmp_path, capsys):
+    rows = [(photos / "cat" / ("x" * 300), "move", "cat", "dog"), (photos / "cat/b.jpg", "move", "cat", "dog")]
+    path = table(tmp_path / "labels.csv", *rows)
+    assert main(["data", "apply", str(path), str(photos), "--yes"]) == 1
+    assert "error: line 2: " in capsys.readouterr().err
+    assert (photos / "dog/b.jpg").read_text() == "cat/b.jpg"
+    undo = json.loads((tmp_path / "labels-undo.json").read_text())
+    undo["moves"].append(["x" * 300, "dog/c.jpg"])
+    (tmp_path / "labels-undo.json").write_text(json.dumps(undo))
+    assert main(["data", "apply", "--undo", str(tmp_path / "labels-undo.json"), str(photos), "--yes"]) == 1
+    assert (photos / "cat/b.jpg").read_text() == "cat/b.jpg"
+
+
+def test_where_it_ends_half_way_the_way_back_is_named(photos, tmp_path, capsys):
+    (photos / ASIDE).write_text("no folder")
+    rows = [(photos / "cat/b.jpg", "move", "cat", "dog"), (photos / "cat/a.jpg", "set aside", "cat", "")]
+    path = table(tmp_path / "labels.csv", *rows)
+    assert main(["data", "apply", str(path), str(photos), "--yes"]) == 2
+    assert f"--undo {tmp_path / 'labels-undo.json'}" in capsys.readouterr().err
+    assert main(["data", "apply", "--undo", str(tmp_path / "labels-undo.json"), str(photos), "--yes"]) == 1
+    assert (photos / "cat/b.jpg").read_text() == "cat/b.jpg"
+
+
+def test_ended_by_the_user_no_empty_file_is_left(photos, monkeypatch):
+    before = contents(photos)
+
+    def ended(self: Path, target: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", ended)
+    with pytest.raises(KeyboardInterrupt):
+        apply_moves([Move("cat/b.jpg", "dog/b.jpg")], photos)
+    assert contents(photos) == before
+
+
+@pytest.mark.parametrize("name", ["dog/\0", "dog/\ud800"])
+def test_an_undo_file_with_names_that_no_file_can_have(photos, tmp_path, capsys, name):
+    before = contents(photos)
+    path = tmp_path / "undo.json"
+    path.write_text(json.dumps({"format": "shvit data apply, undo", "moves": [["cat/a.jpg", name]]}))
+    assert main(["data", "apply", "--undo", str(path), str(photos), "--yes"]) == 1
+    assert "only what does is moved" in capsys.readouterr().err
+    assert contents(photos) == before

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from itertools import chain
@@ -142,8 +143,13 @@ def _apply(args: argparse.Namespace) -> int:
         undo = args.undo_file or undo_name(args.table)
         check_outputs([("--undo-file", undo)], [args.table])
         write_undo(plan.moves, undo)
-        done = apply_moves(plan.moves, args.folder)
-        say(f"{done:,} pictures moved{kept}; to undo it: shvit data apply --undo {undo} {args.folder} --yes")
+        back = f"to undo it: shvit data apply --undo {shlex.quote(str(undo))} {shlex.quote(str(args.folder))} --yes"
+        try:
+            done = apply_moves(plan.moves, args.folder)
+        except BaseException:  # also where the user ends it
+            say(f"not all of the {len(plan.moves):,} pictures were moved; {back}", sys.stderr)
+            raise
+        say(f"{done:,} pictures moved{kept}; {back}")
         if done < len(plan.moves):
             say(f"error: {len(plan.moves) - done:,} pictures or their places changed meanwhile; left alone", sys.stderr)
             return 1

@@ -126,8 +126,8 @@ def plan_changes(changes: Sequence[Change], root: Path) -> Plan:
             continue
         try:
             moves.append(_planned(change, root, taken))
-        except DataError as error:
-            refused.append(f"line {change.line}: {error}")
+        except (DataError, OSError) as error:  # the system's: a name that is too long, a folder that is not to be read
+            refused.append(f"line {change.line}: {_reason(error)}")
     repeated = {name for name, times in Counter(each.source for each in moves).items() if times > 1}
     refused += [f"{name}: is in several lines that move it; keep one of them" for name in sorted(repeated)]
     return Plan(tuple(each for each in moves if each.source not in repeated), kept, tuple(refused))
@@ -151,6 +151,12 @@ def _planned(change: Change, root: Path, taken: set[str]) -> Move:
     return Move(str(inside), _free(root, target, taken))
 
 
+def _reason(error: DataError | OSError) -> str:
+    if isinstance(error, OSError):
+        return f"{error.filename}: {error.strerror or error}"
+    return str(error)
+
+
 def _inside(source: str, root: Path) -> Path:
     """A file's name relative to ``root``, both without links.
 
@@ -158,9 +164,11 @@ def _inside(source: str, root: Path) -> Path:
         DataError: it lies elsewhere, or is a link.
     """
     try:
+        if b"\0" in os.fsencode(source):
+            raise ValueError
         folder = os.path.realpath(Path(source).parent)
         inside = Path(folder, Path(source).name).relative_to(os.path.realpath(root))
-    except ValueError:  # of another folder, or with a NUL
+    except ValueError:  # of another folder, or no name that a file can have
         raise DataError(f"{source}: does not lie in {root}; only what does is moved") from None
     if not source or inside.name in ("", "..") or Path(source).is_symlink():
         raise DataError(f"{source}: is no file of its own; only these are moved")
@@ -215,19 +223,25 @@ def apply_moves(moves: Sequence[Move], root: Path) -> int:
             continue
         try:
             source.replace(target)
+            done += 1
         except FileNotFoundError:
             target.unlink()
-        except OSError:
-            target.unlink()
+        except BaseException:  # also where the user ends it
+            if os.path.lexists(source):
+                target.unlink()
             raise
-        else:
-            done += 1
     return done
 
 
 def write_undo(moves: Sequence[Move], path: Path) -> None:
-    """The way back of a plan, to be written before it is carried out."""
-    find_target(path)
+    """The way back of a plan, to be written before it is carried out.
+
+    Raises:
+        ArgumentError: something is there already: another way back, or a picture.
+        OSError: it cannot be written.
+    """
+    if not find_target(path).through and os.path.lexists(path):
+        raise ArgumentError(f"{path}: is there already, and would be lost; give the undo file another name")
     rows = [[each.target, each.source] for each in moves]
     write_bytes(json_bytes({"format": _UNDO_FORMAT, "moves": rows}) + b"\n", path)
 
@@ -256,8 +270,8 @@ def read_undo(path: Path, root: Path) -> Plan:
             if not (root / inside).is_file():
                 raise DataError(f"{now}: is not there; it was not moved, or was moved again")
             moves.append(Move(str(inside), _free(root, target, taken)))
-        except DataError as error:
-            refused.append(str(error))
+        except (DataError, OSError) as error:
+            refused.append(_reason(error))
     return Plan(tuple(moves), 0, tuple(refused))
 
 
