@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from threadpoolctl import threadpool_limits
 
 from shvit import Embedder
 from shvit.cli.main import main
-from shvit.embeddings.table import EmbeddingsWriter, Rows
+from shvit.embeddings.table import EmbeddingsWriter, Rows, read_embeddings
 from shvit.shipped import DEFAULT_MODEL, SHIPPED_MODELS
 
 HOSTILE = "<script>alert(1)'\"\x1b[31m.jpg"
@@ -189,6 +190,28 @@ def test_a_model_that_has_no_name_here_is_to_be_given(pictures, tmp_path, capsys
     assert run(pictures / "red/02.png", "--in", tmp_path / "e.parquet") == 2
     assert "give its file with --model" in capsys.readouterr().err
     assert run(pictures / "red/02.png", "--in", tmp_path / "e.parquet", "--model", SHIPPED_MODELS[DEFAULT_MODEL]) == 0
+
+
+@pytest.mark.parametrize("named", ["hf://somebody/theirs", "{folder}/their.onnx"])
+def test_a_model_that_the_embeddings_name_is_not_fetched_nor_opened(
+    pictures, embeddings, tmp_path, capsys, monkeypatch, named
+):
+    (tmp_path / "their.onnx").write_bytes(SHIPPED_MODELS[DEFAULT_MODEL].read_bytes())
+    named = named.format(folder=tmp_path)
+    monkeypatch.setattr("shvit.similarity.pictures.Embedder", lambda *_, **__: pytest.fail("it was loaded"))
+    found = read_embeddings(embeddings)
+    path = tmp_path / "e.parquet"
+    with EmbeddingsWriter(path, replace(found.info, model=named)) as file:
+        file.write(Rows(found.sources, found.sha256, found.stored))
+    assert run(pictures / "red/02.png", "--in", path) == 2
+    assert "give its file with --model" in capsys.readouterr().err
+
+
+def test_damaged_embeddings_are_not_called_pictures(embeddings, tmp_path, capsys):
+    path = tmp_path / "e.parquet"
+    path.write_bytes(embeddings.read_bytes()[:-100])
+    assert run("--duplicates", path) == 2
+    assert "e.parquet: cannot be read as embeddings" in capsys.readouterr().err
 
 
 def test_unreadable_photos(embeddings, tmp_path, capsys):

@@ -218,6 +218,17 @@ def test_more_than_is_accepted_is_refused_before_it_is_read(tmp_path, monkeypatc
         read_embeddings(path)
 
 
+def test_a_small_file_of_many_long_texts_is_refused(tmp_path, monkeypatch):
+    rows = made_rows()
+    path = write(tmp_path / "embeddings.parquet", replace(rows, sources=["x" * 1000] * COUNT))
+    whole = COUNT * (1000 + 64)
+    monkeypatch.setattr(table, "MAX_TEXTS_BYTES", whole)
+    assert len(read_embeddings(path)) == COUNT
+    monkeypatch.setattr(table, "MAX_TEXTS_BYTES", 10_000)
+    with pytest.raises(DataError, match="names, digests and labels of more than"):
+        read_embeddings(path)
+
+
 def test_what_cannot_be_opened(tmp_path):
     for path, said in (
         (tmp_path / "missing.parquet", "no such file or folder"),

@@ -43,6 +43,10 @@ MAX_BYTES = 16 * 2**30
 MAX_TEXT_BYTES = 64 * 2**10
 """Of a source, a label or a view; longer than any path."""
 
+MAX_TEXTS_BYTES = 2 * 2**30
+"""Of all texts of a file together: a small file may repeat one a million times. Digests and paths of 9.5 million
+pictures are 1.6 GB."""
+
 ROW_GROUP = 8192
 """Rows that are written together, and so held in memory."""
 
@@ -310,7 +314,7 @@ def read_embeddings(path: str | Path) -> Embeddings:
 def _read(files: Sequence[Path], info: EmbeddingsInfo, rows: int, names: Sequence[str]) -> Embeddings:
     stored = np.empty((rows, info.values), info.dtype)
     texts: dict[str, list[str | None]] = {name: [] for name in ("source", "sha256", "label", "view") if name in names}
-    count = failed = 0
+    count = failed = written = 0
     for file in files:
         with _opened(file) as part:
             for batch in part.batches():
@@ -322,7 +326,13 @@ def _read(files: Sequence[Path], info: EmbeddingsInfo, rows: int, names: Sequenc
                 stored[count : count + len(numbers)] = numbers
                 count += len(numbers)
                 for name, found in texts.items():
-                    found += _checked_texts(good, name, file).to_pylist()
+                    column = _checked_texts(good, name, file)
+                    written += pc.sum(pc.binary_length(column)).as_py() or 0
+                    if written > MAX_TEXTS_BYTES:
+                        raise DataError(
+                            f"{file}: names, digests and labels of more than {MAX_TEXTS_BYTES // 2**30} GiB; split it"
+                        )
+                    found += column.to_pylist()
     return Embeddings(
         info,
         texts["source"],  # type: ignore[arg-type] # those of no text were refused

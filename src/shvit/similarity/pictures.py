@@ -17,6 +17,7 @@ from shvit.errors import ArgumentError, DataError, ImageError, ShvitError
 from shvit.images.sources import SourceError
 from shvit.predicting.embedder import Embedder, Embedding
 from shvit.predicting.embeddings import EmbeddingOptions
+from shvit.shipped import NETWORKS, SHIPPED_MODELS
 from shvit.similarity.sheet import Read, of_files
 
 TAUGHT = ".embeddings.parquet"
@@ -154,7 +155,9 @@ def embedder_for(info: EmbeddingsInfo, model: str | None, threads: int | None, n
     """What gives embeddings of the same kind.
 
     Args:
-        model: a model file or a name; default: the taught file that the embeddings lie beside, or the name in ``info``.
+        model: a model file or a name; default: the taught file that the embeddings lie beside, or the shipped or
+            published model that ``info`` names. Whatever else it names is not opened and not fetched: the file of
+            embeddings may be anybody's.
         name: of the embeddings' file.
 
     Raises:
@@ -162,8 +165,13 @@ def embedder_for(info: EmbeddingsInfo, model: str | None, threads: int | None, n
         DataError: the model gives others.
     """
     options = EmbeddingOptions(info.normalized, info.flip, info.stages)
+    chosen = model or _taught_file(name)
+    if chosen is None and info.model not in (*SHIPPED_MODELS, *NETWORKS):
+        raise ArgumentError(
+            f"{name}: was made by the model {info.model!r}, which is no published one; give its file with --model"
+        )
     try:
-        embedder = Embedder(model or _taught_file(name) or info.model, options, threads=threads)
+        embedder = Embedder(chosen or info.model, options, threads=threads)
     except ShvitError as error:
         if model is not None:
             raise
