@@ -72,13 +72,15 @@ class Network:
         ModelFileError: its card cannot be read.
     """
 
+    path: Path
+    """Where it lies."""
     card: Card
     """The file's, without a decision: that is fitted anew."""
     earlier: Decision | None
     """What was fitted before; ``None`` where nothing was, or what cannot be read: that is why it is fitted again."""
 
     def __init__(self, file: FinishedFile, path: Path, threads: int | None) -> None:
-        self._path = path
+        self.path = path
         self._features: str | None = None
         if file.features is not None:
             self._engine, (self._features,) = load_with_features(file.engine, path, threads)
@@ -92,14 +94,14 @@ class Network:
 
     def run(self, batch: np.ndarray) -> Outputs:
         """Args: batch: ``uint8 (N, H, W, 3)``, prepared."""
-        with as_model_output_error(self._path):
+        with as_model_output_error(self.path):
             found = self._engine.run(batch)
-        logits = check_rows(next(iter(found.values())), len(batch), self._path, "output")
+        logits = check_rows(next(iter(found.values())), len(batch), self.path, "output")
         if logits.shape[1] != len(self.card.classes):
-            raise ModelOutputError(f"{self._path}: the graph returned output of shape {logits.shape}")
+            raise ModelOutputError(f"{self.path}: the graph returned output of shape {logits.shape}")
         features = None
         if self._features is not None:
-            features = check_rows(found[self._features], len(batch), self._path, "features")
+            features = check_rows(found[self._features], len(batch), self.path, "features")
         return Outputs(logits, features)
 
     def run_labelled(self, images: LabelledImages, workers: int, advance: Callable[[int], None]) -> LabelledOutputs:

@@ -12,7 +12,7 @@ import numpy as np
 from shvit.embeddings.table import MADE, Embeddings, EmbeddingsInfo, EmbeddingsWriter, Rows, read_embeddings
 from shvit.errors import DataError
 from shvit.similarity.pictures import TAUGHT
-from shvit.teaching.pictures import VIEWS, Pictures
+from shvit.teaching.pictures import VIEWS, Pictures, in_half
 
 UNKNOWN = "unknown"
 """View of pictures that were given as showing none of the classes."""
@@ -90,7 +90,7 @@ def read_kept(path: Path, info: EmbeddingsInfo, model: Path) -> tuple[Pictures, 
     places: dict[bool, list[int]] = {True: [], False: []}
     for place, view in enumerate(views):
         places[view in VIEWS].append(place)
-    return _pictures(found, places[True], labels, views, path), _others(found, places[False], views)
+    return _pictures(found, places[True], labels, views, path), _others(found, places[False], views, path)
 
 
 def _pictures(found: Embeddings, places: list[int], labels: list[str | None], views: list[str], path: Path) -> Pictures:
@@ -105,26 +105,22 @@ def _pictures(found: Embeddings, places: list[int], labels: list[str | None], vi
     named = [label for place in firsts if (label := labels[place]) is not None]
     if len(named) < len(firsts):
         raise DataError(f"{path}: was changed since shvit teach wrote it: a picture has no label")
-    features = found.stored[places].astype(np.float16, copy=False).reshape(len(firsts), -1, found.info.values)
+    features = in_half(found.stored[places], path).reshape(len(firsts), -1, found.info.values)
     return Pictures(
         [found.sources[place] for place in firsts], [found.sha256[place] for place in firsts], named, features
     )
 
 
-def _others(found: Embeddings, places: list[int], views: list[str]) -> Others:
+def _others(found: Embeddings, places: list[int], views: list[str], path: Path) -> Others:
     made = [place for place in places if views[place] == MADE]
     given = [place for place in places if views[place] == UNKNOWN]
     unknown = None
     if given:
         sources, digests = ([values[place] for place in given] for values in (found.sources, found.sha256))
-        unknown = Pictures(sources, digests, [""] * len(given), _half(found, given)[:, None])
-    return Others(dict(_by_kind(found, made)), unknown)
+        unknown = Pictures(sources, digests, [""] * len(given), in_half(found.stored[given], path)[:, None])
+    return Others(dict(_by_kind(found, made, path)), unknown)
 
 
-def _by_kind(found: Embeddings, places: list[int]) -> Iterator[tuple[str, np.ndarray]]:
+def _by_kind(found: Embeddings, places: list[int], path: Path) -> Iterator[tuple[str, np.ndarray]]:
     for kind, group in groupby(places, key=lambda place: found.sources[place].rpartition(" ")[0]):
-        yield kind.removeprefix(f"{MADE}: "), _half(found, list(group))
-
-
-def _half(found: Embeddings, places: list[int]) -> np.ndarray:
-    return found.stored[places].astype(np.float16, copy=False)
+        yield kind.removeprefix(f"{MADE}: "), in_half(found.stored[list(group)], path)

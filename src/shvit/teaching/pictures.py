@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +19,7 @@ from shvit.calibration.outputs import BATCH, Network
 from shvit.card import Preprocessing
 from shvit.data.broken import BrokenImage
 from shvit.data.protocol import ImageDataset
-from shvit.errors import ImageError
+from shvit.errors import DataError, ImageError
 from shvit.images.preprocess import decode, preprocess
 
 VIEWS = ("centre", "flip", "crop 1", "crop 2")
@@ -109,6 +110,9 @@ def look_at(
         known: features ``float16 (V, channels)`` by SHA-256, of pictures that need not be looked at again.
         threads: that decode.
         advance: told of each picture that is done.
+
+    Raises:
+        DataError: features are larger than ``float16`` can hold.
     """
     labels = [images.classes[label].label for label in images.labels.tolist()]
     places: dict[str, int] = {}
@@ -128,7 +132,7 @@ def look_at(
         if waiting:
             features = network.run(np.concatenate([each.views for each in waiting if each.views is not None])).features
             assert features is not None  # of a file without, nothing is taught
-            keep([each.place for each in waiting], features.reshape(len(waiting), views, -1).astype(np.float16))
+            keep([each.place for each in waiting], in_half(features, network.path).reshape(len(waiting), views, -1))
             waiting.clear()
 
     for each in _prepared(images, preprocessing, views, known, threads):
@@ -159,6 +163,22 @@ def look_at(
         rows if len(chosen) == len(rows) else rows[chosen],
     )
     return Seen(pictures, tuple(copies), tuple(sorted(conflicting)), tuple(broken))
+
+
+def in_half(features: np.ndarray, source: Path) -> np.ndarray:
+    """Features as ``float16``, as they are kept.
+
+    Args:
+        source: where they come from, for the error.
+
+    Raises:
+        DataError: one is larger than that can hold.
+    """
+    with np.errstate(over="ignore"):
+        half = features.astype(np.float16, copy=False)
+    if not np.isfinite(half).all():
+        raise DataError(f"{source}: gives features above 65,504, which half precision cannot hold; take another model")
+    return half
 
 
 def _prepared(

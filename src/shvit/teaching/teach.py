@@ -37,7 +37,7 @@ from shvit.predicting.embedder import backbone_of
 from shvit.predicting.pickling import digest_of
 from shvit.teaching.kept import Others, kept_path, read_kept, write_kept
 from shvit.teaching.lesson import Lesson, learn, taught_card
-from shvit.teaching.pictures import Pictures, Seen, look_at, views_for
+from shvit.teaching.pictures import Pictures, Seen, in_half, look_at, views_for
 from shvit.teaching.report import TeachOptions, TeachReport
 
 MADE_EACH = 60
@@ -126,6 +126,7 @@ class _Teaching:
             raise ModelFileError(f"{path}: the card says {self._card.output}; a head gives logits: export it anew")
         if self._file.features is None:
             raise ModelFileError(f"{path}: has no head that could be replaced; expected a file of shvit export")
+        self._unknown: list[str] = []
         self._notes: list[str] = []
         self._broken: list[str] = []
 
@@ -134,6 +135,8 @@ class _Teaching:
         check_outputs([("--output", self._output)], read[:-1])
         check_outputs([("--output", kept_path(self._output))], read)
         self._check_taught(anew)
+        if self._options.unknown is not None:
+            self._unknown = pictures_in(Path(self._options.unknown))  # refused before all that takes long
         info = self._info()
         known: Pictures | None = None
         classes: tuple[ClassInfo, ...] = ()
@@ -160,7 +163,9 @@ class _Teaching:
 
     def _check_taught(self, anew: bool) -> None:
         """Raises: ArgumentError: what was taught would be lost, or is to be added to and is not there."""
-        if anew and self._card.taught is not None and self._output.exists() and self._output.samefile(self._path):
+        if anew and self._output.exists() and self._output.samefile(self._path):
+            if self._card.taught is None:
+                raise ArgumentError(f"{self._output}: is the model itself, which would be lost; name another --output")
             raise ArgumentError(
                 f"{self._output}: was taught {len(self._card.classes)} classes, which would be lost; keep them with "
                 "--add, or name another --output"
@@ -274,10 +279,10 @@ class _Teaching:
                 for kind in KINDS:
                     found, _ = self._network.run_pictures(made_pictures(kind, MADE_EACH), advance)
                     assert found is not None and found.features is not None  # they can all be read
-                    made[kind] = found.features.astype(np.float16)
+                    made[kind] = in_half(found.features, self._path)
         if self._options.unknown is not None:
             folder = Path(self._options.unknown)
-            files = [str(Path(each).relative_to(folder)) for each in pictures_in(folder)]
+            files = [str(Path(each).relative_to(folder)) for each in self._unknown]
             images = ImageFiles(str(folder), folder, files, np.zeros(len(files), np.int64), (ClassInfo(0, ""),))
             with progress_bar("looking at unknown pictures", len(files), wanted=self._progress) as advance:
                 seen = look_at(images, self._network, self._card.preprocessing, 1, {}, self._threads, advance)
