@@ -126,4 +126,15 @@ def test_a_full_queue_takes_mirror_images_into_account():
     with running("--model", DEFAULT_MODEL, "--queue", "3") as server:
         files = [("images", (f"{place}.png", encoded(RED))) for place in range(2)]
         assert httpx2.post(f"{server.url}/v1/embed", files=files).status_code == 200
-        assert httpx2.post(f"{server.url}/v1/embed?flip=true", files=files).status_code == 503
+        answer = httpx2.post(f"{server.url}/v1/embed?flip=true", files=files)
+        assert answer.status_code == 413  # trying again would not help
+        assert "at most 1 are accepted" in answer.json()["error"]
+        found = shvit.Client(server.url, retries=0).embed([encoded(RED)] * 3, EmbeddingOptions(flip=True))
+        assert [each.error for each in found] == [None] * 3
+
+
+def test_no_mirror_image_fits_into_a_queue_of_one():
+    with running("--model", DEFAULT_MODEL, "--queue", "1") as server:
+        headers = {"Content-Type": "image/png"}
+        answer = httpx2.post(f"{server.url}/v1/embed?flip=true", content=encoded(RED), headers=headers)
+        assert (answer.status_code, answer.json()["error"]) == (413, "an image takes 2 places of 1")

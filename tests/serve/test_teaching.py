@@ -33,6 +33,23 @@ def test_model_files_are_given_out_to_who_has_the_token(program):
         assert "/v1/models/{name}/file" in client.get("openapi.json").json()["paths"]
 
 
+def test_another_file_of_the_models_name_is_not_given_out(tmp_path, program):
+    program("npm")
+    path = tmp_path / "mine.onnx"
+    path.write_bytes(SHIPPED_MODELS[DEFAULT_MODEL].read_bytes())
+    (tmp_path / "private").write_text("not for you")
+    with running("--teach", "--model", str(path)) as server, httpx2.Client(base_url=server.url) as client:
+        [model] = client.get("v1/models").json()["models"]
+        file = f"v1/models/{model['name']}/file"
+        assert client.get(file).status_code == 200
+        path.unlink()
+        gone = client.get(file)
+        path.symlink_to(tmp_path / "private")
+        changed = client.get(file)
+    assert [gone.status_code, changed.status_code] == [404, 404]
+    assert "changed or removed since the server started" in changed.json()["error"]
+
+
 def test_nothing_is_given_out_otherwise():
     assert not Settings().teach
     with running() as server, httpx2.Client(base_url=server.url) as client:

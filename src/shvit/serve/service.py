@@ -135,12 +135,14 @@ class Service:
         )
         size = len(body)
         try:
-            parts = (body, kind, content_type, self.settings.queue)
+            parts = (body, kind, content_type, self.settings.queue // runs)
             if size <= PARSED_AT_ONCE or kind not in (JSON, MULTIPART):
                 uploads = images_in(*parts)
             else:
                 uploads = await asyncio.get_running_loop().run_in_executor(self._parser, images_in, *parts)
             del body, parts
+            if runs * len(uploads) > self.settings.queue:  # there will never be room
+                raise RefusedError(413, "too_many", f"an image takes {runs} places of {self.settings.queue}")
             if self.waiting + runs * len(uploads) > self.settings.queue:
                 raise self.full()
             yield uploads
