@@ -149,6 +149,40 @@ def test_what_is_finished_stays(folder, tmp_path):
     assert output.read_bytes() == b"somebody's own"
 
 
+def test_a_folder_that_has_the_name_of_its_parts_loses_nothing(folder, tmp_path):
+    own = tmp_path / "out.parquet.parts/mine/cat.jpg"
+    own.parent.mkdir(parents=True)
+    own.write_bytes(b"a picture")
+    assert embed(tmp_path / "out.parquet", folder).inputs_now == 11
+    assert [each for each in own.parents[1].rglob("*") if each.is_file()] == [own]
+    assert embed(tmp_path / "out.parquet", folder).inputs_now == 0
+    with pytest.raises(BatchError, match="was begun with embeddings"):
+        embed(tmp_path / "out.parquet", folder, flip=True)
+
+
+def test_parts_in_a_folder_that_is_a_link(folder, tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "out.parquet.parts").symlink_to("disk")
+    assert embed(tmp_path / "out.parquet", folder).inputs_now == 11
+    assert not list((tmp_path / "disk").iterdir())
+
+
+def test_a_link_to_itself_is_an_input_that_fails(folder, tmp_path):
+    (folder / "loop.jpg").symlink_to("loop.jpg")
+    done = embed(tmp_path / "out.parquet", folder)
+    assert (done.inputs, done.failed) == (12, 1)
+
+
+def test_what_a_file_says_of_its_run_may_be_anything(folder, tmp_path):
+    output = tmp_path / "out.parquet"
+    embed(output, folder)
+    table = pq.read_table(output)
+    noted = {**pq.read_metadata(output).metadata, b"shvit.run": b"[" * 100_000}
+    pq.write_table(table.replace_schema_metadata(noted), output)
+    with pytest.raises(BatchError, match="is there already, and not a file of: shvit embed"):
+        embed(output, folder)
+
+
 def test_begun_with_other_options(folder, tmp_path, monkeypatch):
     output = tmp_path / "out.parquet"
     with monkeypatch.context() as patch:

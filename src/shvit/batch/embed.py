@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shvit.atomic import clear_partials
-from shvit.batch.plan import BatchSettings, check_same
+from shvit.batch.plan import PLAN, BatchSettings, check_same
 from shvit.batch.run import BatchSummary, RunOptions, run_batch
 from shvit.batch.stores import Output, is_url, open_binary
 from shvit.batch.worker import FAILED, is_part
@@ -58,7 +58,7 @@ def run_embed(
     parts = Output(f"{output}{PARTS}")
     folder, _, name = parts.root.removesuffix(PARTS).rpartition("/")
     place = Output(folder or "/")
-    begun = parts.is_there()
+    begun = parts.read(PLAN) is not None  # a folder of that name may also be somebody else's
     if not begun and (done := _finished(place, name, settings)) is not None:
         begin(done.inputs, done.inputs)
         return done
@@ -67,7 +67,7 @@ def run_embed(
     done = run_batch(settings, parts.root, options, begin, advance)
     _join(parts, place, name, settings, done.failed)
     if not done.failed:
-        parts.clear()
+        parts.clear(is_part, PLAN.partition("/")[0])
     return done
 
 
@@ -84,7 +84,7 @@ def _finished(place: Output, name: str, settings: BatchSettings) -> BatchSummary
         asked, failed = json.loads(noted[RUN.encode()]), int(noted[FAILED])
     except FileNotFoundError:
         return None
-    except (OSError, pa.ArrowException, KeyError, ValueError):
+    except (OSError, pa.ArrowException, KeyError, ValueError, RecursionError):
         raise BatchError(
             f"--output {place.path(name)}: is there already, and not a file of: shvit embed; name another output, or "
             "remove it"

@@ -214,7 +214,7 @@ def _read_plan(output: Output) -> dict[str, Any] | None:
         if plan["schema"] == _SCHEMA:
             return plan
         what = f"is of schema {plan['schema']}, this version reads {_SCHEMA}"
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         what = f"cannot be read: {error!r}"
     raise BatchError(f"{output.path(PLAN)}: {what}; name another output")
 

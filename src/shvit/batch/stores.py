@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -98,8 +98,9 @@ def _walk(folder: str) -> Iterator[Found]:
     with os.scandir(folder) as entries:
         inside = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
     for entry in inside:
-        # A link to nothing is an input that fails; a pipe or a device is none.
-        if not entry.is_dir() and (entry.is_file() or entry.is_symlink()):
+        # A link to nothing or to itself is an input that fails; a pipe or a device is none.
+        # os.path's, unlike the entry's own, takes links to themselves.
+        if (entry.is_symlink() or entry.is_file()) and not os.path.isdir(entry.path):  # noqa: PTH112
             yield Found(entry.path, None)
     for entry in inside:
         if entry.is_dir(follow_symlinks=False):
@@ -169,14 +170,6 @@ class Output:
             with naming(self.path(name)):
                 self._store.put_file(str(local), f"{self._inside}/{name}")
 
-    def is_there(self) -> bool:
-        """Whether the folder is, or anything below the prefix."""
-        if self._store is None:
-            return Path(self.root).is_dir()
-        self._store.invalidate_cache()
-        with naming(self.root):
-            return self._store.exists(self._inside)
-
     def read(self, name: str) -> bytes | None:
         """What is in a file; ``None`` where there is no such file."""
         with naming(self.path(name)):
@@ -204,13 +197,28 @@ class Output:
             except FileNotFoundError:
                 return []
 
-    def clear(self) -> None:
-        """Takes the folder away, or all below the prefix."""
-        with naming(self.root), suppress(FileNotFoundError):
-            if self._store is None:
-                shutil.rmtree(self.root)
-            else:
-                self._store.rm(self._inside, recursive=True)
+    def clear(self, own: Callable[[str], bool], folder: str) -> None:
+        """Takes away what a run put there, and then the folder, if nothing else is in it.
+
+        Args:
+            own: whether a file of this name, right in it, is the run's.
+            folder: in it, all of which is.
+        """
+        names = [each for each in self.names() if own(each)]
+        with naming(self.root):
+            if self._store is not None:
+                inside = [f"{self._inside}/{each}" for each in names]
+                below = f"{self._inside}/{folder}"
+                self._store.rm([*inside, *([below] if self._store.exists(below) else [])], recursive=True)
+                self._store.invalidate_cache()
+                if self._store.exists(self._inside) and not self._store.ls(self._inside, detail=False):
+                    self._store.rmdir(self._inside)  # of stores that have folders
+                return
+            for each in names:
+                Path(self.root, each).unlink(missing_ok=True)
+            with suppress(OSError):  # somebody else's things, or a link, stay
+                shutil.rmtree(Path(self.root, folder))
+                Path(self.root).rmdir()
 
     def clear_partials(self, prefix: str) -> None:
         """Takes away what killed processes left of files whose names begin so."""

@@ -19,7 +19,7 @@ def add_teaching(app: FastAPI, service: Service) -> None:
     Raises:
         MissingDependencyError, ExportError: ONNX Runtime Web cannot be had.
     """
-    # What was loaded; by the same name there may be another file by now, which is neither this model nor meant for anybody.
+    # What was loaded: by the same name there may be another file by now, which may be meant for nobody.
     loaded = {name: _identity(served.classifier.path) for name, served in service.models.items()}
     app.mount("/ort", StaticFiles(directory=runtime_folder()), name="ort")
 
