@@ -218,6 +218,17 @@ def test_more_than_is_accepted_is_refused_before_it_is_read(tmp_path, monkeypatc
         read_embeddings(path)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "value"), [("float32", np.nan), ("float32", 3e38), ("float32", -1e17), ("float16", -np.inf)]
+)
+def test_numbers_that_cannot_be_compared_are_refused(tmp_path, dtype, value):
+    rows = made_rows()
+    rows.matrix[7, 2] = value
+    path = write(tmp_path / "embeddings.parquet", rows, made_info(dtype=dtype))
+    with pytest.raises(DataError, match=r"embedding of photos/7\.jpg is not finite, or above 1e\+16"):
+        read_embeddings(path)
+
+
 def test_a_small_file_of_many_long_texts_is_refused(tmp_path, monkeypatch):
     rows = made_rows()
     path = write(tmp_path / "embeddings.parquet", replace(rows, sources=["x" * 1000] * COUNT))

@@ -77,6 +77,14 @@ def test_leaks_by_bytes_and_by_nearness(rng):
     assert leaks[1].similarity == pytest.approx(0.98, abs=1e-5)
 
 
+def test_one_of_length_0_leaks_only_by_its_bytes(rng):
+    train = rng.standard_normal((5, 8)).astype(np.float32)
+    val = np.concatenate([np.zeros((2, 8), np.float32), train[3:4]])
+    found = find_leaks(made(train), made(val, sources=["x.jpg", "4.jpg", "y.jpg"]))
+    assert [(each.place, each.other, each.identical) for each in found] == [(1, 4, True), (2, 3, False)]
+    assert not find_leaks(made(train), made(val[:1], sources=["x.jpg"]))
+
+
 def test_leaks_between_different_networks_are_refused():
     with pytest.raises(DataError, match="different networks"):
         find_leaks(made(clustered(3)), made(clustered(3), backbone="c" * 64))

@@ -51,7 +51,7 @@ def test_so_are_kept_ones_of_anybody(taught, tmp_path):
     model = copied(taught, tmp_path / "there")
     path, found = kept_path(model), pq.read_table(kept_path(model))
     info = json.loads(found.schema.metadata[b"shvit.embeddings"])
-    numbers = pa.array(np.full(len(found) * info["values"], 1e30, np.float32))
+    numbers = pa.array(np.full(len(found) * info["values"], 1e10, np.float32))
     place = found.schema.get_field_index("embedding")
     found = found.set_column(place, "embedding", pa.FixedSizeListArray.from_arrays(numbers, info["values"]))
     about = {"shvit.embeddings": json.dumps({**info, "dtype": "float32"})}

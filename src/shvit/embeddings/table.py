@@ -47,6 +47,9 @@ MAX_TEXTS_BYTES = 2 * 2**30
 """Of all texts of a file together: a small file may repeat one a million times. Digests and paths of 9.5 million
 pictures are 1.6 GB."""
 
+MAX_VALUE = 1e16
+"""Of an embedding's numbers: the squares of 65,536 of these can be added up in ``float32``."""
+
 ROW_GROUP = 8192
 """Rows that are written together, and so held in memory."""
 
@@ -354,10 +357,10 @@ def _checked_numbers(good: pa.RecordBatch, batch: pa.RecordBatch, file: Path) ->
     if flat.null_count:
         raise DataError(f"{file}: an embedding has values that are missing")
     numbers = flat.to_numpy(zero_copy_only=False).reshape(len(good), column.type.list_size)
-    finite = np.isfinite(numbers).all(1)
-    if not finite.all():
-        source = _checked_texts(good, "source", file)[int(np.argmin(finite))]
-        raise DataError(f"{file}: the embedding of {as_text(source.as_py())} is not finite")
+    usable = (np.abs(numbers) <= np.float32(MAX_VALUE)).all(1)  # which what is not finite is not
+    if not usable.all():
+        source = _checked_texts(good, "source", file)[int(np.argmin(usable))]
+        raise DataError(f"{file}: the embedding of {as_text(source.as_py())} is not finite, or above {MAX_VALUE:g}")
     return numbers
 
 

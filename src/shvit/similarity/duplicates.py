@@ -93,9 +93,13 @@ def find_leaks(train: Embeddings | EmbeddingIndex, val: Embeddings, threshold: f
     val = val.pictures()
     if not len(val):
         raise DataError("no embeddings to compare; every picture failed, or there were none")
-    nearest = index.search(val.stored, 1)
+    places, similarities = np.zeros(len(val), np.int64), np.zeros(len(val), np.float32)
+    rows = np.flatnonzero(np.linalg.norm(val.stored.astype(np.float32), axis=1))  # of length 0 is like nothing
+    if len(rows):
+        nearest = index.search(val.stored[rows], 1)
+        places[rows], similarities[rows] = nearest.places[:, 0], nearest.similarities[:, 0]
     leaks = []
-    for row, (place, similarity) in enumerate(zip(nearest.places[:, 0], nearest.similarities[:, 0], strict=True)):
+    for row, (place, similarity) in enumerate(zip(places, similarities, strict=True)):
         same = digests.get(val.sha256[row])
         if same is not None:
             leaks.append(Leak(row, same, True, 1.0))
