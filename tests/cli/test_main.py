@@ -109,6 +109,9 @@ def test_the_name_alone_shows_the_help(capsys):
 
 def test_an_interrupt_is_neither(monkeypatch, capsys):
     assert ends_with(KeyboardInterrupt(), monkeypatch, capsys) == (130, "interrupted\n")
+    in_an_import = ImportError("initialization failed")
+    in_an_import.__cause__ = KeyboardInterrupt()
+    assert ends_with(in_an_import, monkeypatch, capsys) == (130, "interrupted\n")
 
 
 def test_errors_meant_for_users_are_of_their_own_classes():

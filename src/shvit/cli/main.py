@@ -127,6 +127,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         say("interrupted", sys.stderr)
         return 130
     except Exception as error:
+        if isinstance(error.__cause__, KeyboardInterrupt):  # as modules in C raise it from where they are imported
+            say("interrupted", sys.stderr)
+            return 130
         if isinstance(error, OSError) and error.filename == STANDARD_OUTPUT:
             release_output()
         if isinstance(error, BrokenPipeError) and error.filename in (STANDARD_OUTPUT, None):
