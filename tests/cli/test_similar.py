@@ -214,6 +214,15 @@ def test_damaged_embeddings_are_not_called_pictures(embeddings, tmp_path, capsys
     assert "e.parquet: cannot be read as embeddings" in capsys.readouterr().err
 
 
+def test_pictures_of_a_line_are_on_the_page(tmp_path):
+    folder = tmp_path / "lines"
+    folder.mkdir()
+    for size in ((1, 4000), (4000, 1)):
+        Image.new("RGB", size).save(folder / f"{size[0]}.png")
+    assert run("--duplicates", folder, "--threshold", "0.5", "--output", tmp_path / "sheet.html") == 0
+    assert (tmp_path / "sheet.html").read_text().count("data:image/jpeg;base64,") == 2
+
+
 def test_unreadable_photos(embeddings, tmp_path, capsys):
     (tmp_path / "broken.jpg").write_bytes(b"no")
     assert run(tmp_path / "broken.jpg", "--in", embeddings) == 2

@@ -45,6 +45,13 @@ def percent(share: float | None) -> str:
     return "–" if share is None else f"{share:.1%}"
 
 
+def contained(image: Image.Image, side: int) -> Image.Image:
+    """A picture scaled to fit a square of that many pixels, small ones enlarged; each side has a pixel or more."""
+    scale = side / max(image.size)
+    width, height = (max(round(each * scale), 1) for each in image.size)
+    return image.resize((width, height), Image.Resampling.BICUBIC)
+
+
 def jpeg(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=88)

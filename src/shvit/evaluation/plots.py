@@ -10,9 +10,10 @@ import matplotlib
 import numpy as np
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont
 
 from shvit.evaluation.metrics import Calibration, wilson_interval
+from shvit.evaluation.pages import contained
 from shvit.evaluation.selective import RiskCoverage
 
 TICK_LABELS = 25
@@ -102,7 +103,7 @@ def coverage_figure(curve: RiskCoverage) -> Figure:
 
 def tile(image: Image.Image) -> Image.Image:
     """A picture scaled to fit a square of ``TILE`` pixels, small ones enlarged."""
-    return ImageOps.contain(image, (TILE, TILE), Image.Resampling.BICUBIC)
+    return contained(image, TILE)
 
 
 def contact_sheet(tiles: Sequence[Image.Image], captions: Sequence[Sequence[str]], columns: int = 6) -> Image.Image:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import Image, ImageOps
+from PIL import Image
 
 from shvit.atomic import write_text
 from shvit.errors import ImageError
-from shvit.evaluation.pages import data_uri, jpeg, page_template
+from shvit.evaluation.pages import contained, data_uri, jpeg, page_template
 from shvit.images.encoded import read_encoded
 from shvit.images.preprocess import decode
 
@@ -111,9 +110,7 @@ def _picture(tile: Tile, read: Read) -> tuple[str, str]:
 
 
 def thumbnail(image: Image.Image) -> Image.Image:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return ImageOps.contain(image, (THUMBNAIL, THUMBNAIL))
+    return contained(image, THUMBNAIL)
 
 
 def of_files(sources: Sequence[str]) -> Read:
