@@ -58,3 +58,11 @@ def test_so_are_kept_ones_of_anybody(taught, tmp_path):
     pq.write_table(found.replace_schema_metadata(about), path)
     with pytest.raises(DataError, match=r"mine\.embeddings\.parquet: gives features above 65,504"):
         teach(None, model, forget=["red"])
+
+
+def test_a_link_to_itself_is_one_broken_picture(photos, tiny_file, tmp_path):
+    folder = Path(shutil.copytree(photos, tmp_path / "photos"))
+    (folder / "red/loop.png").symlink_to("loop.png")
+    (folder / "loop.png").symlink_to("loop.png")
+    report = teach(folder, tiny_file, tmp_path / "mine.onnx")
+    assert len(report.broken) == 1 and "red/loop.png" in report.broken[0]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from shvit.data.classes import are_listed
-from shvit.data.formats.files import is_data, subfolders
+from shvit.data.formats.files import is_data, is_folder, subfolders
 from shvit.data.splits import by_split, split_and_rest
 from shvit.errors import DataError
 from shvit.images.sources import is_image
@@ -134,9 +134,9 @@ def _inner(folder: Path) -> list[str] | None:
     """The folders in a folder; ``None`` where images lie directly in it."""
     with os.scandir(folder) as entries:
         found = list(entries)
-    if any(is_image(entry.name) and not entry.is_dir() for entry in found):
+    if any(is_image(entry.name) and not is_folder(entry) for entry in found):
         return None
-    return sorted(entry.name for entry in found if is_data(entry.name) and entry.is_dir())
+    return sorted(entry.name for entry in found if is_data(entry.name) and is_folder(entry))
 
 
 def _holds_images(folder: Path) -> bool:

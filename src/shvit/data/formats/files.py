@@ -92,7 +92,7 @@ def image_folder(root: Path) -> ImageFiles:
     if not paths:
         raise DataError(f"{root}: no images in the folders of its classes, such as {folders[0]!r}; add some")
     with os.scandir(root) as entries:
-        files = [entry.name for entry in entries if not entry.is_dir()]
+        files = [entry.name for entry in entries if not is_folder(entry)]
     left_out[OUTSIDE] += sum(is_image(name) or is_unread_picture(name) for name in files if not name.startswith("."))
     images = ImageFiles(str(root), root, paths, np.concatenate(labels), name_classes(folders, root))
     images.left_out = +left_out
@@ -111,7 +111,7 @@ def subfolders(root: Path) -> list[str]:
         for entry in entries:
             if not is_data(entry.name):
                 continue
-            if entry.is_dir():
+            if is_folder(entry):
                 found.append(entry.name)
             elif entry.is_symlink() and not is_image(entry.name) and not os.path.exists(entry.path):  # noqa: PTH110
                 raise DataError(
@@ -124,6 +124,14 @@ def subfolders(root: Path) -> list[str]:
 def is_data(folder: str) -> bool:
     """Whether a folder of this name is taken for part of a dataset."""
     return not folder.startswith(".") and folder not in NOT_DATA
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is one, or a link to one; a link to itself is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def _within(path: str, folder: str) -> bool:
