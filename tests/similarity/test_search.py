@@ -110,6 +110,17 @@ def test_is_kept_beside_the_file_and_made_anew_when_that_changed(tmp_path):
     assert changed.search(query).places[0, 0] == exact.search(query).places[0, 0]
 
 
+def test_a_link_of_its_name_is_not_written_through(tmp_path, monkeypatch):
+    monkeypatch.setattr("shvit.similarity.search.EXACT_ROWS", 100)
+    path = write(tmp_path / "e.parquet", made(clustered(300)))
+    (tmp_path / "precious").write_text("of somebody")
+    index_path(path).symlink_to("precious")
+    notes = []
+    assert not EmbeddingIndex(path, notice=notes.append).exact
+    assert "is a link, and not written through" in notes[-1]
+    assert (tmp_path / "precious").read_text() == "of somebody"
+
+
 def test_one_that_cannot_be_written_is_kept_in_memory(tmp_path):
     path = write(tmp_path / "e.parquet", made(clustered(1000)))
     index_path(path).mkdir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 from collections.abc import Callable
@@ -54,8 +55,11 @@ def write_index(path: Path, cells: Cells, digest: str) -> None:
     """Args: digest: SHA-256 of the embeddings.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: it cannot be written, or is a link: nobody named this file, and what a link that came with the
+            embeddings leads to is not written over.
     """
+    if path.is_symlink():
+        raise OSError(errno.ELOOP, "is a link, and not written through", str(path))
     arrays = {name: np.ascontiguousarray(getattr(cells, name)) for name in _DTYPES}
     with atomic_path(path) as aside:
         safetensors.numpy.save_file(arrays, aside, {"format": FORMAT, "embeddings": digest})
