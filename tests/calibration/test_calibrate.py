@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -225,6 +226,17 @@ def test_unknown_pictures_that_are_too_few_or_none(tmp_path, tiny_file, labelled
         DataError, match=r"--unknown .*few: no pictures there; give a folder of pictures that show none"
     ):
         calibrate(tiny_file, labelled, tmp_path / "out.onnx", OPTIONS, unknown=few)
+
+
+def test_where_few_unknown_pictures_are_noticed_it_says_how_to_notice_more(tmp_path, tiny_file, labelled):
+    looks_known = max((labelled / "val").iterdir(), key=lambda folder: len(list(folder.iterdir())))
+    report = calibrate(tiny_file, labelled, tmp_path / "out.onnx", OPTIONS, unknown=looks_known)
+    noticed = 1 - report.decision.unknown.taken_for_known
+    [note] = [each for each in report.notes if each.startswith("few unknown pictures are noticed; with --keep 0.9")]
+    shares = [float(share) / 100 for share in re.findall(r"about (\d+)%", note)]
+    assert noticed < 0.5 and noticed - 0.01 <= shares[0] < shares[1]
+    report = calibrate(tiny_file, labelled, tmp_path / "out.onnx", replace(OPTIONS, keep=0.8), unknown=looks_known)
+    assert not [each for each in report.notes if "few unknown" in each]
 
 
 def test_images_that_cannot_be_read_are_named_and_the_others_used(tmp_path, tiny_file):

@@ -11,8 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import shvit.teaching.teach
+from shvit import Classifier
 from shvit.calibration.outputs import Network, Outputs
-from shvit.errors import ArgumentError, DataError
+from shvit.errors import ArgumentError, DataError, ModelFileError
 from shvit.teaching.kept import kept_path
 from shvit.teaching.report import TeachOptions
 from shvit.teaching.teach import teach
@@ -66,3 +68,28 @@ def test_a_link_to_itself_is_one_broken_picture(photos, tiny_file, tmp_path):
     (folder / "loop.png").symlink_to("loop.png")
     report = teach(folder, tiny_file, tmp_path / "mine.onnx")
     assert len(report.broken) == 1 and "red/loop.png" in report.broken[0]
+
+
+def test_what_another_command_wrote_meanwhile_is_not_lost(taught, tmp_path, monkeypatch):
+    model = copied(taught, tmp_path / "there")
+
+    def learn(*given):
+        lesson = real(*given)
+        monkeypatch.setattr("shvit.teaching.teach.learn", real)
+        teach(None, model, forget="red")
+        return lesson
+
+    real = shvit.teaching.teach.learn
+    monkeypatch.setattr("shvit.teaching.teach.learn", learn)
+    with pytest.raises(ModelFileError, match="was changed meanwhile, and nothing was written; run this again"):
+        teach(None, model, forget="green")
+    assert [each.label for each in Classifier(model).classes] == ["blue", "green"]
+
+
+def test_a_class_that_became_another_one_is_to_be_forgotten(taught, photos, tmp_path):
+    model, renamed = copied(taught, tmp_path / "there"), tmp_path / "photos" / "crimson"
+    shutil.copytree(photos / "red", renamed)
+    with pytest.raises(DataError, match=r"'red' has none left \(take it out: --forget red\)"):
+        teach(renamed.parent, model, add=True)
+    report = teach(renamed.parent, model, add=True, forget="red")
+    assert report.counts == {"blue": 24, "green": 24, "crimson": 24}

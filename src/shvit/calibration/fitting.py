@@ -30,7 +30,7 @@ from shvit.modelfile.program import Program
 from shvit.tasks import task_of
 
 FEW_NOTICED = 0.5
-"""Share of the unknown pictures below which it is told what else there is to do."""
+"""Share of the unknown pictures below which it is told how to notice more."""
 
 OTHER_SHARES = (0.9, 0.8)
 """Of its own pictures that stay known, for comparison."""
@@ -242,15 +242,14 @@ class Fitting:
                 auroc=auroc(of_known, of_strange),
                 taken_for_known=float((of_strange <= 0).mean()),
             )
-            if (of_strange > 0).mean() < FEW_NOTICED:
+            if (of_strange > 0).mean() < FEW_NOTICED and keep > min(OTHER_SHARES):
                 self.notes.append(f"few unknown pictures are noticed; {_at_other_shares(of_known, of_strange, keep)}")
 
 
 def _at_other_shares(of_known: np.ndarray, of_strange: np.ndarray, keep: float) -> str:
     """How many unknown pictures would be noticed where fewer of its own stay known."""
-    found = [
-        f"with --keep {share:g} about {(of_strange > np.quantile(of_known, share)).mean():.0%}"
+    return ", ".join(
+        f"with --keep {share:g} it would be about {(of_strange > np.quantile(of_known, share)).mean():.0%}"
         for share in OTHER_SHARES
         if share < keep
-    ]
-    return "; ".join([*found, "pictures of what is often mistaken are better a class of their own"])
+    )

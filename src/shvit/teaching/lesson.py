@@ -129,7 +129,7 @@ def _check_counts(targets: np.ndarray, classes: tuple[ClassInfo, ...]) -> None:
         raise DataError(f"expected at least two classes to tell apart, found {only}; add a folder for another one")
     counts = np.bincount(targets, minlength=len(classes))
     few = [
-        f"{each.label!r} has {count}"
+        f"{each.label!r} has {count}" if count else f"{each.label!r} has none left (take it out: --forget {each.label})"
         for each, count in zip(classes, counts.tolist(), strict=True)
         if count < FEWEST_PICTURES
     ]

@@ -120,6 +120,7 @@ class _Teaching:
         self._threads = options.threads or available_threads()
         self._file = open_finished(path)
         self._network = Network(self._file, path, self._threads)
+        self._digest = digest_of(path)
         # Whatever the network told before, the new head tells one label a picture.
         self._card = replace(self._network.card, task="classification")
         if self._card.output != "logits":
@@ -194,7 +195,7 @@ class _Teaching:
         assert values is not None  # refused otherwise
         return EmbeddingsInfo(
             model=self._card.name,
-            model_sha256=digest_of(self._path),
+            model_sha256=self._digest,
             backbone=backbone_of(self._path, self._card),
             values=values.shape[1],
             dtype="float16",
@@ -329,6 +330,8 @@ class _Teaching:
                     raise ModelFileError(f"{self._path}: gives other unknown scores than fitted; nothing was written")
             card = replace(card, verification=self._verified(card.verification, logits, expected))
             self._file.write(aside, UNKNOWN, lesson.program, card, lesson.fitted.head)
+            if digest_of(self._path) != self._digest:
+                raise ModelFileError(f"{self._path}: was changed meanwhile, and nothing was written; run this again")
             write_kept()
         return card
 
