@@ -19,7 +19,7 @@ $(DEV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 test: $(DEV)/installed
-	$(DEV)/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m 'not slow'
+	$(DEV)/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder -m 'not slow'
 
 test-slow: $(DEV)/installed
 	$(DEV)/bin/python -m pytest -m slow

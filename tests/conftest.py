@@ -43,6 +43,33 @@ os.environ.pop("COLUMNS", None)
 os.unsetenv("COLUMNS")
 
 
+LONGEST = (
+    "batch/test_ray.py",
+    "exporting/test_deploy_docs.py",
+    "test_python.py",
+    "training/test_distributed.py",
+    "training/test_train.py",
+    "training/test_resume.py",
+    "training/test_continuation.py",
+    "bench/test_compare.py",
+    "exporting/test_litert.py",
+    "web/test_teach.py",
+    "cli/test_train.py",
+    "hub/test_fetch.py",
+    "models/test_shvit.py",
+    "cli/test_names.py",
+    "training/test_several_labels.py",
+    "hub/test_page.py",
+    "teaching/test_teach.py",
+)
+"""Files that take the longest, which are begun first: one that is begun last is waited for by all other processes."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    place = {ROOT / "tests" / name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path, len(place)))
+
+
 def pytest_runtest_setup() -> None:
     """Random networks are the same in every run: one in four small ones loses more in 8 bits than an export accepts."""
     if "torch" in sys.modules:

@@ -415,7 +415,7 @@ def test_every_shape_and_mode_is_trained_evaluated_and_exported_alike(image_size
     assert (again.image_size, again.resize_mode, again.pad_color) == (image_size, mode, (3, 2, 1))
 
 
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed"])
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", pytest.param("16-mixed", marks=pytest.mark.slow)])
 def test_no_library_speaks_to_the_user(colours, tmp_path, precision):
     """One epoch of warm-up alone, after which timm would warn of a cosine of one step; Fabric would announce itself."""
     options = {"image_size": 32, "epochs": 1, "batch_size": 8, "precision": precision}
