@@ -48,9 +48,9 @@ def write_photographs(data: Path, folder: Path) -> Path:
     return folder
 
 
-def timed(photographs: Path, model: str, output: Path) -> dict[str, float]:
+def timed(python: str, photographs: Path, model: str, output: Path) -> dict[str, float]:
     """One process on one core."""
-    command = [sys.executable, "-m", "shvit", "teach", str(photographs), "--model", model, "--output", str(output)]
+    command = [python, "-m", "shvit", "teach", str(photographs), "--model", model, "--output", str(output)]
     core = str(max(os.sched_getaffinity(0)))
     # A process of its own between, whose only child is measured: the largest of all children is what the system tells.
     code = (
@@ -116,6 +116,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with photographs/, bccd/, coco-tiny/, ...")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--python", default=sys.executable, help="of the installation whose times are taken")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -134,7 +135,7 @@ def main() -> None:
                 output = folder / "mine" / "mine.onnx"
                 for each in output.parent.glob("*"):
                     each.unlink()
-                runs.append(timed(photographs, model, output))
+                runs.append(timed(args.python, photographs, model, output))
             times[name] = sorted(runs, key=lambda run: run["seconds"])[len(runs) // 2]
             print(name, times[name], flush=True)
         shvit.teach(photographs, DEFAULT_MODEL, folder / "taught.onnx", shvit.TeachOptions(threads=1))
@@ -144,7 +145,7 @@ def main() -> None:
             "ms_an_image": speed(folder / "taught.onnx"),
             "accuracy": accuracies(args.data, folder, args.seeds),
         }
-    record("teach", "python benchmarks/teach.py --data DATA", result)
+    record("teach", "python benchmarks/teach.py --data DATA --python LIGHT/bin/python", result)
 
 
 if __name__ == "__main__":
