@@ -177,10 +177,17 @@ def _peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
 
 
-def label_sets(labels: np.ndarray, seed: int) -> Iterator[tuple[str, np.ndarray]]:
-    """Places of about 5,000 pictures: of few classes, of some and of all."""
+def label_sets(labels: np.ndarray, seed: int, all_alone: bool) -> Iterator[tuple[str, np.ndarray]]:
+    """Places of about 5,000 pictures: of few classes, of some and of all.
+
+    Args:
+        all_alone: only of all; of few there are not as many.
+    """
     rng = np.random.default_rng(seed)
     ten, fifty = rng.choice(200, 10, replace=False), rng.choice(200, 50, replace=False)
+    if all_alone:
+        yield "200 classes", rng.choice(len(labels), 5000, replace=False)
+        return
     yield "10 classes", np.flatnonzero(np.isin(labels, ten))
     yield (
         "50 classes",
@@ -195,9 +202,7 @@ def study_labels(embeddings: Embeddings, seeds: int) -> list[dict[str, Any]]:
     parts = {"train": slice(0, 100_000), "val": slice(100_000, None)}
     for split, part in parts.items():
         for seed in range(seeds):
-            for name, chosen in label_sets(labels[part], seed):
-                if split == "val" and name != "200 classes":
-                    continue
+            for name, chosen in label_sets(labels[part], seed, split == "val"):
                 results.append(
                     {"split": split, "seed": seed, "of": name, **flipped(features[part], labels[part], chosen, seed)}
                 )
