@@ -45,7 +45,7 @@ def alone(colours, tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_several_processes_follow_the_curve_of_one(colours, alone, tmp_path, processes):
     options = {**OPTIONS, "execution": {"devices": processes}}
     process = drive(colours, tmp_path, options, torchrun(processes))
