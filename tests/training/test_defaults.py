@@ -28,11 +28,11 @@ def test_a_small_folder_gets_steps_enough_at_a_rate_that_its_batch_does_not_scal
     assert images // batch_size * epochs >= min(400, 60 * (images // batch_size))
 
 
-def test_a_fitted_head_is_fine_tuned_from_at_a_lower_rate():
-    for images in (90, 4_999):
-        recipe = default_recipe("shvit_s1", images, WEIGHTS, head_start="linear")
-        assert (recipe.head_start, scaled_lr(recipe)) == ("linear", 3e-4)
-        assert default_recipe("shvit_s1", images, WEIGHTS).head_start == "random"
+@pytest.mark.parametrize(("images", "lr"), [(90, 3e-4), (299, 3e-4), (300, 1e-3), (4_999, 1e-3)])
+def test_a_head_that_is_fitted_to_few_is_fine_tuned_from_at_a_lower_rate(images, lr):
+    recipe = default_recipe("shvit_s1", images, WEIGHTS, head_start="linear")
+    assert (recipe.head_start, scaled_lr(recipe)) == ("linear", lr)
+    assert default_recipe("shvit_s1", images, WEIGHTS).head_start == "random"
     many = default_recipe("shvit_s1", 5_000, WEIGHTS, head_start="linear")
     assert many.optimizer == default_recipe("shvit_s1", 5_000, WEIGHTS).optimizer
 

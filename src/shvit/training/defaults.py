@@ -24,8 +24,9 @@ be light when fine-tuning. AdamW's steps do not grow with the gradient: a rate i
 small folder would hardly move the weights."""
 SMALL_LR = 1e-3
 """Learning rate of the head that fine-tunes fewer than SMALL images."""
-FITTED_LR = 3e-4
-"""The same where the head is fitted first: it need not be learnt, and features that suit it are soon bent away."""
+FEW, FITTED_LR = 300, 3e-4
+"""The same where the head is fitted first, to fewer than FEW images: it need not be learnt, and features that suit it
+are soon bent away. More images teach the features more than is lost (docs/studies/small_folders.md)."""
 SMALL_LABEL_SMOOTHING, SMALL_MIXUP = 0.05, 0.2
 """Below SMALL images: with more of either the scores of an easy task stay too low, with less those of a hard one are
 too high."""
@@ -62,7 +63,7 @@ def default_recipe(
     """
     recipe = _for_images(model, images, pretrained, quantization_aware, sync_norm)
     if head_start == "linear":
-        fitted = replace(recipe.optimizer, lr=FITTED_LR if images < SMALL else recipe.optimizer.lr)
+        fitted = replace(recipe.optimizer, lr=FITTED_LR if images < FEW else recipe.optimizer.lr)
         recipe = replace(recipe, head_start=head_start, optimizer=fitted)
     return replace(recipe, label_smoothing=0.0) if task == "multi_label" else recipe
 
