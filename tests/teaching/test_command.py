@@ -40,6 +40,14 @@ def test_it_says_what_to_expect_and_what_was_written(photos, tiny_file, tmp_path
     assert "warning" not in err
 
 
+def test_the_command_that_it_names_takes_any_path(photos, tiny_file, tmp_path, capsys):
+    mine = tmp_path / "my photos"
+    shutil.copytree(photos, mine)
+    shutil.move(mine / "red" / "0-05.png", mine / "blue" / "wrong.png")
+    _, out, _ = run(capsys, mine, "--model", tiny_file, "--output", mine.parent / "my model.onnx")
+    assert f"similar --mislabelled '{tmp_path / 'my model.embeddings.parquet'}' --output labels.html" in out
+
+
 def test_the_same_as_json(taught, tmp_path, capsys):
     more = draw(tmp_path / "more", ("grey",), 5)
     status, out, _ = run(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -175,5 +176,5 @@ def _print_doubtful(report: TeachReport) -> None:
     print_table(["picture", "its label", "score", "looks like", "score"], rows, "llrlr")
     if len(doubtful) > DOUBTFUL:
         say(f"  ... and {len(doubtful) - DOUBTFUL} more; --format json names up to {MOST_DOUBTFUL}", hang=4)
-    command = f"shvit similar --mislabelled {report.kept} --output labels.html --output labels.csv"
+    command = f"shvit similar --mislabelled {shlex.quote(str(report.kept))} --output labels.html --output labels.csv"
     say(f"  to see and to move them: {command}", hang=4)
