@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 from shvit.atomic import atomic_path
 from shvit.errors import BatchError, MissingDependencyError, ShvitError
+from shvit.images.sources import is_folder
 from shvit.install import install_command
 from shvit.reading import open_regular
 
@@ -99,8 +100,7 @@ def _walk(folder: str) -> Iterator[Found]:
         inside = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
     for entry in inside:
         # A link to nothing or to itself is an input that fails; a pipe or a device is none.
-        # os.path's, unlike the entry's own, takes links to themselves.
-        if (entry.is_symlink() or entry.is_file()) and not os.path.isdir(entry.path):  # noqa: PTH112
+        if (entry.is_symlink() or entry.is_file()) and not is_folder(entry):
             yield Found(entry.path, None)
     for entry in inside:
         if entry.is_dir(follow_symlinks=False):

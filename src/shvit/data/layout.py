@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from shvit.data.classes import are_listed
-from shvit.data.formats.files import is_data, is_folder, subfolders
+from shvit.data.formats.files import is_data, subfolders
 from shvit.data.splits import by_split, split_and_rest
 from shvit.errors import DataError
-from shvit.images.sources import is_image
+from shvit.images.sources import is_folder, is_image
 
 MAX_DEPTH = 8
 """Folders in folders that are gone down to find where a dataset begins."""

@@ -14,7 +14,7 @@ from shvit.data.classes import name_classes
 from shvit.data.unread import OUTSIDE, REPEATED_LINK, describe_unread, is_unread_picture
 from shvit.errors import DataError
 from shvit.images.encoded import read_encoded
-from shvit.images.sources import is_image, kind_of_other
+from shvit.images.sources import is_folder, is_image, kind_of_other
 
 NOT_DATA = frozenset(
     {"__MACOSX", "__pycache__", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information"}
@@ -124,14 +124,6 @@ def subfolders(root: Path) -> list[str]:
 def is_data(folder: str) -> bool:
     """Whether a folder of this name is taken for part of a dataset."""
     return not folder.startswith(".") and folder not in NOT_DATA
-
-
-def is_folder(entry: os.DirEntry[str]) -> bool:
-    """Whether it is one, or a link to one; a link to itself is none."""
-    try:
-        return entry.is_dir()
-    except OSError:
-        return False
 
 
 def _within(path: str, folder: str) -> bool:
