@@ -185,14 +185,12 @@ def label_sets(labels: np.ndarray, seed: int, all_alone: bool) -> Iterator[tuple
     """
     rng = np.random.default_rng(seed)
     ten, fifty = rng.choice(200, 10, replace=False), rng.choice(200, 50, replace=False)
-    if all_alone:
-        yield "200 classes", rng.choice(len(labels), 5000, replace=False)
-        return
-    yield "10 classes", np.flatnonzero(np.isin(labels, ten))
-    yield (
-        "50 classes",
-        np.concatenate([rng.choice(np.flatnonzero(labels == each), 100, replace=False) for each in fifty]),
-    )
+    if not all_alone:
+        yield "10 classes", np.flatnonzero(np.isin(labels, ten))
+        yield (
+            "50 classes",
+            np.concatenate([rng.choice(np.flatnonzero(labels == each), 100, replace=False) for each in fifty]),
+        )
     yield "200 classes", rng.choice(len(labels), 5000, replace=False)
 
 

@@ -205,11 +205,11 @@ def summarize(runs: list[dict[str, Any]]) -> dict[str, Any]:
     return {"ways": rows, "differences": differences, "runs": runs}
 
 
-COLOURS = ("tab:green", "tab:orange", "tab:purple")
-TITLES = {
-    "random": "train, head at random",
-    "head": "train, from a fitted head",
-    "faster": "the same, rate 0.001",
+STYLES = {
+    "random": ("train, head at random", "tab:green"),
+    "head": ("train, from a fitted head", "tab:orange"),
+    "faster": ("the same, rate 0.001", "tab:purple"),
+    "teach": ("teach: a head on the features", "black"),
 }
 
 
@@ -222,18 +222,17 @@ def draw(result: dict[str, Any], file: Path) -> None:
     from matplotlib.ticker import NullFormatter, ScalarFormatter
 
     figure, (ahead, cost) = pyplot.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
-    ahead.axhline(0, color="black", label="teach: a head on the features")
-    for way, title, colour, place in (
-        ("teach", "teach", "black", 0),
-        *zip(TITLES, TITLES.values(), COLOURS, (-1, 0, 1), strict=True),
-    ):
+    for place, (way, (title, colour)) in enumerate(STYLES.items()):
         rows = [row for row in result["ways"] if row["way"] == way]
         cost.plot([row["per_class"] for row in rows], [row["processor_seconds"] for row in rows], "o-", color=colour)
         pairs = [row for row in result["differences"] if row["of"] == f"{way} - teach"]
         if not pairs:
+            ahead.axhline(0, color=colour, label=title)
             continue
         low, mean, high = (100 * np.array([row[key] for row in pairs]) for key in ("low", "mean", "high"))
-        beside = np.array([row["per_class"] for row in pairs]) * 1.04**place  # so that bars do not cover one another
+        beside = np.array([row["per_class"] for row in pairs]) * 1.04 ** (
+            place - 1
+        )  # so that bars do not cover one another
         bars = [mean - low, high - mean]
         ahead.errorbar(beside, mean, bars, marker="o", capsize=3, color=colour, label=title)
     ahead.set(ylabel="points ahead of teach, same pictures", xscale="log")
