@@ -155,7 +155,7 @@ def _files_of_one_kind(
                 f"{source}: there are no {expected}{'; ' if of_source else ''}{describe_left_out(of_source)}"
             )
         left_out.update(of_source)
-    if chosen is None or (chosen == "video" and kind is None):
+    if chosen in (None, "video"):
         chosen = "video"
         yield from (("video", file) for file in videos)
     elif chosen == "images":

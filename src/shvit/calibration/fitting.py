@@ -242,8 +242,9 @@ class Fitting:
                 auroc=auroc(of_known, of_strange),
                 taken_for_known=float((of_strange <= 0).mean()),
             )
-            if (of_strange > 0).mean() < FEW_NOTICED and keep > min(OTHER_SHARES):
-                self.notes.append(f"few unknown pictures are noticed; {_at_other_shares(of_known, of_strange, keep)}")
+            more = _at_other_shares(of_known, of_strange, keep)
+            if more and (of_strange > 0).mean() < FEW_NOTICED:
+                self.notes.append(f"few unknown pictures are noticed; {more}")
 
 
 def _at_other_shares(of_known: np.ndarray, of_strange: np.ndarray, keep: float) -> str:

@@ -124,12 +124,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()  # here a full disk can still be told of
         return status
     except KeyboardInterrupt:
-        say("interrupted", sys.stderr)
-        return 130
+        return _interrupted()
     except Exception as error:
         if isinstance(error.__cause__, KeyboardInterrupt):  # as modules in C raise it from where they are imported
-            say("interrupted", sys.stderr)
-            return 130
+            return _interrupted()
         if isinstance(error, OSError) and error.filename == STANDARD_OUTPUT:
             release_output()
         if isinstance(error, BrokenPipeError) and error.filename in (STANDARD_OUTPUT, None):
@@ -144,6 +142,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             print_trace(error)
         say(f"{name}: error: {reason}", sys.stderr)
         return 2
+
+
+def _interrupted() -> int:
+    say("interrupted", sys.stderr)
+    return 130
 
 
 def _parse(arguments: list[str], chosen: str | None) -> argparse.Namespace:

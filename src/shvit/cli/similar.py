@@ -208,7 +208,7 @@ def _labelled(path: str | Path, args: argparse.Namespace) -> tuple[Pictures, Emb
     from shvit.predicting.embedder import Embedder
     from shvit.similarity.pictures import dataset, embeddings_file
 
-    if _is_file(path, args, table=True):
+    if _is_file(path, args, pictures_in_parquet=True):
         return embeddings_file(path)
     images = open_dataset(path, args.split)
     embedder = Embedder(args.model or DEFAULT_MODEL, threads=args.threads)
@@ -217,17 +217,17 @@ def _labelled(path: str | Path, args: argparse.Namespace) -> tuple[Pictures, Emb
     return pictures, pictures.embeddings
 
 
-def _is_file(path: str | Path, args: argparse.Namespace, table: bool = False) -> bool:
+def _is_file(path: str | Path, args: argparse.Namespace, pictures_in_parquet: bool = False) -> bool:
     """Whether it is embeddings, and not pictures to be embedded.
 
     Args:
-        table: a Parquet file may also hold pictures; otherwise it can be nothing but embeddings, if damaged ones.
+        pictures_in_parquet: a Parquet file may hold pictures; otherwise it is taken for embeddings, if damaged ones.
     """
     from shvit.similarity.pictures import is_embeddings
 
     if args.within is not None or is_embeddings(path):
         return True
-    return not table and Path(path).suffix.lower() == ".parquet" and Path(path).is_file()
+    return not pictures_in_parquet and Path(path).suffix.lower() == ".parquet" and Path(path).is_file()
 
 
 def _print(report: Report) -> None:

@@ -2,7 +2,7 @@
 
 import { Calls, problem } from "../calls.js";
 import { followDrops } from "../drops.js";
-import { explainProblem, hideProblem, part, percent, say, showProblem } from "../words.js";
+import { explainProblem, hideProblem, part, say, showProblem } from "../words.js";
 import { ClassList, counted } from "./classes.js";
 import { expectation } from "./expectation.js";
 import { chosen, dropped } from "./files.js";
