@@ -77,7 +77,7 @@ def features(network: SHViT, images: ImageDataset, preprocessing: Preprocessing,
     for batch in evaluation_loader(images, preprocessing, 64, 0):
         pixels = normalize(batch.images)
         seen = (pixels, pixels.flip(3))[:views]
-        pooled = [network.forward_head(network.forward_features(each), pre_logits=True) for each in seen]
+        pooled = [network(each, pre_logits=True) for each in seen]
         rows.append(torch.stack([each for each in pooled if isinstance(each, Tensor)], 1).numpy())
     return np.concatenate(rows)
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from shvit import Classifier, Embedder
 from shvit.atomic import atomic_folder
 from shvit.card import Card, ClassInfo, Preprocessing, Verification
 from shvit.cli.main import main
@@ -17,9 +18,12 @@ from shvit.evaluation.samples import calibration_images, verification_pixels
 from shvit.exporting import FORMATS, FileOptions, export_model
 from shvit.exporting.options import check_combination
 from shvit.modelfile import verify
-from shvit.models import save_checkpoint
+from shvit.modelfile.verify import photograph_crops
+from shvit.models import load_model, save_checkpoint
 
-from ..conftest import AS_ANYBODY, PATIENCE
+from ..conftest import AS_ANYBODY, PATIENCE, SAMPLES
+from ..models.test_reparam import randomized
+from .conftest import TINY
 
 
 @pytest.mark.parametrize(
@@ -46,6 +50,33 @@ def test_the_command_line_refuses_it_before_it_reads_anything(tmp_path, capsys):
     arguments = ["export", "--model", "missing.safetensors", "--output", str(tmp_path / "a.mlpackage")]
     assert main([*arguments, "--format", "coreml", "--precision", "int8"]) == 2
     assert "Core ML is exported as fp16, fp32, not as int8" in capsys.readouterr().err
+
+
+BEYOND = {
+    "gated": {"attention_gate": True},
+    "squared": {"activation": "squared_relu", "attention_step": 2},
+    "hard": {"activation": "hard_swish", "head_stages": 2},
+}
+
+
+@pytest.mark.parametrize("name", BEYOND)
+@pytest.mark.parametrize(
+    ("format", "precision"), [("onnx", "fp32"), ("onnx", "int8"), ("openvino", "int8"), ("litert", "fp32")]
+)
+def test_a_network_beyond_the_paper_is_written_read_and_exported(tmp_path, tiny_card, name, format, precision):
+    network = randomized(replace(TINY, **BEYOND[name])).float()
+    save_checkpoint(network, tmp_path / "own.safetensors")
+    read, _ = load_model(tmp_path / "own.safetensors")
+    assert read.config == network.config
+    calibration = photograph_crops(tiny_card.preprocessing)[:32] if precision == "int8" else None
+    file = tmp_path / f"own{FORMATS[format].suffix}"
+    report = export_model(read, file, tiny_card, FileOptions(format, precision), calibration=calibration)
+    assert report.max_difference <= verify.TOLERANCE[precision]  # from the network, as PyTorch computes it
+    classifier = Classifier(file)
+    (result,) = classifier.predict(SAMPLES / "coffee.jpg")
+    assert len(result.predictions) == 4
+    if format == "onnx":
+        assert Embedder(file).values == network.num_features
 
 
 @pytest.mark.skipif(not AS_ANYBODY and sys.platform != "linux", reason="needs Linux's rights")

@@ -243,6 +243,8 @@ def test_timm_prepares_the_same_pixels(preprocessing, tmp_path, own_card):
         ),
         ({"stem_stride": 8}, Preprocessing((64, 64)), "timm's SHViT has stem_stride=16, this network 8"),
         ({"num_heads": 2}, Preprocessing((64, 64)), "timm's SHViT has num_heads=1, this network 2"),
+        ({"attention_gate": True}, Preprocessing((64, 64)), "timm's SHViT has attention_gate=False, this network True"),
+        ({"head_stages": 2}, Preprocessing((64, 64)), "timm's SHViT has head_stages=1, this network 2"),
         ({"widths": (16, 24, 24)}, Preprocessing((64, 64)), r"downsamples only where the width changes"),
     ],
 )

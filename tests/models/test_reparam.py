@@ -23,6 +23,13 @@ STUDIES = {
     "all channels attended": SHViTConfig(num_classes=7).with_partial_ratio(1.0),
     "no attention": SHViTConfig(attention=(False, False, False), num_classes=7),
     "no head": SHViTConfig(num_classes=0),
+    "attention in every other block": SHViTConfig(attention_step=2, num_classes=7),
+    "gated attention": SHViTConfig(attention_gate=True, num_classes=7),
+    "gated multi-head attention": SHViTConfig(attention_gate=True, num_heads=2, num_classes=7),
+    "squared ReLU": SHViTConfig(depths=(1, 1, 1), activation="squared_relu", num_classes=7),
+    "hard swish": SHViTConfig(activation="hard_swish", num_classes=7),
+    "branches": SHViTConfig(branch_kernels=(3, 1, 1), num_classes=7),
+    "two stages' features": SHViTConfig(head_stages=2, distillation=True, num_classes=7),
 }
 
 
@@ -34,9 +41,11 @@ def randomized(config: SHViTConfig) -> SHViT:
     """
     torch.manual_seed(0)
     model = SHViT(config).double().train()
+    # What is squared in each of many layers would grow beyond all bounds for images unlike those below.
+    largest = 0.1 if config.activation == "squared_relu" else 1.2
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d | nn.GroupNorm):
-            nn.init.uniform_(module.weight, 0.3, 1.2)
+            nn.init.uniform_(module.weight, largest / 4, largest)
             nn.init.normal_(module.bias, 0, 0.3)
         if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d):
             module.momentum = None  # the statistics of what comes next, not a moving average

@@ -201,6 +201,15 @@ def test_unknown_name_suggests_the_right_one():
         ({"dropout": 1.0}, "dropout"),
         ({"drop_path": -0.1}, "drop_path"),
         ({"num_classes": 0, "distillation": True}, "distillation"),
+        ({"attention_step": 0}, "attention_step"),
+        ({"attention_gate": "yes"}, "attention_gate"),
+        ({"activation": "gelu"}, "activation"),
+        ({"activation": ["relu"]}, "activation"),
+        ({"branch_kernels": (5,)}, "branch_kernels"),
+        ({"branch_kernels": (1,) * 9}, "branch_kernels"),
+        ({"branch_kernels": 3}, "branch_kernels"),
+        ({"head_stages": 4}, "head_stages"),
+        ({"head_stages": 0}, "head_stages"),
     ],
 )
 def test_a_bad_configuration_is_refused_with_the_fields_name(changes, field):

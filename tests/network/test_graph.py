@@ -52,6 +52,11 @@ def assert_same(network: SHViT, size: tuple[int, int], session: onnxruntime.Infe
         {"attention": (True, False, True)},
         {"widths": (32, 48, 64, 80), "depths": (1, 1, 1, 1), "partial_dims": (8, 16, 16, 16), "attention": (True,) * 4},
         {"mlp_ratio": 3, "qk_dim": 8, "distillation": True},
+        {"attention_gate": True, "attention_step": 2},
+        {"attention_gate": True, "num_heads": 2, "partial_dims": (8, 16, 32)},
+        {"activation": "squared_relu", "branch_kernels": (3, 1)},
+        {"activation": "hard_swish"},
+        {"head_stages": 3, "distillation": True},
     ],
 )
 def test_it_is_the_network_in_every_configuration(changes):

@@ -54,7 +54,7 @@ def in_torch(
 
     def record(stage, block, layer):
         def hook(module, inputs, output):
-            q, k, _ = output.flatten(2).split(layer.qkv_dims, dim=1)
+            q, k, *_ = output.flatten(2).split(layer.qkv_dims, dim=1)
             q, k = (each.unflatten(1, (layer.num_heads, -1)) for each in (q, k))
             scores = torch.einsum("bhci,bhcj->bhij", q, k) / math.sqrt(network.config.qk_dim)
             attention[stage, block] = torch.softmax(scores, -1).mean(1)[0].numpy()
@@ -83,6 +83,7 @@ def in_torch(
         ({}, (224, 224), "fp32", 1e-5),
         ({"distillation": True}, (100, 70), "fp32", 1e-5),  # sides that are halved to fractions
         ({"num_heads": 2}, (96, 96), "fp32", 1e-5),
+        ({"attention_step": 2, "attention_gate": True}, (96, 64), "fp32", 1e-5),
         ({"stem_stride": 8, "attention": (True, False, True)}, (64, 96), "fp32", 1e-5),
         ({}, (96, 160), "fp16", 1e-2),
     ],

@@ -220,6 +220,12 @@ def test_what_does_not_go_with_it_is_refused(changes, expected):
         replace(RECIPE, **changes)
 
 
+@pytest.mark.parametrize("changes", [{"attention_gate": True}, {"activation": "hard_swish"}, {"head_stages": 2}])
+def test_a_network_that_the_simulation_does_not_know_is_refused(changes):
+    with pytest.raises(ValueError, match="quantization_aware: the simulation knows the paper's design"):
+        simulate_int8(randomized(replace(SMALL, **changes)))
+
+
 def test_the_flag_brings_defaults_of_its_own(tmp_path):
     checkpoint = tmp_path / "small.safetensors"
     save_checkpoint(small_shvit(), checkpoint)

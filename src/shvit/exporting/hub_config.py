@@ -51,6 +51,11 @@ def check_expressible(config: SHViTConfig, preprocessing: Preprocessing) -> None
         "stem_stride": (config.stem_stride, 16),
         "num_heads": (config.num_heads, 1),
         "mlp_ratio": (config.mlp_ratio, 2),
+        "attention_step": (config.attention_step, 1),
+        "attention_gate": (config.attention_gate, False),
+        "activation": (config.activation, "relu"),
+        "branch_kernels": (config.branch_kernels, ()),
+        "head_stages": (config.head_stages, 1),
     }
     for field, (found, expected) in wanted.items():
         if found != expected:
@@ -78,7 +83,7 @@ def timm_config(config: SHViTConfig, card: Card, quantized: bool) -> dict[str, A
     written: dict[str, Any] = {
         "architecture": architecture if architecture in VARIANTS else "shvit_s1",
         "num_classes": config.num_classes,
-        "num_features": config.widths[-1],
+        "num_features": config.num_features,
         "global_pool": "avg",
         "label_names": labels,
     }

@@ -15,6 +15,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from shvit.modelfile.verify import quiet
 from shvit.network.forward import normalized
+from shvit.network.graph import FEATURES
 
 BATCH = 16
 
@@ -52,6 +53,7 @@ def quantize_graph(
     """
     prefixes = tuple(f"{name}." for name in keep_float)
     kept = [node.name for node in proto.graph.node if f"{node.name}.".startswith(prefixes)] if prefixes else []
+    kept.append(FEATURES)  # several stages', each with a range of its own
     source_proto = proto if any(name.startswith("stem") for name in kept) else _integer_input(proto)
     with tempfile.TemporaryDirectory() as name:
         source, prepared, quantized = (Path(name) / f"{each}.onnx" for each in ("source", "prepared", "quantized"))

@@ -44,6 +44,7 @@ def reparameterize(model: SHViT) -> SHViT:
         folded.head = _plain_linear(folded.head.linear)
         folded.head_dist = None
         folded.config = replace(folded.config, distillation=False)
+    folded.config = replace(folded.config, branch_kernels=())
     folded.folded = True
     state = model.state_dict()
     if not any(tensor.is_meta for tensor in state.values()):  # an outline has no values to fold

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from shvit.errors import ArgumentError
 from shvit.models.hub import HubModel
 from shvit.network.shapes import squeezed_width, stem_widths
-from shvit.network.variants import SHViTConfig
+from shvit.network.variants import Activation, SHViTConfig
 
 
 class ConvNorm(nn.Module):
@@ -57,43 +57,69 @@ class DropPath(nn.Module):
 
 
 class DepthwiseConv(nn.Module):
-    """``x + BN(DWConv3x3(x))``: local features, and the position of a token."""
+    """``x + BN(DWConv3x3(x))``: local features, and the position of a token; with ``branches``, plus theirs."""
 
-    def __init__(self, dim: int, norm_weight: float, drop_path: float = 0.0) -> None:
+    def __init__(
+        self, dim: int, norm_weight: float, drop_path: float = 0.0, branch_kernels: Sequence[int] = ()
+    ) -> None:
         super().__init__()
         self.dw = ConvNorm(dim, dim, 3, groups=dim, norm_weight=norm_weight)
+        self.branches = nn.ModuleList(
+            ConvNorm(dim, dim, side, groups=dim, norm_weight=norm_weight) for side in branch_kernels
+        )
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.drop_path(self.dw(x))
+        y = self.dw(x)
+        for branch in self.branches:
+            y = y + branch(x)
+        return x + self.drop_path(y)
+
+
+class SquaredReLU(nn.Module):
+    """``max(x, 0) ** 2``."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.relu().square()
+
+
+ACTIVATIONS: dict[Activation, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "squared_relu": SquaredReLU,
+    "hard_swish": nn.Hardswish,
+}
 
 
 class FeedForward(nn.Module):
-    """``x + FFN(x)``: 1x1 to ``ratio`` times the width, ReLU, 1x1 back."""
+    """``x + FFN(x)``: 1x1 to ``ratio`` times the width, ReLU or what stands for it, 1x1 back."""
 
-    def __init__(self, dim: int, ratio: int, norm_weight: float, drop_path: float = 0.0) -> None:
+    def __init__(
+        self, dim: int, ratio: int, norm_weight: float, drop_path: float = 0.0, activation: Activation = "relu"
+    ) -> None:
         super().__init__()
+        self.activation = ACTIVATIONS[activation]()
         self.expand = ConvNorm(dim, dim * ratio)
         self.project = ConvNorm(dim * ratio, dim, norm_weight=norm_weight)
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.drop_path(self.project(self.expand(x).relu()))
+        return x + self.drop_path(self.project(self.activation(self.expand(x))))
 
 
 class SingleHeadAttention(nn.Module):
     """``x + SHSA(x)``: attention on the first ``partial_dim`` channels only (section 3.1, equation 2).
 
     The remaining channels pass untouched, and the projection mixes both. ``num_heads`` > 1 splits the same
-    channels into heads, for the paper's comparison with multi-head attention.
+    channels into heads, for the paper's comparison with multi-head attention; ``attention_gate`` is beyond the paper.
     """
 
-    def __init__(self, dim: int, partial_dim: int, qk_dim: int, num_heads: int = 1, drop_path: float = 0.0) -> None:
+    def __init__(self, config: SHViTConfig, stage: int, drop_path: float = 0.0) -> None:
         super().__init__()
-        self.num_heads = num_heads
+        dim, partial_dim = config.widths[stage], config.partial_dims[stage]
+        self.num_heads = config.num_heads
         self.split_dims = (partial_dim, dim - partial_dim)
-        self.qkv_dims = (qk_dim * num_heads, qk_dim * num_heads, partial_dim)
-        self.scale = qk_dim**-0.5
+        self.qkv_dims = config.qkv_dims(stage)
+        self.scale = config.qk_dim**-0.5
         self.norm = nn.GroupNorm(1, partial_dim)
         self.qkv = ConvNorm(partial_dim, sum(self.qkv_dims))
         self.project = ConvNorm(dim, dim, norm_weight=0)
@@ -106,11 +132,11 @@ class SingleHeadAttention(nn.Module):
 
     def mix(self, x: Tensor) -> Tensor:
         """The attended channels ``(B, partial_dim, H, W)``, each token a mean of all, weighted by attention."""
+        q, k, v, *gate = self.qkv(x).split(self.qkv_dims, dim=1)
         # One image's tokens as columns: (B, channels, H, W) -> (B, heads, channels of a head, H·W).
-        q, k, v = (
-            part.flatten(2).unflatten(1, (self.num_heads, -1)) for part in self.qkv(x).split(self.qkv_dims, dim=1)
-        )
-        return (v @ self.attend(q, k).transpose(-2, -1)).reshape(x.shape)
+        q, k, v = (part.flatten(2).unflatten(1, (self.num_heads, -1)) for part in (q, k, v))
+        mixed = (v @ self.attend(q, k).transpose(-2, -1)).reshape(x.shape)
+        return mixed * gate[0].sigmoid() if gate else mixed
 
     def attend(self, q: Tensor, k: Tensor) -> Tensor:
         """Queries and keys ``(B, heads, qk_dim, H·W)`` to attention weights ``(B, heads, H·W, H·W)``."""
@@ -155,27 +181,27 @@ class PatchMerging(nn.Module):
 class Block(nn.Sequential):
     """Depthwise convolution, single-head attention where the stage has it, feed-forward network."""
 
-    def __init__(self, config: SHViTConfig, stage: int, drop_path: float) -> None:
+    def __init__(self, config: SHViTConfig, stage: int, block: int, drop_path: float) -> None:
         dim = config.widths[stage]
         super().__init__()
-        self.local = DepthwiseConv(dim, norm_weight=0, drop_path=drop_path)
-        if config.attention[stage]:
-            self.attention = SingleHeadAttention(
-                dim, config.partial_dims[stage], config.qk_dim, config.num_heads, drop_path=drop_path
-            )
-        self.ffn = FeedForward(dim, config.mlp_ratio, norm_weight=0, drop_path=drop_path)
+        self.local = DepthwiseConv(dim, 0, drop_path, config.branch_kernels)
+        if config.attends(stage, block):
+            self.attention = SingleHeadAttention(config, stage, drop_path)
+        self.ffn = FeedForward(dim, config.mlp_ratio, 0, drop_path, config.activation)
 
 
 class Downsample(nn.Sequential):
     """Patch merging between two stages, with local layers at the old width before and at the new one after."""
 
-    def __init__(self, in_dim: int, out_dim: int, mlp_ratio: int) -> None:
+    def __init__(self, config: SHViTConfig, stage: int) -> None:
         super().__init__()
-        self.local_in = DepthwiseConv(in_dim, norm_weight=1)
-        self.ffn_in = FeedForward(in_dim, mlp_ratio, norm_weight=1)
+        (in_dim, out_dim), ratio = config.widths[stage - 1 : stage + 1], config.mlp_ratio
+        branches, activation = config.branch_kernels, config.activation
+        self.local_in = DepthwiseConv(in_dim, 1, branch_kernels=branches)
+        self.ffn_in = FeedForward(in_dim, ratio, 1, activation=activation)
         self.merge = PatchMerging(in_dim, out_dim)
-        self.local_out = DepthwiseConv(out_dim, norm_weight=1)
-        self.ffn_out = FeedForward(out_dim, mlp_ratio, norm_weight=1)
+        self.local_out = DepthwiseConv(out_dim, 1, branch_kernels=branches)
+        self.ffn_out = FeedForward(out_dim, ratio, 1, activation=activation)
 
 
 class Stage(nn.Module):
@@ -185,8 +211,10 @@ class Stage(nn.Module):
         super().__init__()
         self.downsample: nn.Module = nn.Identity()
         if stage > 0:
-            self.downsample = Downsample(config.widths[stage - 1], config.widths[stage], config.mlp_ratio)
-        self.blocks = nn.Sequential(*(Block(config, stage, probability) for probability in drop_path))
+            self.downsample = Downsample(config, stage)
+        self.blocks = nn.Sequential(
+            *(Block(config, stage, block, probability) for block, probability in enumerate(drop_path))
+        )
         self.grad_checkpointing = False
 
     def forward(self, x: Tensor) -> Tensor:
@@ -232,7 +260,7 @@ class SHViT(
     """The SHViT image classifier.
 
     Takes images ``(B, in_chans, H, W)`` of any size, normalised with ImageNet's mean and standard deviation,
-    and returns logits ``(B, num_classes)``; with ``num_classes=0`` the pooled features ``(B, widths[-1])``.
+    and returns logits ``(B, num_classes)``; with ``num_classes=0`` the pooled features ``(B, num_features)``.
     With ``distillation`` it returns ``DistilledLogits`` in training, and the mean of the two in evaluation.
 
     ``save_pretrained``, ``from_pretrained`` and ``push_to_hub`` are Hugging Face Hub's.
@@ -265,8 +293,8 @@ class SHViT(
 
     @property
     def num_features(self) -> int:
-        """Channels of the last feature map."""
-        return self.config.widths[-1]
+        """Channels of the pooled features: of the last feature map, with ``head_stages`` of the last ones together."""
+        return self.config.num_features
 
     def reset_classifier(self, num_classes: int, distillation: bool = False) -> None:
         """Replaces the head by a fresh one for ``num_classes`` classes; 0 removes it.
@@ -343,18 +371,24 @@ class SHViT(
                 raise IndexError(f"indices: the network has {count} stages, there is no stage index {index}")
         return [index % count for index in indices]
 
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor | DistilledLogits:
-        """The last feature map to logits; with ``pre_logits`` to the pooled features ``(B, widths[-1])``."""
-        x = self.dropout(x.mean((2, 3)))
+    def forward_head(self, x: Tensor | Sequence[Tensor], pre_logits: bool = False) -> Tensor | DistilledLogits:
+        """The last feature map to logits; with ``pre_logits`` to the pooled features ``(B, num_features)``.
+
+        Args:
+            x: the map; with ``head_stages`` above 1 the last ones, in their order.
+        """
+        means = [each.mean((2, 3)) for each in ([x] if isinstance(x, Tensor) else x)]
+        pooled = self.dropout(means[0] if len(means) == 1 else torch.cat(means, dim=1))
         if pre_logits:
-            return x
+            return pooled
         if self.head_dist is None:
-            return self.head(x)
-        both = DistilledLogits(self.head(x), self.head_dist(x))
+            return self.head(pooled)
+        both = DistilledLogits(self.head(pooled), self.head_dist(pooled))
         return both if self.training else (both.logits + both.distilled) / 2
 
-    def forward(self, x: Tensor) -> Tensor | DistilledLogits:
-        return self.forward_head(self.forward_features(x))
+    def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor | DistilledLogits:
+        """Images ``(B, in_chans, H, W)`` to logits; with ``pre_logits`` to pooled features ``(B, num_features)``."""
+        return self.forward_head(self.forward_intermediates(x, self.config.head_stages)[1], pre_logits)
 
 
 class FeatureInfo(NamedTuple):

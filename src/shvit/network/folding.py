@@ -21,7 +21,7 @@ def fold(
     """Folds everything that can be folded without changing what a network computes in evaluation.
 
     - batch normalisation into the convolution or the linear layer beside it;
-    - a residual depthwise convolution's identity into the centre of its kernel;
+    - a residual depthwise convolution's branches, and its identity, into its kernel;
     - the attention's scale into its queries, and GroupNorm's affine part into the qkv convolution;
     - two distillation heads into one, their mean.
 
@@ -35,6 +35,8 @@ def fold(
     """
     folded: dict[str, np.ndarray] = {}
     for name in tensors:
+        if ".branches." in name:
+            continue  # part of the convolution that they stand beside
         if name.endswith(".conv.weight"):
             parts = _convolution(config, tensors, name.removesuffix(".conv.weight"))
         elif ".squeeze_excite." in name:  # without a normalisation
@@ -50,8 +52,15 @@ def _convolution(config: SHViTConfig, tensors: Mapping[str, np.ndarray], name: s
     scale, shift = _affine(tensors, f"{name}.norm")
     weight = _exact(tensors, f"{name}.conv.weight") * scale[:, None, None, None]
     if name.endswith((".local.dw", ".local_in.dw", ".local_out.dw")):
-        weight[:, :, 1, 1] += 1
         name = name.removesuffix(".dw")
+        for place, side in enumerate(config.branch_kernels):
+            branch = f"{name}.branches.{place}"
+            scale, more = _affine(tensors, f"{branch}.norm")
+            border = 1 - side // 2  # of zeros, around a kernel of side 1
+            inner = slice(border, 3 - border)
+            weight[:, :, inner, inner] += _exact(tensors, f"{branch}.conv.weight") * scale[:, None, None, None]
+            shift = shift + more
+        weight[:, :, 1, 1] += 1
     elif name.endswith(".attention.qkv"):
         norm = name.removesuffix("qkv") + "norm"
         shift = shift + weight[:, :, 0, 0] @ _exact(tensors, f"{norm}.bias")

@@ -6,11 +6,14 @@ are ``(N, H, W, C)``, since a 1x1 convolution is then one product of all tokens.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from shvit.card import IMAGENET_MEAN, IMAGENET_STD
 from shvit.network.folding import NORM_EPSILON
 from shvit.network.network import FoldedNetwork
+from shvit.network.variants import Activation
 
 
 def logits_of(network: FoldedNetwork, images: np.ndarray) -> np.ndarray:
@@ -28,7 +31,7 @@ def normalized(images: np.ndarray) -> np.ndarray:
 def forward(network: FoldedNetwork, images: np.ndarray) -> np.ndarray:
     """Normalised images ``(N, in_chans, H, W)`` to logits ``(N, classes)``, in the type of both.
 
-    Without a head the pooled features ``(N, widths[-1])``.
+    Without a head the pooled features ``(N, num_features)``.
     """
     run = _Forward(network)
     x = np.ascontiguousarray(images.transpose(0, 2, 3, 1))
@@ -37,12 +40,14 @@ def forward(network: FoldedNetwork, images: np.ndarray) -> np.ndarray:
         x = run.conv3x3(f"stem.{2 * step}", x)
         if step < steps - 1:
             x = _relu(x)
+    means = []
     for stage, depth in enumerate(network.config.depths):
         if stage > 0:
             x = run.downsample(f"stages.{stage}.downsample", x)
         for block in range(depth):
-            x = run.block(f"stages.{stage}.blocks.{block}", x, network.config.attention[stage])
-    pooled = x.mean((1, 2))
+            x = run.block(f"stages.{stage}.blocks.{block}", x, network.config.attends(stage, block))
+        means.append(x.mean((1, 2)))
+    pooled = np.concatenate(means[-network.config.head_stages :], axis=1)
     return run.linear("head", pooled) if network.config.num_classes else pooled
 
 
@@ -71,15 +76,15 @@ class _Forward:
         return total
 
     def feed_forward(self, name: str, x: np.ndarray) -> np.ndarray:
-        return x + self.linear(f"{name}.project", _relu(self.linear(f"{name}.expand", x)))
+        hidden = _ACTIVATIONS[self._config.activation](self.linear(f"{name}.expand", x))
+        return x + self.linear(f"{name}.project", hidden)
 
     def downsample(self, name: str, x: np.ndarray) -> np.ndarray:
         x = self.feed_forward(f"{name}.ffn_in", self.depthwise(f"{name}.local_in", x))
         merge = f"{name}.merge"
         x = _relu(self.depthwise(f"{merge}.dw", _relu(self.linear(f"{merge}.expand", x)), stride=2))
         gate = _relu(self.linear(f"{merge}.squeeze_excite.reduce", x.mean((1, 2), keepdims=True)))
-        gate = (1 + np.tanh(self.linear(f"{merge}.squeeze_excite.expand", gate) / 2)) / 2  # sigmoid
-        x = self.linear(f"{merge}.project", x * gate)
+        x = self.linear(f"{merge}.project", x * _sigmoid(self.linear(f"{merge}.squeeze_excite.expand", gate)))
         return self.feed_forward(f"{name}.ffn_out", self.depthwise(f"{name}.local_out", x))
 
     def block(self, name: str, x: np.ndarray, attention: bool) -> np.ndarray:
@@ -98,11 +103,14 @@ class _Forward:
         tokens = self.linear(f"{name}.qkv", normalised).reshape(count, height * width, -1)
         queries = self._config.qk_dim * heads
         # (N, tokens, channels) to (N, heads, tokens, channels of a head); the scale is in the queries' weights.
+        tokens, gate = tokens[..., : 2 * queries + partial], tokens[..., 2 * queries + partial :]
         q, k, v = (
             part.reshape(count, height * width, heads, -1).transpose(0, 2, 1, 3)
             for part in np.split(tokens, (queries, 2 * queries), axis=-1)
         )
         mixed = (_softmax(q @ k.transpose(0, 1, 3, 2)) @ v).transpose(0, 2, 1, 3)
+        if self._config.attention_gate:
+            mixed = mixed.reshape(gate.shape) * _sigmoid(gate)
         joined = np.concatenate([mixed.reshape(count, height, width, partial), rest], axis=-1)
         return x + self.linear(f"{name}.project", _relu(joined))
 
@@ -120,6 +128,17 @@ def _shifted(x: np.ndarray, stride: int) -> list[np.ndarray]:
 
 def _relu(x: np.ndarray) -> np.ndarray:
     return np.maximum(x, 0)
+
+
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    return (1 + np.tanh(x / 2)) / 2
+
+
+_ACTIVATIONS: dict[Activation, Callable[[np.ndarray], np.ndarray]] = {
+    "relu": _relu,
+    "squared_relu": lambda x: np.square(_relu(x)),
+    "hard_swish": lambda x: x * np.clip(x + 3, 0, 6) / 6,
+}
 
 
 def _softmax(x: np.ndarray) -> np.ndarray:

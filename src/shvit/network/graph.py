@@ -22,6 +22,9 @@ IR_VERSION = 10
 """The file format's version: what ONNX Runtime reads since 1.18."""
 
 
+FEATURES = "head.features"
+"""The node that joins the pooled features of several stages, where the head reads them."""
+
 Input = Literal["images", "pixel_values"]
 """What a graph takes: ``uint8 (N, H, W, 3)``, or normalised outside of it, ``float32 (N, 3, H, W)``, as transformers.js
 gives them."""
@@ -66,12 +69,14 @@ class _Graph:
         self._size = image_size
         """Height and width of the feature map that was written last."""
         x = self._stem(input)
+        maps = []
         for stage, depth in enumerate(self._config.depths):
             if stage > 0:
                 x = self._downsample(x, f"stages.{stage}.downsample")
             for block in range(depth):
-                x = self._block(x, f"stages.{stage}.blocks.{block}", stage)
-        x = self._add("Flatten", "head.flatten", self._add("GlobalAveragePool", "head.pool", x), axis=1)
+                x = self._block(x, f"stages.{stage}.blocks.{block}", stage, self._config.attends(stage, block))
+            maps.append(x)
+        x = self._pooled(maps[-self._config.head_stages :])
         weight, bias = (self._constant(f"head.{part}", self._arrays[f"head.{part}"]) for part in ("weight", "bias"))
         self._add("Gemm", "logits", x, weight, bias, transB=1)
 
@@ -141,14 +146,23 @@ class _Graph:
         gate = self._add("Sigmoid", f"{name}.squeeze_excite.gate", gate)
         return self._conv(f"{name}.project", self._add("Mul", f"{name}.squeeze_excite", x, gate))
 
-    def _block(self, x: str, name: str, stage: int) -> str:
+    def _pooled(self, maps: list[str]) -> str:
+        """Pooled features ``(N, channels)``; the last map's come last, from nodes that always have the same names."""
+        before = [
+            self._add("Flatten", f"{name}.flatten", self._add("GlobalAveragePool", f"{name}.pool", each), axis=1)
+            for name, each in zip((f"head.before.{place}" for place in range(len(maps))), maps[:-1], strict=False)
+        ]
+        x = self._add("Flatten", "head.flatten", self._add("GlobalAveragePool", "head.pool", maps[-1]), axis=1)
+        return self._add("Concat", FEATURES, *before, x, axis=1) if before else x
+
+    def _block(self, x: str, name: str, stage: int, attention: bool) -> str:
         x = self._conv(f"{name}.local", x)
-        if self._config.attention[stage]:
+        if attention:
             x = self._attention(x, f"{name}.attention", stage)
         return self._feed_forward(x, f"{name}.ffn")
 
     def _feed_forward(self, x: str, name: str) -> str:
-        y = self._relu(self._conv(f"{name}.expand", x))
+        y = self._activated(self._conv(f"{name}.expand", x))
         return self._add("Add", name, x, self._conv(f"{name}.project", y))
 
     def _attention(self, x: str, name: str, stage: int) -> str:
@@ -170,22 +184,25 @@ class _Graph:
         # Tokens as rows, the layout in which engines keep 8-bit feature maps: their transposes cancel with these.
         qkv = self._conv(f"{name}.qkv", normalised)
         qkv = self._add("Transpose", f"{name}.rows", qkv, perm=[0, 2, 3, 1])
-        dims = (config.qk_dim * heads, config.qk_dim * heads, partial)
+        dims = config.qkv_dims(stage)
         qkv = self._add("Reshape", f"{name}.tokens", qkv, self._shape(0, tokens, sum(dims)))
         ends = np.cumsum([0, *dims]).tolist()
-        q, k, v = (
+        q, k, v, *gate = (
             self._slice(f"{name}.{part}", qkv, start, end, axis=2)
-            for part, start, end in zip("qkv", ends, ends[1:], strict=False)
+            for part, start, end in zip(("q", "k", "v", "gate"), ends, ends[1:], strict=False)
         )
         if heads > 1:
-            q, k, v = (self._heads(each, tokens, heads, dim) for each, dim in zip((q, k, v), dims, strict=True))
+            q, k, v = (self._heads(each, tokens, heads, dim) for each, dim in zip((q, k, v), dims, strict=False))
         k = self._add("Transpose", f"{name}.k.columns", k, perm=[0, 2, 1] if heads == 1 else [0, 1, 3, 2])
         weights = self._add("Softmax", f"{name}.weights", self._add("MatMul", f"{name}.scores", q, k), axis=-1)
         y = self._add("MatMul", f"{name}.mixed", weights, v)
         if heads > 1:
             y = self._add("Transpose", f"{name}.heads.rows", y, perm=[0, 2, 1, 3])
+        if heads > 1 and (self._dynamic or gate):
+            y = self._add("Reshape", f"{name}.rows.together", y, self._shape(0, tokens, partial))
+        if gate:
+            y = self._add("Mul", f"{name}.gated", y, self._add("Sigmoid", f"{name}.gate.factors", gate[0]))
         if self._dynamic:
-            y = self._add("Reshape", f"{name}.rows.together", y, self._shape(0, -1, partial)) if heads > 1 else y
             y = self._add("Transpose", f"{name}.columns", y, perm=[0, 2, 1])
             y = self._add("Reshape", f"{name}.planes", y, shape)
         else:
@@ -201,6 +218,13 @@ class _Graph:
 
     def _slice(self, name: str, x: str, start: int, end: int, axis: int) -> str:
         return self._add("Slice", name, x, *map(self._shape, (start, end, axis)))
+
+    def _activated(self, x: str) -> str:
+        kind = self._config.activation
+        if kind == "hard_swish":
+            return self._add("HardSwish", f"{x}.hard_swish", x)
+        x = self._relu(x)
+        return self._add("Mul", f"{x}.squared", x, x) if kind == "squared_relu" else x
 
     def _relu(self, x: str) -> str:
         return self._add("Relu", f"{x}.relu", x)

@@ -39,7 +39,7 @@ class FoldedNetwork:
             folded: they are of the inference form.
         """
         arrays = {name: each.astype(np.float32) for name, each in tensors.items()} if folded else fold(config, tensors)
-        return cls(replace(config, distillation=False), arrays)
+        return cls(replace(config, distillation=False, branch_kernels=()), arrays)
 
     @property
     def architecture(self) -> str:
@@ -68,10 +68,14 @@ class FoldedNetwork:
             if name.endswith(".attention.qkv.weight"):
                 partial = shape[1]
                 total += tokens**2 * (config.qk_dim * config.num_heads + partial) + 5 * partial * tokens
-        return total + config.widths[-1] * height * width
+        return total + sum(
+            width * math.prod(-(-side // stride) for side in image_size)
+            for width, stride in list(zip(config.widths, config.strides, strict=True))[-config.head_stages :]
+        )
 
 
 def _is_same_body(one: SHViTConfig, other: SHViTConfig) -> bool:
     """Whether two configurations are of one body, whatever its head, its input channels and its training."""
     parts = ("widths", "depths", "partial_dims", "attention", "num_heads", "qk_dim", "stem_stride", "mlp_ratio")
-    return all(getattr(one, part) == getattr(other, part) for part in parts)
+    beyond = ("attention_step", "attention_gate", "activation", "branch_kernels", "head_stages")
+    return all(getattr(one, part) == getattr(other, part) for part in parts + beyond)

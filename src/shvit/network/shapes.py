@@ -41,7 +41,7 @@ class _Outline:
             if stage > 0:
                 self._downsample(f"stages.{stage}.downsample", config.widths[stage - 1], width)
             for block in range(config.depths[stage]):
-                self._block(f"stages.{stage}.blocks.{block}", stage)
+                self._block(f"stages.{stage}.blocks.{block}", stage, config.attends(stage, block))
         if config.num_classes:
             self._head("head")
         if config.distillation and not folded:
@@ -61,6 +61,9 @@ class _Outline:
 
     def _local(self, name: str, width: int) -> None:
         self._conv(name if self._folded else f"{name}.dw", width, width, 3, groups=width)
+        if not self._folded:
+            for place, side in enumerate(self._config.branch_kernels):
+                self._conv(f"{name}.branches.{place}", width, width, side, groups=width)
 
     def _feed_forward(self, name: str, width: int) -> None:
         hidden = width * self._config.mlp_ratio
@@ -81,19 +84,19 @@ class _Outline:
         self._local(f"{name}.local_out", after)
         self._feed_forward(f"{name}.ffn_out", after)
 
-    def _block(self, name: str, stage: int) -> None:
+    def _block(self, name: str, stage: int, attention: bool) -> None:
         config = self._config
         width, partial = config.widths[stage], config.partial_dims[stage]
         self._local(f"{name}.local", width)
-        if config.attention[stage]:
+        if attention:
             if not self._folded:
                 self.shapes |= {f"{name}.attention.norm.{part}": (partial,) for part in ("weight", "bias")}
-            self._conv(f"{name}.attention.qkv", partial, 2 * config.qk_dim * config.num_heads + partial)
+            self._conv(f"{name}.attention.qkv", partial, sum(config.qkv_dims(stage)))
             self._conv(f"{name}.attention.project", width, width)
         self._feed_forward(f"{name}.ffn", width)
 
     def _head(self, name: str) -> None:
-        width, classes = self._config.widths[-1], self._config.num_classes
+        width, classes = self._config.num_features, self._config.num_classes
         linear = name if self._folded else f"{name}.linear"
         if not self._folded:
             self._norm(f"{name}.norm", width)

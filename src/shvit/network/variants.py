@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from operator import index
-from typing import Any
+from typing import Any, Literal, get_args
 
 from shvit.errors import ArgumentError, check_positive
 
 STEM_STRIDES = (4, 8, 16)
+
+Activation = Literal["relu", "squared_relu", "hard_swish"]
+"""What stands in the middle of a feed-forward network."""
+
+ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,19 @@ class SHViTConfig:
     """Stride of the patchify stem: 4, 8 or 16, from two, three or four stride-2 convolutions (section 2.1)."""
     mlp_ratio: int = 2
     """Hidden width of a feed-forward network, as a multiple of the stage's width."""
+    attention_step: int = 1
+    """Which blocks of a stage with attention have it: its last, and every so many before; 1 is all of them. This and
+    the next four are not in the paper (docs/studies/beyond.md)."""
+    attention_gate: bool = False
+    """What the attention gives is multiplied, channel by channel and token by token, with a sigmoid of a linear layer
+    of what it was given (iFormer, ICLR 2025)."""
+    activation: Activation = "relu"
+    """In the middle of each feed-forward network. squared_relu: So et al., 2021; hard_swish: Howard et al., 2019."""
+    branch_kernels: tuple[int, ...] = ()
+    """Sides, 1 or 3, of branches that each residual depthwise convolution has beside it in training, each with a
+    normalisation of its own (MobileOne, CVPR 2023). Folded they are part of its kernel and cost nothing."""
+    head_stages: int = 1
+    """How many of the last stages' pooled features the head reads; they add up (EfficientViM, CVPR 2025)."""
     image_size: int = 224
     """Side of the input, in pixels, that the variant was made for. Any other size works."""
     in_chans: int = 3
@@ -72,8 +90,16 @@ class SHViTConfig:
         for field in ("depths", "partial_dims"):
             if any(value < 1 for value in getattr(self, field)):
                 raise ArgumentError(f"{field}: expected positive values, got {getattr(self, field)}")
-        for field in ("num_heads", "qk_dim", "mlp_ratio", "image_size", "in_chans"):
+        for field in ("num_heads", "qk_dim", "mlp_ratio", "attention_step", "image_size", "in_chans"):
             check_positive(field, getattr(self, field))
+        if self.activation not in ACTIVATIONS:
+            raise ArgumentError(f"activation: expected one of {', '.join(ACTIVATIONS)}, got {self.activation!r}")
+        if len(self.branch_kernels) > MAX_BRANCHES or any(side not in (1, 3) for side in self.branch_kernels):
+            raise ArgumentError(
+                f"branch_kernels: expected at most {MAX_BRANCHES} sides, each 1 or 3, got {self.branch_kernels}"
+            )
+        if not 1 <= self.head_stages <= stages:
+            raise ArgumentError(f"head_stages: expected 1 to {stages}, the number of stages, got {self.head_stages}")
         for stage in range(stages):
             width, partial = self.widths[stage], self.partial_dims[stage]
             if not self.attention[stage]:
@@ -105,10 +131,14 @@ class SHViTConfig:
 
         for field in ("widths", "depths", "partial_dims"):
             take(field, "whole numbers, one a stage", lambda value: tuple(index(each) for each in value))
+        take("branch_kernels", "whole numbers", lambda value: tuple(index(each) for each in value))
         take("attention", "true or false for each stage", lambda value: tuple(bool(index(each)) for each in value))
         for field in ("num_heads", "qk_dim", "stem_stride", "mlp_ratio", "image_size", "in_chans", "num_classes"):
             take(field, "a whole number", index)
-        take("distillation", "true or false", lambda value: bool(index(value)))
+        for field in ("attention_step", "head_stages"):
+            take(field, "a whole number", index)
+        for field in ("distillation", "attention_gate"):
+            take(field, "true or false", lambda value: bool(index(value)))
         for field in ("dropout", "drop_path"):
             take(field, "a number", float)
 
@@ -123,11 +153,28 @@ class SHViTConfig:
         heads = self.num_heads
         return replace(self, partial_dims=tuple(max(1, round(width * ratio / heads)) * heads for width in self.widths))
 
+    def attends(self, stage: int, block: int) -> bool:
+        """Whether a block, counted from 0 in its stage, has attention."""
+        return self.attention[stage] and (self.depths[stage] - 1 - block) % self.attention_step == 0
+
+    def qkv_dims(self, stage: int) -> tuple[int, ...]:
+        """Channels of the queries, keys and values of a stage's attention, and of its gate where it has one."""
+        queries, values = self.qk_dim * self.num_heads, self.partial_dims[stage]
+        return (queries, queries, values) + ((values,) if self.attention_gate else ())
+
+    @property
+    def num_features(self) -> int:
+        """Channels of the pooled features, which the head reads."""
+        return sum(self.widths[-self.head_stages :])
+
     @property
     def strides(self) -> tuple[int, ...]:
         """Stride of each stage's feature map with respect to the image."""
         return tuple(self.stem_stride * 2**stage for stage in range(len(self.widths)))
 
+
+MAX_BRANCHES = 8
+"""More branches beside a convolution than anybody trains with."""
 
 VARIANTS: dict[str, SHViTConfig] = {
     "shvit_s1": SHViTConfig(),

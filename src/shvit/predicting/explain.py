@@ -214,7 +214,7 @@ class Explainer(MadeOfFile):
                 for place, name in self._tensors.attention.items()
             },
             features=found[self._tensors.features][0],
-            class_weights=found[self._tensors.class_weights],
+            class_weights=_of_last_map(found[self._tensors.class_weights], found[self._tensors.features]),
         )
 
     def _check(self, found: dict[str, np.ndarray]) -> None:
@@ -224,7 +224,8 @@ class Explainer(MadeOfFile):
         weights = check_rows(found[tensors.class_weights], classes, self._path, tensors.class_weights)
         shapes = {
             tensors.features: features.ndim == 4,
-            tensors.class_weights: weights.shape == (classes, features.shape[1]),
+            tensors.class_weights: weights.ndim == 2
+            and _of_last_map(weights, features).shape == (classes, features.shape[1]),
         }
         for name in tensors.attention.values():
             attention = check_rows(found[name], 1, self._path, name)
@@ -279,6 +280,11 @@ def find_tensors(path: Path) -> Tensors:
             "with: shvit export"
         )
     return Tensors(attention, **found)
+
+
+def _of_last_map(class_weights: np.ndarray, features: np.ndarray) -> np.ndarray:
+    """Of a head that reads several stages' features, the weights of the last stage's, which come last."""
+    return class_weights[:, -features.shape[1] :]
 
 
 def _on_grid(weights: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:

@@ -86,7 +86,7 @@ def fit_head(run: Run) -> float | None:
 
 @torch.no_grad()
 def _features(run: Run, network: SHViT) -> tuple[np.ndarray, np.ndarray]:
-    """Pooled features ``float32 (N, 2, widths[-1])`` of the training images that can be read, and which they are."""
+    """Pooled features ``float32 (N, 2, num_features)`` of the training images that can be read, and which they are."""
     fabric, images = run.fabric, run.train
     width = network.num_features
     # A column says which rows are there: each process fills in its own.
@@ -106,7 +106,7 @@ def _features(run: Run, network: SHViT) -> tuple[np.ndarray, np.ndarray]:
         if not len(batch.indices):
             continue
         pixels = normalize(batch.images.to(fabric.device))
-        views = [network.forward_head(network.forward_features(view), pre_logits=True) for view in _views(pixels)]
+        views = [network(view, pre_logits=True) for view in _views(pixels)]
         rows[batch.indices, :-1] = torch.cat([each.float() for each in views if isinstance(each, Tensor)], 1).cpu()
         rows[batch.indices, -1] = 1
     network.train(was_training)

@@ -16,6 +16,7 @@ from shvit.card import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from shvit.data.loader import evaluation_loader, normalize
 from shvit.data.protocol import ImageDataset
 from shvit.data.splits import Subset
+from shvit.errors import ArgumentError
 from shvit.models import SHViT, reparameterize
 from shvit.models.reparam import inference_form
 from shvit.models.shvit import FeedForward, SingleHeadAttention, SqueezeExcite
@@ -142,6 +143,12 @@ def simulate_int8(model: SHViT, weight_bits: int = WEIGHT_BITS) -> SHViT:
         model: for RGB images, in training form or folded; it is not changed.
         weight_bits: fewer than an export has show more of what rounding does.
     """
+    config = model.config
+    if config.attention_gate or config.activation != "relu" or config.head_stages > 1:
+        raise ArgumentError(
+            "quantization_aware: the simulation knows the paper's design; expected a network without attention_gate, "
+            "another activation than relu, or head_stages above 1"
+        )
     network = inference_form(model).requires_grad_(True)
     last = list(network.stem)[-1]
     for name, module in list(network.named_modules()):

@@ -65,8 +65,10 @@ export function classActivation(features, classWeights, classId) {
   const [, channels, rows, columns] = features.dims;
   const places = rows * columns;
   const values = new Float64Array(places);
+  // Of a head that reads several stages' features, the last stage's come last.
+  const first = (classId + 1) * classWeights.dims[1] - channels;
   for (let channel = 0; channel < channels; channel++) {
-    const weight = classWeights.data[classId * channels + channel];
+    const weight = classWeights.data[first + channel];
     for (let place = 0; place < places; place++) values[place] += weight * features.data[channel * places + place];
   }
   return { values, rows, columns, limits: [Math.min(...values), Math.max(...values)] };
