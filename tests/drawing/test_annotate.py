@@ -26,3 +26,10 @@ def test_the_short_label_is_drawn():
         for names in (("tabby, tabby cat", "tabby"), ("tabby",), ("tabby, tabby cat",))
     ]
     assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_a_caption_is_below():
+    image = Image.new("RGB", (640, 480), (9, 99, 199))
+    drawn = annotate(image, [], caption="truth: tabby")
+    assert drawn.crop((0, 20, 640, 440)).getcolors() == [(640 * 420, (9, 99, 199))]
+    assert len(drawn.crop((0, 440, 320, 480)).getcolors(maxcolors=10**6)) >= 3  # the picture, the panel, letters

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from shvit.atomic import STDOUT, atomic_text, check_outputs, free_name, write_encoded
 from shvit.cli.arguments import (
@@ -31,6 +31,9 @@ from shvit.predicting.classifier import Classifier
 from shvit.shipped import SHIPPED_MODELS
 from shvit.tasks.results import Result
 
+if TYPE_CHECKING:
+    from shvit.evaluation.truth import Checked, Truth
+
 CALIBRATED_FROM = 4000
 """From so many images on, the second or two that measuring the engines takes is worth while."""
 
@@ -42,6 +45,7 @@ examples:
   shvit predict photos/ --format csv --output labels.csv
   shvit predict photos/ --fast-decode                  nearly the same pixels, sooner
   shvit predict photos/ --save-images labelled/        copies with the labels drawn in
+  shvit predict photos/ --truth photos/labels.csv      beside what is in them, and how many are right
 
 exit status: 0 all fine, 1 some inputs failed (the others are done), 2 wrong usage
 """
@@ -82,6 +86,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output", type=Path, metavar="FILE", help="write the results here; default: -, which is stdout"
     )
     parser.add_argument("--save-images", type=Path, metavar="DIR", help="write copies with the labels drawn in")
+    parser.add_argument(
+        "--truth",
+        type=Path,
+        metavar="FILE",
+        help="a CSV file filename,label: show what is in each picture, and how many are right; no label, or one that "
+        "the model does not have: not taught, and to be called unknown",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -92,11 +103,13 @@ def run(args: argparse.Namespace) -> int:
     if not sources:
         notice("standard input holds no paths")
     inputs = (each for each in sources if isinstance(each, str))
-    check_outputs([("--output", args.output)], chain([SHIPPED_MODELS.get(args.model, args.model)], inputs))
+    read = [SHIPPED_MODELS.get(args.model, args.model), *([args.truth] if args.truth is not None else [])]
+    check_outputs([("--output", args.output)], chain(read, inputs))
     decoding: Decoding = "fast" if args.fast_decode else "exact"
     classifier = Classifier(
         args.model, args.engine, args.threads, args.batch_size, decoding, len(sources), args.image_size
     )
+    truth = None if args.truth is None else _read_truth(args.truth, classifier, sources)
     calibrated = bool(classifier.engine_choice.timings) or args.engine != "auto"
     if args.calibrate or (len(sources) >= CALIBRATED_FROM and not calibrated):
         choice = classifier.calibrate()
@@ -109,15 +122,25 @@ def run(args: argparse.Namespace) -> int:
             output = stack.enter_context(atomic_text(args.output or STDOUT))
         except OSError as error:
             raise ArgumentError(f"--output {args.output}: {error.strerror}") from None
-        write = WRITERS[args.format](output, args.csv_safe)
+        write = WRITERS[args.format](output, args.csv_safe, truth is not None)
         for result in _with_progress(_predict(classifier, sources, args), len(sources)):
+            checked = None if truth is None else truth.check(result)
             if args.save_images is not None and result.error is None:
-                result = _save_image(result, args.save_images)
+                result = _save_image(result, args.save_images, checked)
             failed += result.error is not None
-            write(result)
+            write(result, checked)
+        if truth is not None:
+            # Lines of JSON and of CSV are for programs.
+            say(truth.summary, output if args.format == "table" else sys.stderr)
     if failed:
         say(f"{failed} of {len(sources)} inputs failed", sys.stderr)
     return 1 if failed else 0
+
+
+def _read_truth(file: Path, classifier: Classifier, sources: list[str | SourceError]) -> Truth:
+    from shvit.evaluation.truth import Truth
+
+    return Truth(file, classifier.card.classes, [each for each in sources if isinstance(each, str)])
 
 
 def _predict(classifier: Classifier, sources: list[str | SourceError], args: argparse.Namespace) -> Iterator[Result]:
@@ -139,7 +162,7 @@ def _with_progress(results: Iterator[Result], total: int) -> Iterable[Result]:
     return track(results, "classifying", total=total, console=terminal(stderr=True), transient=True)
 
 
-def _save_image(result: Result, folder: Path) -> Result:
+def _save_image(result: Result, folder: Path, checked: Checked | None) -> Result:
     from shvit.drawing.annotate import annotate
     from shvit.errors import ImageError
     from shvit.images.preprocess import decode
@@ -147,7 +170,8 @@ def _save_image(result: Result, folder: Path) -> Result:
     path = free_name(folder, Path(result.source).stem, "jpg")
     try:
         heading = result.headline if result.decision in ("unsure", "unknown") else None
-        picture = annotate(decode(result.source), result.predictions, heading)
+        caption = None if checked is None else printable(f"truth: {checked.text}")
+        picture = annotate(decode(result.source), result.predictions, heading, caption)
         write_encoded(lambda file: picture.save(file, "JPEG", quality=90), path)
     except ImageError as error:
         return Result(result.source, error=str(error).removeprefix(f"{result.source}: "))
@@ -156,31 +180,44 @@ def _save_image(result: Result, folder: Path) -> Result:
     return result
 
 
-def _write_jsonl(output: IO[str], csv_safe: bool) -> Callable[[Result], None]:
-    def write(result: Result) -> None:
-        print(json_text(result.to_dict()), file=output, flush=True)
+Write = Callable[[Result, "Checked | None"], None]
+
+
+def _write_jsonl(output: IO[str], csv_safe: bool, with_truth: bool) -> Write:
+    def write(result: Result, checked: Checked | None) -> None:
+        print(json_text({**result.to_dict(), **(checked.to_dict() if checked else {})}), file=output, flush=True)
 
     return write
 
 
-def _write_csv(output: IO[str], csv_safe: bool) -> Callable[[Result], None]:
+def _write_csv(output: IO[str], csv_safe: bool, with_truth: bool) -> Write:
     writer = CSVWriter(output, csv_safe)
     columns = ("source", "rank", "label", "class_id", "wnid", "score", "error")
-    writer.row((*columns, "decision", "accepted", "unknown_score"))
+    writer.row(
+        (*columns, "decision", "accepted", "unknown_score", *(("truth", "taught", "right") if with_truth else ()))
+    )
 
-    def write(result: Result) -> None:
+    def write(result: Result, checked: Checked | None) -> None:
+        beside = _truth_cells(checked) if with_truth else ()
         if result.error is not None:
-            writer.row((result.source, "", "", "", "", "", result.error, "", "", ""))
+            writer.row((result.source, "", "", "", "", "", result.error, "", "", "", *beside))
         strange = "" if result.unknown_score is None else f"{result.unknown_score:.6f}"
         for rank, each in enumerate(result.predictions, start=1):
             row = (result.source, rank, each.label, each.class_id, each.wnid or "", f"{each.score:.6f}", "")
             accepted = "" if each.accepted is None else int(each.accepted)
-            writer.row((*row, result.decision or "", accepted, strange))
+            writer.row((*row, result.decision or "", accepted, strange, *beside))
 
     return write
 
 
-def _write_table(output: IO[str], csv_safe: bool) -> Callable[[Result], None]:
+def _truth_cells(checked: Checked | None) -> tuple[object, ...]:
+    if checked is None:
+        return ("", "", "")
+    right = "" if checked.right is None else int(checked.right)
+    return ("|".join(checked.labels), int(checked.taught), right)
+
+
+def _write_table(output: IO[str], csv_safe: bool, with_truth: bool) -> Write:
     """An image's name, then a line for each label; plain text, because it must start at once."""
     colour = output.isatty() and "NO_COLOR" not in os.environ
     bold, green, red, reset = ("\033[1m", "\033[32m", "\033[31m", "\033[0m") if colour else ("",) * 4
@@ -188,8 +225,11 @@ def _write_table(output: IO[str], csv_safe: bool) -> Callable[[Result], None]:
     before = 30  # what a line has before its label
     beside = None if width is None else max(width - before, 10)
 
-    def write(result: Result) -> None:
+    def write(result: Result, checked: Checked | None) -> None:
         print(f"{bold}{printable(result.source)}{reset}", file=output)
+        if checked is not None:
+            shade = {True: green, False: red, None: ""}[checked.right]
+            print(shade + "\n".join(folded(f"  truth: {checked.text}", 4, width)) + reset, file=output)
         if result.error is not None:
             print(red + "\n".join(folded(f"  error: {result.error}", 4, width)) + reset, file=output)
         if result.decision in ("unsure", "unknown") or result.task == "multi_label":

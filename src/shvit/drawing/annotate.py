@@ -12,12 +12,15 @@ _BAR = (76, 175, 80, 190)
 _PANEL = (0, 0, 0, 150)
 
 
-def annotate(image: Image.Image, predictions: Sequence[Prediction], heading: str | None = None) -> Image.Image:
+def annotate(
+    image: Image.Image, predictions: Sequence[Prediction], heading: str | None = None, caption: str | None = None
+) -> Image.Image:
     """A copy of the image with its labels in the upper left corner, each with its score as a bar.
 
     Args:
         image: RGB, of any size; a very small one is enlarged so that the labels can be read.
         heading: a line above the labels, such as that the picture shows nothing known.
+        caption: a line in the lower left corner, such as what is in the picture.
     """
     smallest = min(image.size)
     if smallest < 160:
@@ -38,4 +41,8 @@ def annotate(image: Image.Image, predictions: Sequence[Prediction], heading: str
         top = pad // 2 + place * row
         draw.rectangle((0, top, round(width * score), top + row - 2), fill=_BAR)
         draw.text((pad, top + (row - size) // 3), line, font=font, fill=(255, 255, 255, 255))
+    if caption is not None:
+        top = image.height - row - pad // 2
+        draw.rectangle((0, top, round(font.getlength(caption)) + 2 * pad, image.height), fill=_PANEL)
+        draw.text((pad, top + pad // 2), caption, font=font, fill=(255, 255, 255, 255))
     return Image.alpha_composite(image.convert("RGBA"), overlay).convert("RGB")

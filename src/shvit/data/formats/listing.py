@@ -54,14 +54,17 @@ class Listed(NamedTuple):
     """Whether a picture has any number of labels: the column is called so, or one has several."""
 
 
-def read_rows(file: Path) -> Listed:
+def read_rows(file: Path, unlabelled: bool = False) -> Listed:
     """The lines of a CSV file with columns for paths, labels and perhaps ``split``; others are ignored.
+
+    Args:
+        unlabelled: a line may have no label, also where a picture has just one.
 
     Raises:
         DataError: a column or a value is missing; the message says in which line.
     """
     rows: list[Row] = []
-    unlabelled = 0
+    without_label = 0
     try:
         with open_table(file) as stream:
             reader = csv.reader(stream, delimiter=_separator(stream))
@@ -81,7 +84,7 @@ def read_rows(file: Path) -> Listed:
                 check_utf8(fields[label])
                 labels = tuple(each for part in fields[label].split(BETWEEN_LABELS) if (each := part.strip()))
                 several |= BETWEEN_LABELS in fields[label]
-                unlabelled = unlabelled or (0 if labels else line)
+                without_label = without_label or (0 if labels else line)
                 named = fields[split].strip().lower() if split is not None else ""
                 if named not in KNOWN_SPLITS:
                     raise DataError(f"{file}, line {line}: split {named!r} is not known; expected train, val or test")
@@ -90,8 +93,8 @@ def read_rows(file: Path) -> Listed:
         raise DataError(f"{file}: cannot be read as CSV in UTF-8: {error}; {FORM}") from None
     if not rows:
         raise DataError(f"{file}: lists no images; {FORM}")
-    if unlabelled and not several:
-        raise DataError(_incomplete(file, unlabelled))
+    if without_label and not several and not unlabelled:
+        raise DataError(_incomplete(file, without_label))
     return Listed(rows, several)
 
 
