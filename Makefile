@@ -5,8 +5,10 @@ DEV := .venv-dev
 
 .PHONY: demo test test-slow lint format clean
 
+DEMO := $(VENV)/bin/shvit predict samples --truth samples/labels.csv --top-k 3
+
 demo: $(VENV)/installed
-	$(VENV)/bin/shvit predict samples --top-k 3
+	$(DEMO)
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -45,7 +45,7 @@ def refused(*arguments: object) -> str:
 def photos(tmp_path_factory) -> Path:
     """Parts of photographs, in three classes, some in both splits; one file is broken."""
     folder = tmp_path_factory.mktemp("light") / "photos"
-    files = sorted(SAMPLES.glob("*.jpg")) + verification_images()[:2]
+    files = sorted(SAMPLES.glob("*.jpg"))[:4] + verification_images()[:2]
     for place, file in enumerate(files):
         with Image.open(file) as image:
             for side in (96, 160, 224):

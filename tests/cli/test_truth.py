@@ -5,6 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shlex
+import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,8 +18,9 @@ from shvit.card import ClassInfo
 from shvit.cli.main import main
 from shvit.evaluation.truth import Truth
 from shvit.predicting.classifier import Classifier
+from shvit.shipped import DEFAULT_MODEL
 
-from ..conftest import colour_card, write_colour_model, write_deciding_model
+from ..conftest import PATIENCE, ROOT, SAMPLES, colour_card, write_colour_model, write_deciding_model
 
 PICTURES = {
     "red.png": (200, 0, 0),
@@ -192,6 +196,34 @@ def test_a_name_of_two_classes_is_either(tmp_path):
         (tmp_path / "labels.csv").write_text(f'filename,label\na.png,"{label}"\n')
         checked = Truth(tmp_path / "labels.csv", card.classes, [result.source]).check(result)
         assert checked is not None and (checked.taught, checked.right) == (True, right), label
+
+
+def test_the_samples_are_labelled_with_classes_of_the_shipped_model():
+    classes = Classifier(DEFAULT_MODEL).card.classes
+    pictures = sorted(map(str, SAMPLES.glob("*.jpg")))
+    results = Classifier(DEFAULT_MODEL).predict(pictures)
+    truth = Truth(SAMPLES / "labels.csv", classes, pictures)
+    checked = {Path(each.source).stem: truth.check(each) for each in results}
+    assert {name for name, each in checked.items() if each is not None and not each.taught} == {"hedgehog", "retina"}
+    assert "of 8 right" in truth.summary and "not in" not in truth.summary
+    listed = (SAMPLES / "README.md").read_text()
+    for name, each in checked.items():
+        assert each is not None
+        (row,) = [line for line in listed.splitlines() if line.startswith(f"| `{name}.jpg`")]
+        assert row.endswith(f"| {each.labels[0] if each.taught else 'not taught'} |")
+        assert "| CC0 |" in row or "| public domain |" in row
+
+
+def test_the_demo_shows_the_truth():
+    """What the Makefile runs, with this Python."""
+    text = (ROOT / "Makefile").read_text()
+    (demo,) = [line.removeprefix("DEMO := $(VENV)/bin/") for line in text.splitlines() if line.startswith("DEMO")]
+    command = [sys.executable, "-m", *shlex.split(demo)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=PATIENCE)
+    assert done.returncode == 0, done.stderr
+    assert "samples/coffee.jpg\n  truth: espresso · " in done.stdout
+    assert "samples/hedgehog.jpg\n  truth: hedgehog, not taught" in done.stdout
+    assert " of 8 right" in done.stdout.splitlines()[-1]
 
 
 def test_a_name_is_surer_than_a_first_synonym(tmp_path):

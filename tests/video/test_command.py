@@ -222,8 +222,8 @@ def test_frames_are_prepared_as_still_images_are(preprocessing):
             still = preprocess(decode(frame.image), preprocessing)
             assert usual.shape == fast.shape == still.shape
             assert np.array_equal(usual, preprocess_fast(frame.image, preprocessing))
-            assert np.abs(usual - still).mean() < 0.5
-            assert np.abs(fast - still).mean() < 3
+            assert np.abs(usual - still).mean() < 0.8
+            assert np.abs(fast - still).mean() < 4  # most in grass
 
 
 def test_fast_decoding_gives_the_same_labels(clip, colour_model):
