@@ -3,12 +3,18 @@ PYTHON ?= python3
 VENV := .venv
 DEV := .venv-dev
 
-.PHONY: demo test test-slow lint format clean
+.PHONY: demo picture test test-slow lint format clean
 
 DEMO := $(VENV)/bin/shvit predict samples --truth samples/labels.csv --top-k 3
 
 demo: $(VENV)/installed
 	$(DEMO)
+
+# The README's, by the same command; to be made again with new weights.
+picture: $(VENV)/installed
+	mkdir -p build
+	$(DEMO) --format jsonl --output build/predictions.jsonl
+	$(VENV)/bin/python docs/images/predictions.py docs/images/predictions.jpg <build/predictions.jsonl
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

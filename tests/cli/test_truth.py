@@ -214,7 +214,7 @@ def test_the_samples_are_labelled_with_classes_of_the_shipped_model():
         assert "| CC0 |" in row or "| public domain |" in row
 
 
-def test_the_demo_shows_the_truth():
+def test_the_demo_shows_the_truth_and_makes_the_picture_of_the_readme(tmp_path):
     """What the Makefile runs, with this Python."""
     text = (ROOT / "Makefile").read_text()
     (demo,) = [line.removeprefix("DEMO := $(VENV)/bin/") for line in text.splitlines() if line.startswith("DEMO")]
@@ -224,6 +224,12 @@ def test_the_demo_shows_the_truth():
     assert "samples/coffee.jpg\n  truth: espresso · " in done.stdout
     assert "samples/hedgehog.jpg\n  truth: hedgehog, not taught" in done.stdout
     assert " of 8 right" in done.stdout.splitlines()[-1]
+
+    lines = subprocess.run([*command, "--format", "jsonl"], capture_output=True, cwd=ROOT, timeout=PATIENCE)
+    draw = [sys.executable, "docs/images/predictions.py", str(tmp_path / "picture.jpg")]
+    subprocess.run(draw, input=lines.stdout, cwd=ROOT, check=True, timeout=PATIENCE)
+    with Image.open(tmp_path / "picture.jpg") as made, Image.open(ROOT / "docs/images/predictions.jpg") as kept:
+        assert made.size == kept.size and made.width > 1000
 
 
 def test_a_name_is_surer_than_a_first_synonym(tmp_path):
