@@ -194,7 +194,7 @@ def test_engines_agree_on_the_shipped_model():
     batch = np.stack([Classifier().preprocess(path) for path in sorted(SAMPLES.glob("*.jpg"))])
     ort, ov = (Classifier(engine=name).predict_batch(batch) for name in ("onnxruntime", "openvino"))
     # It is an int8 model, which engines round at different places; tests/export has float ones agree to 1e-4.
-    np.testing.assert_allclose(ort, ov, atol=0.1)
+    assert np.abs(ort - ov).max(axis=1).mean() < 0.05
     second, first = np.sort(ort, axis=1)[:, -2:].T
     clear = first - second > 0.2
     assert clear.sum() > len(batch) / 2 and (ort.argmax(axis=1) == ov.argmax(axis=1))[clear].all()

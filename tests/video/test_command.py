@@ -30,6 +30,10 @@ from .clips import coloured, write_clip
 from .test_frames import cut_short
 
 
+SMOOTH = [SAMPLES / f"{each}.jpg" for each in ("coffee", "rocket", "uniform")]
+"""Of grass and fur a video keeps less than a photograph, whoever prepares it."""
+
+
 def shvit_video(*arguments: object, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "shvit", "video", *map(str, arguments)]
     return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=PATIENCE)
@@ -209,7 +213,7 @@ def test_frames_are_prepared_as_still_images_are(preprocessing):
     """One preprocessing: a frame's RGB as a picture of its own gives nearly the same pixels; fast ones are near."""
     from PIL import Image
 
-    photographs = [np.asarray(Image.open(each).convert("RGB")) for each in sorted(SAMPLES.glob("*.jpg"))]
+    photographs = [np.asarray(Image.open(each).convert("RGB")) for each in SMOOTH]
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
@@ -222,8 +226,8 @@ def test_frames_are_prepared_as_still_images_are(preprocessing):
             still = preprocess(decode(frame.image), preprocessing)
             assert usual.shape == fast.shape == still.shape
             assert np.array_equal(usual, preprocess_fast(frame.image, preprocessing))
-            assert np.abs(usual - still).mean() < 0.8
-            assert np.abs(fast - still).mean() < 4  # most in grass
+            assert np.abs(usual - still).mean() < 0.5
+            assert np.abs(fast - still).mean() < 3
 
 
 def test_fast_decoding_gives_the_same_labels(clip, colour_model):
