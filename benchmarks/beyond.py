@@ -164,7 +164,7 @@ def main() -> None:
     parser.add_argument("--log", type=Path, default=RESULTS / "beyond_runs.jsonl")
     parser.add_argument("--networks", nargs="*", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--seeds", nargs="*", type=int, default=list(SEEDS))
-    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--time", action="store_true", help="time all networks' int8 files, and write the result")
     parser.add_argument("--seconds", type=float, default=4, help="for each network and engine (default: 4)")
     parser.add_argument("--rounds", type=int, default=8)
