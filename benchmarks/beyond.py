@@ -27,6 +27,7 @@ import torch
 
 from common import RESULTS, record
 from half_of_tiny_imagenet import SomeClasses
+from shvit.atomic import atomic_path
 from shvit.bench.networks import ModelFile, calibration_crops, random_network
 from shvit.bench.speed import Conditions, time_files
 from shvit.card import Card, ClassInfo, Preprocessing
@@ -41,6 +42,7 @@ from shvit.network.graph import deployment_graph
 from shvit.training import Execution, evaluate, fit, setup
 from shvit.training.recipe import Optimizer, Recipe
 
+STUDIES = RESULTS.parent.parent / "docs" / "studies"
 ENGINES = ("onnxruntime", "openvino")
 SEEDS = (0, 1, 2)
 SIZE = 64
@@ -158,21 +160,80 @@ def latencies(seconds: float, rounds: int) -> dict[str, dict[str, float]]:
     return result
 
 
+def summarize(runs: list[dict[str, Any]], milliseconds: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
+    """Of each network accuracy, relative latency, and points ahead of the paper's network of the same latency.
+
+    The paper's network of any latency is on the line through its two widths, seed by seed.
+    """
+    top1 = {(each["network"], each["seed"]): each["top1"] for each in runs}
+    first, second = LINE
+    rows = []
+    for name in NETWORKS:
+        seeds = [seed for seed in SEEDS if all((each, seed) in top1 for each in (name, first, second))]
+        if not seeds:
+            continue
+        own = np.array([top1[name, seed] for seed in seeds])
+        row: dict[str, Any] = {"network": name, "seeds": len(seeds), "top1": _spread(own)}
+        for engine in ENGINES:
+            slower, wider = (milliseconds[each][engine] / milliseconds[first][engine] for each in (name, second))
+            along = (slower - 1) / (wider - 1)
+            line = np.array([(1 - along) * top1[first, seed] + along * top1[second, seed] for seed in seeds])
+            row[engine] = {"relative_latency": round(slower, 4), "ahead": _spread(own - line)}
+        rows.append(row)
+    return rows
+
+
+def _spread(values: np.ndarray) -> dict[str, float]:
+    found = {"low": values.min(), "mean": values.mean(), "high": values.max()}
+    return {key: round(float(value), 4) for key, value in found.items()}
+
+
+def draw(rows: list[dict[str, Any]], file: Path) -> None:
+    """How far ahead each option is at equal latency, with the spread over the seeds."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    options = [row for row in rows if row["network"] in OPTIONS][::-1]
+    figure, panel = pyplot.subplots(figsize=(8, 0.6 * len(options) + 1), layout="constrained")
+    for shift, engine, colour in ((0.12, "onnxruntime", "tab:blue"), (-0.12, "openvino", "tab:orange")):
+        low, mean, high = (100 * np.array([row[engine]["ahead"][key] for row in options]) for key in _KEYS)
+        places = np.arange(len(options)) + shift
+        panel.errorbar(mean, places, xerr=[mean - low, high - mean], fmt="o", capsize=3, color=colour, label=engine)
+    panel.axvline(0, color="black", linewidth=0.8)
+    panel.set_yticks(range(len(options)), [row["network"] for row in options])
+    panel.set_xlabel(
+        "points ahead of the paper's network of the same latency (mean, smallest and largest of the seeds)"
+    )
+    panel.grid(alpha=0.3)
+    panel.legend()
+    with atomic_path(file) as aside:
+        figure.savefig(aside, dpi=130, format="png")
+
+
+_KEYS = ("low", "mean", "high")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="Tiny-ImageNet; trains what the log lacks")
+    parser.add_argument("--data", type=Path, help="Tiny-ImageNet: trains what the log lacks")
     parser.add_argument("--log", type=Path, default=RESULTS / "beyond_runs.jsonl")
     parser.add_argument("--networks", nargs="*", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--seeds", nargs="*", type=int, default=list(SEEDS))
     parser.add_argument("--epochs", type=int, default=6)
-    parser.add_argument("--time", action="store_true", help="time all networks' int8 files, and write the result")
+    parser.add_argument("--time", action="store_true", help="time all networks, and write results/ and the picture")
     parser.add_argument("--seconds", type=float, default=4, help="for each network and engine (default: 4)")
     parser.add_argument("--rounds", type=int, default=8)
     args = parser.parse_args()
+    torch.set_num_threads(1)
     if args.data:
         train_all(args.networks, args.seeds, args.epochs, args.data, args.log)
     if args.time:
-        result = {"milliseconds": latencies(args.seconds, args.rounds), "runs": runs_in(args.log)}
+        runs, milliseconds = runs_in(args.log), latencies(args.seconds, args.rounds)
+        rows = summarize(runs, milliseconds)
+        draw(rows, STUDIES / "beyond.png")
+        result = {"networks": rows, "milliseconds": milliseconds, "runs": runs}
         record("beyond", "python benchmarks/beyond.py --data DATA --time", result)
 
 

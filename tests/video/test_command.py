@@ -29,7 +29,6 @@ from ..conftest import PATIENCE, SAMPLES
 from .clips import coloured, write_clip
 from .test_frames import cut_short
 
-
 SMOOTH = [SAMPLES / f"{each}.jpg" for each in ("coffee", "rocket", "uniform")]
 """Of grass and fur a video keeps less than a photograph, whoever prepares it."""
 
