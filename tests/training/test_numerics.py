@@ -12,6 +12,7 @@ from torch import nn
 
 from shvit.data import open_dataset
 from shvit.errors import TrainingError
+from shvit.models import SHViTConfig
 from shvit.models.shvit import SingleHeadAttention
 from shvit.training import Execution, Optimizer, Recipe, fit, setup
 from shvit.training.normalization import freeze_norms
@@ -50,7 +51,8 @@ def test_every_precision_learns_alike(colours, tmp_path):
 def test_large_queries_and_keys_do_not_break_float16():
     """What the reference computes, the product before the scale, is not a number here."""
     torch.manual_seed(0)
-    attention = SingleHeadAttention(16, 8, qk_dim=16).train()
+    config = SHViTConfig(widths=(16, 16, 16), depths=(1, 1, 1), partial_dims=(8, 8, 8))
+    attention = SingleHeadAttention(config, stage=1).train()
     with torch.no_grad():
         attention.qkv.norm.weight.fill_(300.0)
         attention.project.norm.weight.fill_(1.0)

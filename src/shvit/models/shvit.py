@@ -20,6 +20,12 @@ from shvit.network.shapes import squeezed_width, stem_widths
 from shvit.network.variants import Activation, SHViTConfig
 
 
+def is_channels_last(x: Tensor) -> bool:
+    """Whether a feature map's channels lie together in memory. In training all maps and their gradients should then:
+    what combines two layouts, forwards or backwards, takes several times as long on a CPU."""
+    return x.is_contiguous(memory_format=torch.channels_last)
+
+
 class ConvNorm(nn.Module):
     """Convolution without a bias, then batch normalisation."""
 
@@ -128,6 +134,8 @@ class SingleHeadAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         attended, rest = x.split(self.split_dims, dim=1)
         attended = self.mix(self.norm(attended))
+        if self.training and is_channels_last(x):
+            attended = attended.contiguous(memory_format=torch.channels_last)
         return x + self.drop_path(self.project(torch.cat((attended, rest), dim=1).relu()))
 
     def mix(self, x: Tensor) -> Tensor:
@@ -377,7 +385,7 @@ class SHViT(
         Args:
             x: the map; with ``head_stages`` above 1 the last ones, in their order.
         """
-        means = [each.mean((2, 3)) for each in ([x] if isinstance(x, Tensor) else x)]
+        means = [self._pool(each) for each in ([x] if isinstance(x, Tensor) else x)]
         pooled = self.dropout(means[0] if len(means) == 1 else torch.cat(means, dim=1))
         if pre_logits:
             return pooled
@@ -385,6 +393,11 @@ class SHViT(
             return self.head(pooled)
         both = DistilledLogits(self.head(pooled), self.head_dist(pooled))
         return both if self.training else (both.logits + both.distilled) / 2
+
+    def _pool(self, x: Tensor) -> Tensor:
+        if self.training and is_channels_last(x):
+            return x.permute(0, 2, 3, 1).mean((1, 2))  # so that its gradient is, too
+        return x.mean((2, 3))
 
     def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor | DistilledLogits:
         """Images ``(B, in_chans, H, W)`` to logits; with ``pre_logits`` to pooled features ``(B, num_features)``."""
