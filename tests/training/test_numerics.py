@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from timm.optim import NAdamW, param_groups_weight_decay
 from timm.utils import adaptive_clip_grad
 from torch import nn
 
@@ -165,9 +166,39 @@ def test_frozen_normalisations_stay_as_they_were(colours, tmp_path):
     assert not torch.equal(before["head.norm.running_mean"], after["head.norm.running_mean"])
 
 
-def test_layer_decay_gives_early_blocks_smaller_rates():
+def test_muon_takes_the_steps_of_torchs_and_leaves_head_and_depthwise_convolutions_to_nadamw():
+    model, other = small_shvit(), small_shvit()
+    other.load_state_dict(model.state_dict())
+    before = [weights.detach().clone() for weights in model.parameters()]
+    plan = Optimizer(name="muon", lr=1e-2, lr_batch_size=0, weight_decay=0.1)
+    optimizer = build_optimizer(model, replace(RECIPE, optimizer=plan))
+    nadamw = NAdamW(param_groups_weight_decay(other, 0.1), lr=1e-2, betas=(0.9, 0.999))
+    matrices = {
+        name: nn.Parameter(weights.detach().flatten(1).clone())
+        for name, weights in model.named_parameters()
+        if weights.ndim == 4 and weights.shape[1] > 1 and len(weights) >= 4  # timm leaves smaller ones to it too
+    }
+    assert {"stem.2.conv.weight", "stages.2.blocks.0.ffn.expand.conv.weight"} < matrices.keys()
+    muon = torch.optim.Muon(matrices.values(), lr=1e-2, weight_decay=0.1, nesterov=True, adjust_lr_fn="match_rms_adamw")
+    for _ in range(3):
+        for (name, weights), theirs in zip(model.named_parameters(), other.parameters(), strict=True):
+            theirs.grad = weights.grad = torch.randn_like(weights)
+            if name in matrices:
+                matrices[name].grad = weights.grad.flatten(1)
+        for each in (optimizer, nadamw, muon):
+            each.step()
+    for (name, weights), theirs, began in zip(model.named_parameters(), other.parameters(), before, strict=True):
+        expected = matrices[name].view_as(weights) if name in matrices else theirs
+        # Five iterations come near an orthogonal matrix, each implementation at its own place.
+        tolerance = 0.25 if name in matrices else 1e-4
+        assert (weights - expected).norm() <= tolerance * (expected - began).norm(), name
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_layer_decay_gives_early_blocks_smaller_rates(name):
     model = small_shvit()
-    recipe = replace(RECIPE, optimizer=Optimizer(lr=1e-2, layer_decay=0.5, warmup_epochs=0, lr_batch_size=0, min_lr=0))
+    plan = Optimizer(name=name, lr=1e-2, layer_decay=0.5, warmup_epochs=0, lr_batch_size=0, min_lr=0)
+    recipe = replace(RECIPE, optimizer=plan)
     optimizer = build_optimizer(model, recipe)
     build_schedule(optimizer, recipe, steps_per_epoch=10).step_update(0)
     rates = {}

@@ -70,8 +70,9 @@ def test_killed_at_three_random_steps_it_ends_with_the_same_bits(colours, tmp_pa
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
-def test_mixed_precision_is_resumed_with_its_loss_scale(colours, tmp_path, precision):
-    recipe = replace(RECIPE, epochs=2, precision=precision)
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_mixed_precision_is_resumed_with_its_loss_scale(colours, tmp_path, precision, name):
+    recipe = replace(RECIPE, epochs=2, precision=precision, optimizer=replace(RECIPE.optimizer, name=name))
     run = prepare(colours, tmp_path / "whole", recipe)
     fit(run)
     part = prepare(colours, tmp_path / "part", recipe, checkpoint_every_steps=1)

@@ -26,8 +26,12 @@ HeadStart = Literal["random", "linear"]
 
 @dataclass(frozen=True)
 class Optimizer:
-    """AdamW with a linear warm-up and a cosine down to the smallest rate."""
+    """AdamW or Muon with a linear warm-up and a cosine down to the smallest rate."""
 
+    name: Literal["adamw", "muon"] = "adamw"
+    """muon: the weights of convolutions, but for depthwise ones, take steps of orthogonal matrices (Jordan et al.,
+    2024) of about AdamW's size, so that weight_decay means the same and lr may be twice as large; all other parameters
+    are AdamW's with Nesterov momentum. It learns more in few steps, each of which costs a little more."""
     lr: float = 1e-3
     """Largest learning rate, for a batch of lr_batch_size images."""
     lr_batch_size: int = 512
