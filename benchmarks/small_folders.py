@@ -1,11 +1,11 @@
-"""How good the defaults of fine-tuning are on small folders, beside other learning rates.
+"""How good the defaults of fine-tuning are on small folders, beside other settings.
 
 Five small tasks of different kinds: blood cells cut out of microscope pictures (BCCD), objects cut out of photographs
 (COCO), groups of Tiny-ImageNet's classes (validation pictures: their classes are known to the shipped weights, the
 groups are not), generated drawings and generated textures. Each is fine-tuned from the shipped weights by what
-`shvit train` does by default, and by the same recipe with other rates; what counts is the accuracy of best.safetensors
-on unseen pictures, and whether its scores mean something (expected calibration error). Small images, so that it ends
-on a CPU.
+`shvit train` does by default, and by the same recipe with one thing changed: rate, epochs, rates of early layers,
+augmentation, what the head begins from. What counts is the accuracy of best.safetensors on unseen pictures, and whether
+its scores mean something (expected calibration error). Small images, so that it ends on a CPU.
 
 Each run is a line of --log; runs that are there already are not repeated.
 """
@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from functools import cache, partial
@@ -43,6 +43,7 @@ from shvit.evaluation.metrics import Predictions, calibration, rank
 from shvit.models import load_model
 from shvit.training import Execution, fit, setup
 from shvit.training.defaults import default_recipe
+from shvit.training.recipe import Recipe
 from shvit.training.run import preprocessing_of
 
 WEIGHTS = Path(__file__).parent.parent / "weights" / "shvit_s1_tiny_imagenet.safetensors"
@@ -258,6 +259,45 @@ def task(name: str, data: Path) -> Pictures:
     return TASKS[name](data)
 
 
+Change = Callable[[Recipe], Recipe]
+
+
+def rate(factor: float) -> Change:
+    return lambda recipe: replace(recipe, optimizer=replace(recipe.optimizer, lr=recipe.optimizer.lr * factor))
+
+
+def epochs(factor: float) -> Change:
+    return lambda recipe: replace(recipe, epochs=max(1, round(recipe.epochs * factor)))
+
+
+def layer_decay(decay: float) -> Change:
+    return lambda recipe: replace(recipe, optimizer=replace(recipe.optimizer, layer_decay=decay))
+
+
+def augmented(mixup: float, cutmix: float, **changes: Any) -> Change:
+    return lambda recipe: replace(
+        recipe, mixup=mixup, cutmix=cutmix, augmentation=replace(recipe.augmentation, **changes)
+    )
+
+
+SETTINGS: dict[str, Change] = {
+    "default": lambda recipe: recipe,
+    "rate / 3": rate(1 / 3),
+    "rate x 3": rate(3),
+    "epochs / 2": epochs(1 / 2),
+    "epochs x 2": epochs(2),
+    "one rate for all layers": layer_decay(1.0),
+    "early layers slower": layer_decay(0.7),
+    "early layers hardly moved": layer_decay(0.4),
+    "light augmentation": augmented(0, 0, crop_scale=(0.6, 1.0), color_jitter=0.0),
+    "strong augmentation": augmented(0.2, 1.0, crop_scale=(0.2, 1.0), color_jitter=0.4),
+    "head fitted first": lambda recipe: replace(recipe, head_start="linear"),
+    "head fitted first, rate x 0.3": lambda recipe: rate(0.3)(replace(recipe, head_start="linear")),
+    "fitted head alone": lambda recipe: replace(recipe, head_start="linear", epochs=0),
+}
+"""What is changed of the default recipe."""
+
+
 class Trial(NamedTuple):
     """One fine-tuning."""
 
@@ -265,11 +305,11 @@ class Trial(NamedTuple):
     per_class: int
     """Pictures of each class, of which `shvit train` holds a tenth out."""
     seed: int
-    rate: float | None
-    """Learning rate of the head; None for the default."""
+    setting: str
+    """One of SETTINGS."""
 
 
-CONDITIONS = ("image_size", "precision", "changes", "from_nothing")
+CONDITIONS = ("image_size", "precision", "from_nothing")
 """Of all trials of a study."""
 
 
@@ -296,23 +336,16 @@ def predictions(weights: Path, images: ImageDataset, image_size: int) -> Predict
     return rank(np.concatenate(probabilities), labels, np.arange(len(labels)))
 
 
-def run(
-    trial: Trial, data: Path, image_size: int, precision: Any, changes: dict[str, Any], from_nothing: bool
-) -> dict[str, Any]:
+def run(trial: Trial, data: Path, image_size: int, precision: Any, from_nothing: bool) -> dict[str, Any]:
     torch.set_num_threads(1)
     seen, unseen = parts(task(trial.task, data), trial.per_class, trial.seed)
     train, val = split_dataset(seen, 0.1, trial.seed)
     recipe = default_recipe("shvit_s1", len(train), None if from_nothing else str(WEIGHTS))
-    recipe = replace(recipe, image_size=image_size, precision=precision, seed=trial.seed)
-    optimizer = {key.removeprefix("optimizer."): value for key, value in changes.items() if "optimizer." in key}
-    if trial.rate is not None:
-        optimizer |= {"lr": trial.rate, "lr_batch_size": 0}
-    others = {key: value for key, value in changes.items() if "." not in key}
-    recipe = replace(recipe, optimizer=replace(recipe.optimizer, **optimizer), **others)
-    started = time.perf_counter()
+    recipe = SETTINGS[trial.setting](replace(recipe, image_size=image_size, precision=precision, seed=trial.seed))
+    started = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         fit(setup(recipe, train, val, Path(folder), Execution(device="cpu", workers=0)))
-        seconds = time.perf_counter() - started
+        seconds = time.process_time() - started
         result = predictions(Path(folder) / "best.safetensors", unseen, image_size)
     return {
         **trial._asdict(),
@@ -320,7 +353,6 @@ def run(
         "epochs": recipe.epochs,
         "batch_size": recipe.batch_size,
         "steps": recipe.epochs * (len(train) // recipe.batch_size),
-        "changes": changes,
         "image_size": image_size,
         "precision": precision,
         "from_nothing": from_nothing,
@@ -329,7 +361,7 @@ def run(
         "confidence": round(float(result.confidence.mean()), 4),
         "loss": round(result.loss, 4),
         "unseen": len(result),
-        "seconds": round(seconds, 1),
+        "processor_seconds": round(seconds, 1),
     }
 
 
@@ -339,18 +371,16 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--per-class", type=int, nargs="+", default=[10, 50])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--rates", nargs="+", default=["default", "3e-4", "3e-3"])
-    parser.add_argument("--image-size", type=int, default=64)
-    parser.add_argument("--precision", default="32-true")
-    parser.add_argument("--changes", type=json.loads, default={}, help="recipe keys to change in all runs, JSON")
+    parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS), metavar="SETTING")
+    parser.add_argument("--image-size", type=int, default=96)
+    parser.add_argument("--precision", default="bf16-mixed")
     parser.add_argument("--from-nothing", action="store_true", help="random weights instead of the shipped ones")
     parser.add_argument("--processes", type=int, default=1, help="runs at a time, each on one thread")
     parser.add_argument("--log", type=Path, default=Path("small_folders.jsonl"))
     parser.add_argument("--record", action="store_true", help="write the log's runs to results/ when all are there")
     args = parser.parse_args()
     logged = [json.loads(line) for line in args.log.read_text().splitlines()] if args.log.exists() else []
-    rates = [None if each == "default" else float(each) for each in args.rates]
-    trials = [Trial(t, n, s, r) for s in args.seeds for n in args.per_class for t in args.tasks for r in rates]
+    trials = [Trial(t, n, s, r) for s in args.seeds for n in args.per_class for t in args.tasks for r in args.settings]
     conditions = {name: getattr(args, name) for name in CONDITIONS}
     wanted = {_key({**each._asdict(), **conditions}): each for each in trials}
     done = [each for each in logged if _key(each) in wanted]
@@ -371,21 +401,49 @@ def main() -> None:
 
 
 def summarize(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Means over the seeds by task, pictures and rate; how far the default is from the best rate; and all runs."""
+    """By pictures and setting, how far it is ahead of the default on the same pictures, task by task; and all runs."""
+    by_trial = {Trial(*(each[name] for name in Trial._fields)): each for each in runs}
     rows = []
-    for name, per_class in sorted({(each["task"], each["per_class"]) for each in runs}):
-        of_task = [each for each in runs if (each["task"], each["per_class"]) == (name, per_class)]
-        rates = {}
-        for rate in sorted({each["rate"] for each in of_task}, key=lambda rate: rate or 0):
-            same = [each for each in of_task if each["rate"] == rate]
-            means = {key: round(float(np.mean([each[key] for each in same])), 4) for key in ("top1", "ece")}
-            rates["default" if rate is None else f"{rate:g}"] = {"seeds": len(same), **means}
-        best = max(rates, key=lambda rate: rates[rate]["top1"])
-        row: dict[str, Any] = {"task": name, "per_class": per_class, "best": best, "rates": rates}
-        if "default" in rates:
-            row["default_behind_best"] = round(rates[best]["top1"] - rates["default"]["top1"], 4)
-        rows.append(row)
-    return {"tasks": rows, "runs": runs}
+    for per_class in sorted({each.per_class for each in by_trial}):
+        for setting in SETTINGS:
+            pairs = [
+                (each.task, run["top1"] - by_trial[each._replace(setting="default")]["top1"], run)
+                for each, run in by_trial.items()
+                if (each.per_class, each.setting) == (per_class, setting)
+                and each._replace(setting="default") in by_trial
+            ]
+            if not pairs:
+                continue
+            tasks = {
+                name: {
+                    "runs": sum(task == name for task, _, _ in pairs),
+                    "ahead": _mean(gain for task, gain, _ in pairs if task == name),
+                    **{key: _mean(run[key] for task, _, run in pairs if task == name) for key in _MEASURED},
+                }
+                for name in dict.fromkeys(task for task, _, _ in pairs)
+            }
+            gains = [gain for _, gain, _ in pairs]
+            rows.append(
+                {
+                    "per_class": per_class,
+                    "setting": setting,
+                    "runs": len(pairs),
+                    "ahead": _mean(gains),
+                    "standard_error": round(float(np.std(gains, ddof=1) / len(gains) ** 0.5), 4)
+                    if len(gains) > 1
+                    else None,
+                    **{key: _mean(each[key] for each in tasks.values()) for key in _MEASURED},
+                    "tasks": tasks,
+                }
+            )
+    return {"settings": rows, "runs": runs}
+
+
+_MEASURED = ("top1", "ece", "processor_seconds")
+
+
+def _mean(values: Iterable[float]) -> float:
+    return round(float(np.mean(list(values))), 4)
 
 
 def _shown(arguments: list[str]) -> list[str]:
