@@ -25,7 +25,7 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
-from functools import cache, partial
+from functools import cache, partial, reduce
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,7 +33,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFilter
 
-from common import record
+from common import RESULTS, record
 from shvit.card import ClassInfo
 from shvit.data import open_dataset
 from shvit.data.loader import evaluation_loader, normalize
@@ -267,7 +267,7 @@ def rate(factor: float) -> Change:
 
 
 def epochs(factor: float) -> Change:
-    return lambda recipe: replace(recipe, epochs=max(1, round(recipe.epochs * factor)))
+    return lambda recipe: replace(recipe, epochs=round(recipe.epochs * factor))
 
 
 def layer_decay(decay: float) -> Change:
@@ -280,6 +280,17 @@ def augmented(mixup: float, cutmix: float, **changes: Any) -> Change:
     )
 
 
+def fitted(recipe: Recipe) -> Recipe:
+    return replace(recipe, head_start="linear")
+
+
+def together(*changes: Change) -> Change:
+    return lambda recipe: reduce(lambda changed, change: change(changed), changes, recipe)
+
+
+GENTLE = layer_decay(0.4)
+STRONG = augmented(0.2, 1.0, crop_scale=(0.2, 1.0), color_jitter=0.4)
+
 SETTINGS: dict[str, Change] = {
     "default": lambda recipe: recipe,
     "rate / 3": rate(1 / 3),
@@ -288,12 +299,15 @@ SETTINGS: dict[str, Change] = {
     "epochs x 2": epochs(2),
     "one rate for all layers": layer_decay(1.0),
     "early layers slower": layer_decay(0.7),
-    "early layers hardly moved": layer_decay(0.4),
+    "early layers hardly moved": GENTLE,
     "light augmentation": augmented(0, 0, crop_scale=(0.6, 1.0), color_jitter=0.0),
-    "strong augmentation": augmented(0.2, 1.0, crop_scale=(0.2, 1.0), color_jitter=0.4),
-    "head fitted first": lambda recipe: replace(recipe, head_start="linear"),
-    "head fitted first, rate x 0.3": lambda recipe: rate(0.3)(replace(recipe, head_start="linear")),
-    "fitted head alone": lambda recipe: replace(recipe, head_start="linear", epochs=0),
+    "strong augmentation": STRONG,
+    "head fitted first": fitted,
+    "head fitted first, rate x 0.3": together(fitted, rate(0.3)),
+    "head fitted first, rate x 3": together(fitted, rate(3)),
+    "fitted head alone": together(fitted, epochs(0)),
+    "early layers hardly moved, strong augmentation": together(GENTLE, STRONG),
+    "the same, head fitted first": together(fitted, GENTLE, STRONG),
 }
 """What is changed of the default recipe."""
 
@@ -344,9 +358,10 @@ def run(trial: Trial, data: Path, image_size: int, precision: Any, from_nothing:
     recipe = SETTINGS[trial.setting](replace(recipe, image_size=image_size, precision=precision, seed=trial.seed))
     started = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
-        fit(setup(recipe, train, val, Path(folder), Execution(device="cpu", workers=0)))
+        progress = fit(setup(recipe, train, val, Path(folder), Execution(device="cpu", workers=0)))
         seconds = time.process_time() - started
         result = predictions(Path(folder) / "best.safetensors", unseen, image_size)
+        last = predictions(Path(folder) / "last.safetensors", unseen, image_size)
     return {
         **trial._asdict(),
         "lr": recipe.optimizer.lr,
@@ -357,6 +372,8 @@ def run(trial: Trial, data: Path, image_size: int, precision: Any, from_nothing:
         "precision": precision,
         "from_nothing": from_nothing,
         "top1": round(result.top1, 4),
+        "best_epoch": progress.best_epoch,
+        "last": round(last.top1, 4),
         "ece": round(calibration(result).error, 4),
         "confidence": round(float(result.confidence.mean()), 4),
         "loss": round(result.loss, 4),
@@ -376,7 +393,7 @@ def main() -> None:
     parser.add_argument("--precision", default="bf16-mixed")
     parser.add_argument("--from-nothing", action="store_true", help="random weights instead of the shipped ones")
     parser.add_argument("--processes", type=int, default=1, help="runs at a time, each on one thread")
-    parser.add_argument("--log", type=Path, default=Path("small_folders.jsonl"))
+    parser.add_argument("--log", type=Path, default=RESULTS / "small_folders_runs.jsonl")
     parser.add_argument("--record", action="store_true", help="write the log's runs to results/ when all are there")
     args = parser.parse_args()
     logged = [json.loads(line) for line in args.log.read_text().splitlines()] if args.log.exists() else []
