@@ -84,7 +84,7 @@ def recipe(seed: int, epochs: int) -> Recipe:
         epochs=epochs,
         batch_size=128,
         seed=seed,
-        optimizer=Optimizer(lr=2e-3, lr_batch_size=0, weight_decay=0.05, warmup_epochs=1),
+        optimizer=Optimizer(name="muon", lr=4e-3, lr_batch_size=0, weight_decay=0.05, warmup_epochs=1),
         augmentation=Augmentation(crop_scale=(0.35, 1.0)),
         mixup=0.2,
         ema_decay=0.998,
