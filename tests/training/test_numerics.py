@@ -189,8 +189,8 @@ def test_muon_takes_the_steps_of_torchs_and_leaves_head_and_depthwise_convolutio
             each.step()
     for (name, weights), theirs, began in zip(model.named_parameters(), other.parameters(), before, strict=True):
         expected = matrices[name].view_as(weights) if name in matrices else theirs
-        # Five iterations come near an orthogonal matrix, each implementation at its own place.
-        tolerance = 0.25 if name in matrices else 1e-4
+        # Five iterations leave singular values anywhere between 0.7 and 1.2, in each implementation elsewhere.
+        tolerance = 0.35 if name in matrices else 1e-4
         assert (weights - expected).norm() <= tolerance * (expected - began).norm(), name
 
 
