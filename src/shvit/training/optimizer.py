@@ -2,52 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from lightning_fabric import Fabric
-from timm.optim import param_groups_layer_decay, param_groups_weight_decay
-from timm.optim.muon import Muon
+from timm.optim import Muon, param_groups_layer_decay, param_groups_weight_decay
 from timm.scheduler import CosineLRScheduler
 from timm.utils import adaptive_clip_grad
 from torch import nn
 
 from shvit.training.recipe import Optimizer, Recipe
 
-ADAMW_BETAS = (0.9, 0.999)
-"""PyTorch's, also where AdamW has what Muon leaves."""
-
 
 def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """The recipe's optimizer over the parameters that are trained; biases and normalisations have no weight decay."""
     plan = recipe.optimizer
+    # By their shapes timm knows what else is no matrix. The head's rows are classes.
+    fallback = ("head*", "*.head*") if plan.name == "muon" else ()
     if plan.layer_decay < 1:
-        groups = param_groups_layer_decay(model, plan.weight_decay, layer_decay=plan.layer_decay)
+        groups = param_groups_layer_decay(
+            model, plan.weight_decay, fallback_list=fallback, layer_decay=plan.layer_decay
+        )
     else:
-        groups = param_groups_weight_decay(model, plan.weight_decay)
+        groups = param_groups_weight_decay(model, plan.weight_decay, fallback_list=fallback)
     if plan.name == "muon":
-        matrices = {parameter for name, parameter in model.named_parameters() if _is_matrix(name, parameter)}
-        parts = [part for group in groups for part in _split(group, matrices)]
-        return Muon(parts, lr=scaled_lr(recipe), nesterov=True, betas=ADAMW_BETAS)
+        return Muon(groups, lr=scaled_lr(recipe), nesterov=True, betas=(0.9, 0.999))
     # The fused kernel takes float16's loss scale off by itself, too late for clipping.
-    return torch.optim.AdamW(groups, lr=scaled_lr(recipe), betas=ADAMW_BETAS, fused=recipe.precision != "16-mixed")
-
-
-def _is_matrix(name: str, parameter: nn.Parameter) -> bool:
-    """Whether it mixes channels: not the head, whose rows are classes, nor the filters of depthwise convolutions."""
-    return parameter.ndim >= 2 and parameter.shape[1] > 1 and not _is_of_head(name)
-
-
-def _is_of_head(name: str) -> bool:
-    return ".head" in f".{name}"
-
-
-def _split(group: dict[str, Any], matrices: set[nn.Parameter]) -> list[dict[str, Any]]:
-    """One of timm's groups as those of Muon and of AdamW."""
-    inside = [parameter for parameter in group["params"] if parameter in matrices]
-    others = [parameter for parameter in group["params"] if parameter not in matrices]
-    parts = [{**group, "params": inside}, {**group, "params": others, "use_fallback": True}]
-    return [part for part in parts if part["params"]]
+    return torch.optim.AdamW(groups, lr=scaled_lr(recipe), fused=recipe.precision != "16-mixed")
 
 
 def scaled_lr(recipe: Recipe) -> float:
@@ -89,5 +68,5 @@ def clip_gradients(fabric: Fabric, model: nn.Module, optimizer: torch.optim.Opti
         return float(norm)
     fabric.strategy.precision.unscale_gradients(optimizer)
     norm = nn.utils.get_total_norm(p.grad for p in model.parameters() if p.grad is not None)
-    adaptive_clip_grad([p for name, p in model.named_parameters() if not _is_of_head(name)], plan.clip_grad)
+    adaptive_clip_grad([p for name, p in model.named_parameters() if ".head" not in f".{name}"], plan.clip_grad)
     return float(norm)
