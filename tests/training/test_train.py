@@ -346,6 +346,20 @@ def test_a_bad_recipe_is_refused_with_the_fields_name(fields, name):
 
 
 @pytest.mark.parametrize(
+    ("part", "field", "message"),
+    [
+        (Optimizer, "name", "optimizer.name: expected one of adamw, muon, got 'other'"),
+        (Optimizer, "clip_mode", "optimizer.clip_mode: expected one of norm, agc, got 'other'"),
+        (Distillation, "kind", "distillation.kind: expected one of soft, hard, got 'other'"),
+    ],
+)
+def test_a_choice_that_a_part_does_not_have_is_refused(part, field, message):
+    """Python does not look at a Literal: what is not the one was silently the other."""
+    with pytest.raises(ArgumentError, match=message):
+        part(**{field: "other"})
+
+
+@pytest.mark.parametrize(
     ("start", "size", "nearest"),
     [
         (15, 224, "; nearest: 32 or 64"),

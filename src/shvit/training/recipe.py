@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from numbers import Integral
-from typing import Literal, get_args
+from typing import Literal, get_args, get_origin, get_type_hints
 
 from shvit.card import Preprocessing, TaskName
 from shvit.data.transforms import Augmentation
@@ -19,6 +19,16 @@ def _check_range(where: str, owner: object, names: tuple[str, ...], low: float, 
         if value < low or (high is not None and value >= high):
             expected = f"{low} or more" if high is None else f"{low} <= {name} < {high}"
             raise ArgumentError(f"{where}{name}: expected {expected}, got {value}")
+
+
+def _check_choices(where: str, owner: object) -> None:
+    """Refuses values that a field's ``Literal`` does not have; Python does not look at them."""
+    for name, hint in get_type_hints(type(owner)).items():
+        literals = [each for each in (hint, *get_args(hint)) if get_origin(each) is Literal]
+        known = [choice for each in literals for choice in get_args(each)]
+        value = getattr(owner, name)
+        if known and value not in known and not (value is None and type(None) in get_args(hint)):
+            raise ArgumentError(f"{where}{name}: expected one of {', '.join(known)}, got {value!r}")
 
 
 HeadStart = Literal["random", "linear"]
@@ -58,6 +68,7 @@ class Optimizer:
         _check_range("optimizer.", self, names, 0)
         if not 0 < self.layer_decay <= 1:
             raise ArgumentError(f"optimizer.layer_decay: expected 0 < layer_decay <= 1, got {self.layer_decay}")
+        _check_choices("optimizer.", self)
 
 
 @dataclass(frozen=True)
@@ -94,6 +105,7 @@ class Distillation:
             raise ArgumentError(f"distillation.alpha: expected 0 to 1, got {self.alpha}")
         if self.temperature <= 0:
             raise ArgumentError(f"distillation.temperature: expected more than 0, got {self.temperature}")
+        _check_choices("distillation.", self)
 
 
 @dataclass(frozen=True)
@@ -113,11 +125,7 @@ class MultiLabelLoss:
     def __post_init__(self) -> None:
         _check_range("multi_label.", self, ("gamma_negative", "gamma_positive"), 0)
         _check_range("multi_label.", self, ("margin",), 0, 1)
-        if self.loss not in MULTI_LABEL_LOSSES:
-            raise ArgumentError(f"multi_label.loss: expected one of {', '.join(MULTI_LABEL_LOSSES)}, got {self.loss!r}")
-
-
-MULTI_LABEL_LOSSES = ("bce", "asymmetric")
+        _check_choices("multi_label.", self)
 
 
 @dataclass(frozen=True)
@@ -230,18 +238,7 @@ class Recipe:
                 f"distillation.logits: precomputed logits are of square crops, not of images of {in_words(size)} with "
                 f"resize_mode {self.resize_mode}; use a live teacher (distillation.teacher)"
             )
-        choices = (
-            ("precision", PRECISIONS),
-            ("non_finite", NON_FINITE),
-            ("resize_mode", RESIZE_MODES),
-            ("head_start", HEAD_STARTS),
-            ("task", (*TASKS, None)),
-        )
-        for name, known in choices:
-            if getattr(self, name) not in known:
-                raise ArgumentError(
-                    f"{name}: expected one of {', '.join(filter(None, known))}, got {getattr(self, name)!r}"
-                )
+        _check_choices("", self)
 
     def _check_image_size_start(self) -> None:
         start, end = self.image_size_start, min(self.sides)
@@ -292,12 +289,6 @@ class Recipe:
 
 GROWTH = 32
 """Pixels by which training images grow."""
-
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
-NON_FINITE = ("stop", "skip")
-RESIZE_MODES = ("crop", "squash", "pad")
-HEAD_STARTS = get_args(HeadStart)
-TASKS = get_args(TaskName)
 
 
 @dataclass(frozen=True)
