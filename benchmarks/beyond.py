@@ -6,8 +6,8 @@ the same seeds. The paper's network, and a wider one, give accuracy over latency
 line has at the option's own latency. Latency is of SHViT-S1 with the same option at 128 px, its int8 file, batch 1, one
 thread, in both engines.
 
-Each training is a line of --log; those that are there already are not repeated. Time with --time when nothing else
-runs.
+Each training is a line of --log; those that are there already, by the same recipe, are not repeated. Time with --time
+when nothing else runs.
 """
 
 from __future__ import annotations
@@ -113,19 +113,26 @@ def train(name: str, seed: int, epochs: int, data: Path) -> dict[str, Any]:
     return {
         "network": name,
         "seed": seed,
-        "epochs": epochs,
+        **_said_of(plan),
         "top1": last.score,
         "loss": last.loss,
         "processor_seconds": time.process_time() - started,
     }
 
 
-def runs_in(log: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+def _said_of(plan: Recipe) -> dict[str, Any]:
+    """What a run's line says of its recipe: only runs of the same one are compared."""
+    return {"epochs": plan.epochs, "optimizer": plan.optimizer.name, "lr": plan.optimizer.lr}
+
+
+def runs_in(log: Path, epochs: int) -> list[dict[str, Any]]:
+    """Those of the recipe that is trained now."""
+    lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    return [each for each in lines if _said_of(recipe(0, epochs)).items() <= each.items()]
 
 
 def train_all(names: list[str], seeds: list[int], epochs: int, data: Path, log: Path) -> None:
-    done = {(each["network"], each["seed"]) for each in runs_in(log)}
+    done = {(each["network"], each["seed"]) for each in runs_in(log, epochs)}
     for seed in seeds:
         for name in names:
             if (name, seed) not in done:
@@ -230,7 +237,7 @@ def main() -> None:
     if args.data:
         train_all(args.networks, args.seeds, args.epochs, args.data, args.log)
     if args.time:
-        runs, milliseconds = runs_in(args.log), latencies(args.seconds, args.rounds)
+        runs, milliseconds = runs_in(args.log, args.epochs), latencies(args.seconds, args.rounds)
         rows = summarize(runs, milliseconds)
         draw(rows, STUDIES / "beyond.png")
         result = {"networks": rows, "milliseconds": milliseconds, "runs": runs}

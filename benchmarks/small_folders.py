@@ -307,7 +307,7 @@ SETTINGS: dict[str, Change] = {
     "head fitted first, rate x 3": together(fitted, rate(3)),
     "fitted head alone": together(fitted, epochs(0)),
     "early layers hardly moved, strong augmentation": together(GENTLE, STRONG),
-    "the same, head fitted first": together(fitted, GENTLE, STRONG),
+    "early layers hardly moved, strong augmentation, head fitted first": together(fitted, GENTLE, STRONG),
 }
 """What is changed of the default recipe."""
 
@@ -396,6 +396,8 @@ def main() -> None:
     parser.add_argument("--log", type=Path, default=RESULTS / "small_folders_runs.jsonl")
     parser.add_argument("--record", action="store_true", help="write the log's runs to results/ when all are there")
     args = parser.parse_args()
+    if args.from_nothing and any("fitted" in each for each in args.settings):
+        parser.error("--from-nothing: no head is fitted to fresh features; name other --settings, such as default")
     logged = [json.loads(line) for line in args.log.read_text().splitlines()] if args.log.exists() else []
     trials = [Trial(t, n, s, r) for s in args.seeds for n in args.per_class for t in args.tasks for r in args.settings]
     conditions = {name: getattr(args, name) for name in CONDITIONS}
